@@ -1,0 +1,1 @@
+"""What two or more ops share: argument checks, layouts, launches, case descriptions."""

@@ -1,0 +1,24 @@
+"""Every kernel launch goes through ``launch``, so that it can be counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+
+#: Counters that ``pyramid_kernels.testing.count_launches`` has switched on; keys are (kernel name, dtype name).
+counters: list[Counter[tuple[str, str]]] = []
+
+
+def launch(kernel: Any, grid: tuple[int, ...], like: torch.Tensor, *args: Any, **meta: Any) -> None:
+    """Launch a Triton kernel on the device of ``like``, whose dtype names the instantiation; empty grids do nothing."""
+    if 0 in grid:
+        return
+    for counter in counters:
+        counter[kernel.__name__, str(like.dtype).removeprefix("torch.")] += 1
+    if like.is_cuda:
+        with torch.cuda.device(like.device):
+            kernel[grid](*args, **meta)
+    else:
+        kernel[grid](*args, **meta)

@@ -1,0 +1,48 @@
+"""Memory formats: every result has the format of x, and fakes use the same allocations as launchers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """channels_last if that is how the 4-D ``x`` is laid out (a slice of such a tensor counts), else contiguous."""
+    if x.is_contiguous():
+        return torch.contiguous_format
+    n, c, h, w = x.stride()
+    return torch.channels_last if c == 1 and w >= x.shape[1] and h >= w else torch.contiguous_format
+
+
+def is_channels_last(x: Tensor) -> bool:
+    return memory_format(x) == torch.channels_last
+
+
+def empty_map(x: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialised (N, C, H, W) tensor in the memory format of ``x``."""
+    return torch.empty(shape, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format(x))
+
+
+def empty_cells(channels_last: bool, like: Tensor, n: int, c: int, s: int, dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialised (N, C, S) tensor; strides (S*C, 1, C) for channels_last, contiguous otherwise."""
+    dtype = dtype or like.dtype
+    if channels_last:
+        return torch.empty((n, s, c), dtype=dtype, device=like.device).transpose(1, 2)
+    return torch.empty((n, c, s), dtype=dtype, device=like.device)
+
+
+def as_map(y: Tensor, x: Tensor) -> Tensor:
+    """``y`` in the memory format of ``x`` (no copy where it already is)."""
+    return y.contiguous(memory_format=memory_format(x))
+
+
+def as_cells(y: Tensor, channels_last: bool) -> Tensor:
+    """The (N, C, S) tensor ``y`` with the strides of ``empty_cells``."""
+    return y.transpose(1, 2).contiguous().transpose(1, 2) if channels_last else y.contiguous()
+
+
+def cells_are_channels_last(y: Tensor) -> bool:
+    """Whether the (N, C, S) tensor ``y`` has channels innermost."""
+    return y.stride(1) == 1 and not y.is_contiguous()

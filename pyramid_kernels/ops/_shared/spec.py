@@ -1,0 +1,107 @@
+"""How an op's ``spec.py`` describes its cases; tests, ``verify`` and ``bench`` all read these and nothing else.
+
+A ``spec.py`` holds ``CASES`` (small: tests and verify), ``BENCH`` (published shapes), ``launches(case, channels_last)``
+-> the Triton kernels one forward and one backward launch, and ``cost(case, itemsize)``. Where an activation follows, it
+may hold ``margin(tensors)``: the distance of every output's pre-activation from zero, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Arg:
+    """One tensor argument: its shape, what its data looks like, whether its gradient is compared.
+
+    kind: "map" (4-D, takes the tested layout), "cells" ((N, C, S), likewise), "weight" (convolution weight, scaled by
+    its fan-in), "vector" (around one), "shift" (around zero), "positive" (variances), "gate" (+6 or -6 by channel:
+    keeps pre-activations far from zero), "distinct" (a map of distinct values that every dtype holds exactly).
+    Vectors, shifts, positives and gates are float32 unless the tested dtype is float64.
+    """
+
+    shape: tuple[int, ...]
+    kind: str = "map"
+    grad: bool = True
+
+
+def arg(*shape: int, kind: str = "map", grad: bool = True) -> Arg:
+    return Arg(shape, kind, grad)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of an op: keyword arguments in which every ``Arg`` (also inside lists and tuples) becomes a tensor."""
+
+    id: str
+    args: dict[str, Any] = field(hash=False)
+    exact: bool = True  # whether small-integer data gives exact fp32 arithmetic (power-of-two areas and ratios)
+
+
+class Cost(NamedTuple):
+    """Work of one forward call: multiply-adds as FLOPs (dense, and on data only) and the bytes it must move."""
+
+    total: int
+    useful: int
+    floor_bytes: int
+
+
+VECTORS = ("vector", "shift", "positive", "gate")
+
+
+def materialise(
+    case: Case, dtype: torch.dtype, device: str = "cpu", channels_last: bool = False, seed: int = 0, exact: bool = False
+) -> dict[str, Any]:
+    """The keyword arguments of ``case`` as tensors; the same values, rounded to ``dtype``, for every dtype."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def build(a: Arg) -> Tensor:
+        t = _data(a, generator, exact)
+        t = t.to(dtype if a.kind not in VECTORS or dtype == torch.float64 else torch.float32)
+        if channels_last and a.kind in ("map", "distinct"):
+            t = t.contiguous(memory_format=torch.channels_last)
+        if channels_last and a.kind == "cells":
+            t = t.transpose(1, 2).contiguous().transpose(1, 2)
+        return t.to(device).requires_grad_(a.grad)
+
+    return {name: map_args(build, value) for name, value in case.args.items()}
+
+
+def map_args(fn: Callable[[Arg], Any], value: Any) -> Any:
+    """``value`` with every ``Arg`` inside lists and tuples replaced by ``fn(arg)``."""
+    if isinstance(value, Arg):
+        return fn(value)
+    if isinstance(value, list | tuple):
+        return type(value)(map_args(fn, v) for v in value)
+    return value
+
+
+def _data(a: Arg, generator: torch.Generator, exact: bool) -> Tensor:
+    """float64 data that half precision holds exactly, so that every dtype sees the same problem."""
+    shape = a.shape
+    if a.kind == "distinct":
+        count = prod(shape[2:])
+        order = torch.stack([torch.randperm(count, generator=generator) for _ in range(prod(shape[:2]))])
+        return (order.view(shape) - count // 2).double()
+    if a.kind == "gate":
+        return torch.arange(shape[0]).remainder(2).mul(12).sub(6).double()
+    if exact:
+        if a.kind == "vector":
+            return 2.0 ** torch.randint(-1, 2, shape, generator=generator).double()
+        if a.kind == "positive":
+            return torch.full(shape, 3.0, dtype=torch.float64)
+        return torch.randint(-3, 4, shape, generator=generator).double()
+    t = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if a.kind == "weight":
+        t = t / prod(shape[1:]) ** 0.5
+    elif a.kind == "vector":
+        t = 1 + t / 4
+    elif a.kind == "positive":
+        t = 0.5 + t.square()
+    return t.to(torch.bfloat16).double()

@@ -1,0 +1,50 @@
+"""What every Triton backend shares: when it can run, accumulator types, tile sizes."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from ...backends import Problem
+
+#: The interpreter runs kernels on a CPU; Triton reads TRITON_INTERPRET when kernels are decorated.
+INTERPRETED: bool = triton.knobs.runtime.interpret
+
+
+def cannot_launch(problem: Problem, float64: bool = True) -> str | None:
+    """Why no Triton kernel can run on this device and dtype; None if it can."""
+    if problem.dtype == torch.float64 and not float64:
+        return "no float64 kernel; use backend='composed' or 'reference'"
+    if INTERPRETED:
+        if problem.dtype == torch.bfloat16:
+            return "Triton's interpreter computes bfloat16 wrongly; run a float32 copy"
+        return None
+    if problem.device != "cuda":
+        return f"Triton needs a CUDA device, got {problem.device} (TRITON_INTERPRET=1 interprets kernels on a CPU)"
+    if problem.arch < 80:
+        return f"needs compute capability 8.0 or newer, got {problem.arch / 10:.1f}"
+    return None
+
+
+@triton.jit
+def accumulator(p, ROWS: tl.constexpr, COLS: tl.constexpr, value):
+    """A [ROWS, COLS] block of ``value`` in the accumulation type of pointer ``p``: float64 for float64, else float32."""
+    if p.dtype.element_ty == tl.float64:
+        return tl.full([ROWS, COLS], value, tl.float64)
+    else:
+        return tl.full([ROWS, COLS], value, tl.float32)
+
+
+def accumulation(x: torch.Tensor) -> torch.dtype:
+    """The dtype of ``accumulator`` for kernels that read ``x``."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def tile(channels_last: bool, c: int, pixels: int) -> tuple[int, int]:
+    """(BP, BC): a block of about 2048 elements, wide along whichever of pixels and channels is contiguous."""
+    if channels_last:
+        bc = min(64, triton.next_power_of_2(c))
+        return min(2048 // bc, max(16, triton.next_power_of_2(pixels))), bc
+    bp = min(256, max(16, triton.next_power_of_2(pixels)))
+    return bp, min(2048 // bp, triton.next_power_of_2(c))

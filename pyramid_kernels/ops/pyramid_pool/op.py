@@ -1,0 +1,139 @@
+"""``pyramid_pool``: every bin of a spatial pyramid in one read of the map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...backends import Op, Problem, describe, explained_by, select
+from ...registration import OpFunction, register_op
+from .._shared.checks import check_choice, check_map, pairs
+from .._shared.layout import as_cells, empty_cells, is_channels_last
+from .._shared.windows import WINDOWS, grids
+from . import composed, reference
+
+OP = Op("pyramid_pool", "memory", reference, composed)
+
+Bins = Sequence[int | tuple[int, int]]
+
+
+def pyramid_grids(bins: Bins, size: tuple[int, int], windows: str = "adaptive") -> list[tuple[int, int]]:
+    """The (rows, cols) grid of every level of ``pyramid_pool`` on a map of ``size`` (H, W)."""
+    check_choice("windows", windows, WINDOWS)
+    return grids(pairs("bins", bins), size, windows)
+
+
+def _problem(x: Tensor, mode: str, windows: str, levels: int) -> Problem:
+    return describe(x, is_channels_last(x), mode, windows, levels)
+
+
+def _problems(x: Tensor, bins: Bins, *, mode: str = "avg", windows: str = "adaptive") -> list[Any]:
+    return [(OP, _problem(x, mode, windows, len(bins)), tuple(x.shape))]
+
+
+@explained_by(_problems)
+def pyramid_pool(
+    x: Tensor, bins: Bins, *, mode: str = "avg", windows: str = "adaptive", backend: str = "auto"
+) -> Tensor:
+    """Pool ``x`` to every grid of a pyramid and pack the cells.
+
+    Equivalent to ``cat([adaptive_avg_pool2d(x, b).flatten(2) for b in bins], 2)`` (``adaptive_max_pool2d`` for
+    ``mode="max"``), with x read once and a deterministic backward.
+
+    Args:
+        x: (N, C, H, W), contiguous or channels_last; float16, bfloat16, float32 or float64.
+        bins: one int or (rows, cols) per level.
+        mode: "avg", or "max" (the first maximum takes the gradient; NaN propagates).
+        windows: "adaptive" as PyTorch; "fixed": window = stride = (H//b, W//b), no padding (the grid may be larger
+            than b); "ceil": window = stride = ceil(size/b) with padding, which averages count.
+        backend: "auto", "cuda", "triton", "composed" or "reference".
+
+    Returns:
+        (N, C, S), S the sum of the grids' cells (see ``pyramid_grids``), levels in the order of ``bins``, each
+        row-major, in x's dtype; strides (S*C, 1, C) if x is channels_last.
+
+    Raises:
+        TypeError, ValueError: naming the argument. BackendError: a named backend cannot run.
+
+    Source: He et al., Spatial Pyramid Pooling, 2014; Zhao et al., PSPNet, 2017; Papa et al., SPEED, 2022 ("fixed").
+    """
+    check_map("x", x)
+    check_choice("mode", mode, ("avg", "max"))
+    check_choice("windows", windows, WINDOWS)
+    levels = pairs("bins", bins)
+    grids(levels, x.shape[2:], windows)
+    backend = select(OP, _problem(x, mode, windows, len(levels)), tuple(x.shape), backend)
+    if backend in ("reference", "composed"):
+        return OP.python(backend)(x, levels, mode=mode, windows=windows)
+    return PyramidPool.apply(x, [v for level in levels for v in level], mode, windows, backend)[0]
+
+
+class PyramidPool(OpFunction):
+    op_name = "pyramid_pool"
+
+    @staticmethod
+    def forward(x: Tensor, bins: list[int], mode: str, windows: str, backend: str) -> tuple[Tensor, Tensor]:
+        return _fwd(x, bins, mode, windows, backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, *ctx.settings = inputs
+        ctx.size, ctx.channels_last = x.shape[2:], is_channels_last(x)
+        ctx.save_for_backward(output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        (indices,) = ctx.saved_tensors
+        return _bwd(dy, indices, ctx.size, ctx.channels_last, *ctx.settings), None, None, None, None
+
+
+def _levels(bins: list[int]) -> list[tuple[int, int]]:
+    return list(zip(bins[::2], bins[1::2], strict=True))
+
+
+def _cells(bins: list[int], size: Sequence[int], windows: str) -> int:
+    return sum(rows * cols for rows, cols in grids(_levels(bins), (size[0], size[1]), windows))
+
+
+def _allocate(x: Tensor, bins: list[int], mode: str, windows: str) -> tuple[Tensor, Tensor]:
+    """The packed cells and, for "max", the flat index of each maximum (int32; empty for "avg")."""
+    n, c, h, w = x.shape
+    s, last = _cells(bins, (h, w), windows), is_channels_last(x)
+    indices = empty_cells(last, x, n if mode == "max" else 0, c, s, torch.int32)
+    return empty_cells(last, x, n, c, s), indices
+
+
+def _forward(x: Tensor, bins: list[int], mode: str, windows: str, backend: str) -> tuple[Tensor, Tensor]:
+    y, indices = _allocate(x, bins, mode, windows)
+    OP.kernels(backend).forward(x, y, indices, _levels(bins), mode, windows)
+    return y, indices
+
+
+def _backward(
+    dy: Tensor, indices: Tensor, size: list[int], channels_last: bool, bins: list[int], mode: str, windows: str, backend: str
+) -> Tensor:
+    dx = _allocate_dx(dy, indices, size, channels_last)
+    OP.kernels(backend).backward(as_cells(dy, channels_last), indices, dx, _levels(bins), mode, windows)
+    return dx
+
+
+def _allocate_dx(dy: Tensor, indices: Tensor, size: list[int], channels_last: bool, *_: Any) -> Tensor:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty((*dy.shape[:2], *size), dtype=dy.dtype, device=dy.device, memory_format=layout)
+
+
+_SETTINGS = "int[] bins, str mode, str windows, str backend"
+_fwd = register_op(
+    f"pyramid_pool_fwd(Tensor x, {_SETTINGS}) -> (Tensor, Tensor)",
+    _forward,
+    lambda x, bins, mode, windows, backend: _allocate(x, bins, mode, windows),
+)
+_bwd = register_op(
+    f"pyramid_pool_bwd(Tensor dy, Tensor indices, SymInt[] size, bool channels_last, {_SETTINGS}) -> Tensor",
+    _backward,
+    _allocate_dx,
+)

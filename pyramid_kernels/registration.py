@@ -1,0 +1,77 @@
+"""Operators and their autograd functions: one call registers schema, implementation and fake."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_LIB = torch.library.Library("pyramid_kernels", "DEF")
+
+
+def register_op(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    """Define ``pyramid_kernels::<schema>`` for CPU and CUDA tensors and return its bound overload.
+
+    ``implementation`` allocates and launches; ``fake`` allocates by the same rule and launches nothing.
+    """
+    name = schema.split("(", 1)[0]
+    _LIB.define(schema)
+    for key in ("CPU", "CUDA"):
+        _LIB.impl(name, implementation, key)
+    torch.library.register_fake(f"pyramid_kernels::{name}", fake, lib=_LIB)
+    return getattr(torch.ops.pyramid_kernels, name).default
+
+
+class OpFunction(torch.autograd.Function):
+    """Base of every op's autograd function. A subclass sets ``op_name``, ``forward``, ``setup_context``, ``backward``.
+
+    ``backward`` runs unrecorded; differentiating its results again, or mapping over the function, raises
+    NotImplementedError naming the op.
+    """
+
+    op_name: str
+
+    def __init_subclass__(cls) -> None:
+        cls.backward = staticmethod(_first_order_only(cls.op_name, cls.backward))
+        cls.vmap = staticmethod(_refuse_vmap(cls.op_name))
+
+
+def _refuse_vmap(name: str) -> Callable[..., Any]:
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        raise NotImplementedError(f"{name}: vmap is not implemented by the kernels; fold the dimension into the batch")
+
+    return vmap
+
+
+def _first_order_only(name: str, backward: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(backward)
+    def first_order(ctx: Any, *dys: torch.Tensor) -> Any:
+        # A traced backward is never differentiated again.
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return backward(ctx, *dys)
+        with torch.no_grad():
+            grads = backward(ctx, *dys)
+        source = next((t for t in (*dys, *ctx.saved_tensors) if t is not None and t.requires_grad), None)
+        if source is None:
+            return grads
+        return tuple(None if g is None else _FirstOrder.apply(g, source, name) for g in grads)
+
+    return first_order
+
+
+class _FirstOrder(torch.autograd.Function):
+    """Identity on a gradient that depends on ``source`` and refuses to be differentiated."""
+
+    @staticmethod
+    def forward(gradient: torch.Tensor, source: torch.Tensor, name: str) -> torch.Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.name = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, *_: torch.Tensor) -> Any:
+        raise NotImplementedError(f"{ctx.name}: double backward is not implemented; use backend='reference'")
