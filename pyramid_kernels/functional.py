@@ -1,5 +1,19 @@
 """Every op as a function: one export line per op."""
 
+from .ops.aspp.op import aspp
+from .ops.dilated_branches.op import dilated_branches
+from .ops.dilated_branches_train.op import dilated_branches_train
 from .ops.pyramid_pool.op import pyramid_grids, pyramid_pool
+from .ops.pyramid_project.op import pyramid_levels, pyramid_project
+from .ops.upsample_merge.op import upsample_merge
 
-__all__ = ["pyramid_grids", "pyramid_pool"]
+__all__ = [
+    "dilated_branches_train",
+    "dilated_branches",
+    "aspp",
+    "pyramid_grids",
+    "pyramid_levels",
+    "pyramid_pool",
+    "pyramid_project",
+    "upsample_merge",
+]

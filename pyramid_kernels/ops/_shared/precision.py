@@ -1,0 +1,13 @@
+"""How fp32 products are computed: as PyTorch's *convolution* setting says."""
+
+from __future__ import annotations
+
+import torch
+
+
+def conv_precision(dtype: torch.dtype) -> str:
+    """Triton's ``input_precision`` for operands of ``dtype``: "tf32" where PyTorch's convolutions use it, else "ieee".
+
+    ``torch.backends.cudnn.conv.fp32_precision`` also answers for the legacy ``torch.backends.cudnn.allow_tf32`` flag.
+    """
+    return "tf32" if dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"

@@ -1,0 +1,275 @@
+"""``pyramid_project``: a 1x1 convolution, norm or affine, and activation per level of a packed pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...backends import Op, Problem, describe, explained_by, select
+from ...registration import OpFunction, register_op
+from .._shared.affine import ACTIVATIONS
+from .._shared.autocast import autocast
+from .._shared.checks import check_choice, check_floating, check_length, check_like, check_vector, pairs
+from .._shared.layout import as_cells, cells_are_channels_last, empty_cells
+from . import reference
+from .reference import Norm
+
+OP = Op("pyramid_project", "gemm", reference)
+
+Grids = Sequence[tuple[int, int]]
+Vectors = Sequence[Tensor | None] | None
+
+
+def pyramid_levels(packed: Tensor, grids: Grids, channels: Sequence[int]) -> list[Tensor]:
+    """The (N, O_l, rows, cols) map of every level inside the result of ``pyramid_project``: views, no copies.
+
+    ``channels`` holds O_l per level. ValueError where grids, channels and the packed tensor do not fit together.
+    """
+    levels = pairs("grids", grids)
+    check_length("channels", channels, len(levels), "level")
+    if packed.dim() != 3 or packed.shape[1] != sum(channels) or packed.shape[2] < max(r * c for r, c in levels):
+        raise ValueError(
+            f"packed must be (N, {sum(channels)}, S) with S of at least {max(r * c for r, c in levels)}, "
+            f"the result of pyramid_project for these grids and channels; got {tuple(packed.shape)}"
+        )
+    blocks = packed.split(list(channels), 1)
+    return [b[:, :, : r * c].unflatten(2, (r, c)) for b, (r, c) in zip(blocks, levels, strict=True)]
+
+
+def _problem(pooled: Tensor) -> Problem:
+    return describe(pooled, cells_are_channels_last(pooled))
+
+
+def _problems(pooled: Tensor, grids: Grids, weights: Sequence[Tensor], **_: Any) -> list[Any]:
+    pooled, *_casts = autocast(pooled)
+    return [(OP, _problem(pooled), tuple(pooled.shape))]
+
+
+@explained_by(_problems)
+def pyramid_project(
+    pooled: Tensor,
+    grids: Grids,
+    weights: Sequence[Tensor],
+    *,
+    scale: Vectors = None,
+    shift: Vectors = None,
+    norm: Sequence[Norm] | None = None,
+    activation: str | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Mix the channels of every pyramid level by its own matrix: the middle step of a pyramid-pooling module.
+
+    Equivalent, for level l with its cells x_l = pooled[:, :, first_l : first_l + rows_l * cols_l], to
+    ``y_l = conv1d(x_l, weights[l].view(O_l, C, 1))``, then ``batch_norm(y_l, ...)`` or ``y_l * scale[l] + shift[l]``,
+    then the activation; levels are concatenated over channels and padded with zeros over cells.
+
+    Args:
+        pooled: (N, C, S), the result of ``pyramid_pool``; float16, bfloat16, float32 or float64.
+        grids: (rows, cols) of every level, as ``pyramid_grids`` gives them; their cells sum to S.
+        weights: one (O_l, C) or (O_l, C, 1, 1) per level, in pooled's dtype.
+        scale, shift: one (O_l,) or None per level, float32 or pooled's dtype.
+        norm: one (gamma or None, beta or None, mean, var, eps) per level, an eval-mode BatchNorm read as it is; give
+            it or scale and shift. mean and var take no gradient.
+        activation: None or "relu".
+        backend: "auto", "cuda", "triton", "composed" or "reference".
+
+    Returns:
+        (N, sum O_l, S') in pooled's dtype (the autocast dtype under autocast) and layout, S' the cells of the largest
+        level: level l's map is ``out[:, o_l : o_l + O_l, : rows * cols].unflatten(2, (rows, cols))``, a view (see
+        ``pyramid_levels``); the rest is zero.
+
+    Raises:
+        TypeError, ValueError: naming the argument. BackendError: a named backend cannot run.
+
+    Source: Zhao et al., Pyramid Scene Parsing Network, 2017.
+    """
+    check_floating("pooled", pooled)
+    levels = pairs("grids", grids)
+    check_length("weights", weights, len(levels), "level")
+    for i, w in enumerate(weights):
+        check_floating(f"weights[{i}]", w)
+    pooled, *matrices = autocast(pooled, *weights)
+    _check(pooled, levels, matrices)
+    vectors, eps = _vectors(pooled, matrices, scale, shift, norm)
+    check_choice("activation", activation, ACTIVATIONS)
+    backend = select(OP, _problem(pooled), tuple(pooled.shape), backend)
+    if backend in ("reference", "composed"):
+        none = [None] * len(levels)
+        return OP.python(backend)(
+            pooled, levels, matrices, scale=scale or none, shift=shift or none, norm=norm, activation=activation
+        )
+    cells = [rows * cols for rows, cols in levels]
+    save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in vectors[: len(levels)])
+    return PyramidProject.apply(cells, eps, activation == "relu", save, backend, pooled, *matrices, *vectors)[0]
+
+
+def _check(pooled: Tensor, levels: list[tuple[int, int]], weights: list[Tensor]) -> None:
+    cells = sum(rows * cols for rows, cols in levels)
+    if pooled.dim() != 3 or pooled.shape[2] != cells or pooled.shape[1] < 1:
+        raise ValueError(
+            f"pooled must be (N, C, {cells}), {cells} being the cells of grids {levels}, got {tuple(pooled.shape)}; "
+            "pass the result of pyramid_pool and the grids of pyramid_grids"
+        )
+    c = pooled.shape[1]
+    for i, w in enumerate(weights):
+        check_like(f"weights[{i}]", w, "pooled", pooled)
+        if w.dim() not in (2, 4) or tuple(w.shape[1:]) not in ((c,), (c, 1, 1)) or w.shape[0] < 1:
+            raise ValueError(f"weights[{i}] must be (O, C) or (O, C, 1, 1) with pooled's C = {c}, got {tuple(w.shape)}")
+
+
+def _vectors(
+    pooled: Tensor, weights: list[Tensor], scale: Vectors, shift: Vectors, norm: Sequence[Norm] | None
+) -> tuple[list[Tensor | None], list[float]]:
+    """Gain, bias, mean and var of all levels, level by level within each, and eps: affine and norm in one form."""
+    count = len(weights)
+    if norm is not None and (scale is not None or shift is not None):
+        raise ValueError("norm must be None where scale or shift is given, got both; fold the affine into the norm")
+    columns: list[Sequence[Any]] = [[None] * count for _ in range(4)]
+    names, eps = ("scale", "shift"), [0.0] * count
+    if norm is not None:
+        check_length("norm", norm, count, "level")
+        for i, entry in enumerate(norm):
+            check_length(f"norm[{i}]", entry, 5, "part: gamma, beta, mean, var, eps")
+            if entry[2] is None or entry[3] is None:
+                raise TypeError(f"norm[{i}] must hold mean and var, got None; an eval-mode norm has both")
+        *columns, eps = (list(part) for part in zip(*norm, strict=True))  # type: ignore[assignment]
+        names = ("norm gamma", "norm beta", "norm mean", "norm var")  # type: ignore[assignment]
+    for k, (name, vectors) in enumerate((("scale", scale), ("shift", shift))):
+        if vectors is not None:
+            check_length(name, vectors, count, "level")
+            columns[k] = vectors
+    for name, column in zip(names, columns, strict=False):
+        for i, (vector, w) in enumerate(zip(column, weights, strict=True)):
+            if vector is not None:
+                check_vector(f"{name}[{i}]", vector, w.shape[0], pooled)
+    return [v for column in columns for v in column], [float(e) for e in eps]
+
+
+class PyramidProject(OpFunction):
+    op_name = "pyramid_project"
+
+    @staticmethod
+    def forward(
+        cells: list[int], eps: list[float], relu: bool, save: bool, backend: str,
+        pooled: Tensor, *tensors: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        weights, vectors = tensors[: len(cells)], tensors[len(cells) :]
+        return _fwd(pooled, cells, weights, vectors, eps, relu, save, backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.cells, ctx.eps, ctx.relu, _, ctx.backend, pooled, *tensors = inputs
+        y, z = output
+        ctx.save_for_backward(y if ctx.relu else None, z, pooled, *tensors)
+        ctx.mark_non_differentiable(z)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        y, z, pooled, *tensors = ctx.saved_tensors
+        count = len(ctx.cells)
+        weights, vectors = tensors[:count], tensors[count:]
+        needs = ctx.needs_input_grad[5:]
+        dz = as_cells(dy, cells_are_channels_last(pooled))
+        dvectors: list[Tensor | None] = [None] * len(vectors)
+        if ctx.relu or any(v is not None for v in vectors):
+            channels = [w.shape[0] for w in weights]
+            dz, sums = _bwd_dz(dz, y, z, ctx.cells, channels, vectors, ctx.eps, ctx.backend)
+            for i, vector in enumerate(vectors[: 2 * count]):
+                if needs[1 + count + i]:
+                    first = sum(channels[: i % count])
+                    dvectors[i] = sums[i // count, first : first + channels[i % count]].to(vector.dtype)
+        dpooled = _bwd_dpooled(dz, weights, ctx.cells, ctx.backend) if needs[0] else None
+        dweights = [None] * count
+        if any(needs[1 : 1 + count]):
+            dweights = _bwd_dweights(dz, pooled, weights, ctx.cells, ctx.backend)
+        return None, None, None, None, None, dpooled, *dweights, *dvectors
+
+
+def _allocate(
+    pooled: Tensor, cells: list[int], weights: list[Tensor], vectors: Any, eps: Any, relu: bool, save: bool, _: str
+) -> tuple[Tensor, Tensor]:
+    """The result, and the products before the affine where a gain needs its gradient (else empty)."""
+    n, o, last = pooled.shape[0], sum(w.shape[0] for w in weights), cells_are_channels_last(pooled)
+    y = empty_cells(last, pooled, n, o, max(cells))
+    return y, empty_cells(last, pooled, n if save else 0, o, max(cells))
+
+
+def _forward(
+    pooled: Tensor, cells: list[int], weights: list[Tensor], vectors: list[Tensor | None], eps: list[float],
+    relu: bool, save: bool, backend: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    y, z = _allocate(pooled, cells, weights, vectors, eps, relu, save, backend)
+    OP.kernels(backend).forward(pooled, cells, weights, _by_level(vectors), eps, relu, y, z if save else None)
+    return y, z
+
+
+def _by_level(vectors: list[Tensor | None]) -> list[list[Tensor | None]]:
+    count = len(vectors) // 4
+    return [vectors[i * count : (i + 1) * count] for i in range(4)]
+
+
+def _allocate_dz(dy: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    """dz with the strides of dy, and row 0 dgain, row 1 dbias."""
+    return torch.empty_strided(dy.shape, dy.stride(), dtype=dy.dtype, device=dy.device), torch.empty(
+        (2, dy.shape[1]), dtype=torch.float32, device=dy.device
+    )
+
+
+def _backward_dz(
+    dy: Tensor, y: Tensor | None, z: Tensor, cells: list[int], channels: list[int], vectors: list[Tensor | None],
+    eps: list[float], backend: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    dz, sums = _allocate_dz(dy)
+    saved = z if z.numel() else None
+    OP.kernels(backend).backward_dz(dy, y, saved, cells, channels, _by_level(vectors), eps, dz, sums)
+    return dz, sums
+
+
+def _allocate_dpooled(dz: Tensor, weights: list[Tensor], cells: list[int], backend: str) -> Tensor:
+    return empty_cells(cells_are_channels_last(dz), dz, dz.shape[0], weights[0].shape[1], sum(cells))
+
+
+def _backward_dpooled(dz: Tensor, weights: list[Tensor], cells: list[int], backend: str) -> Tensor:
+    dpooled = _allocate_dpooled(dz, weights, cells, backend)
+    OP.kernels(backend).backward_dpooled(dz, weights, cells, dpooled)
+    return dpooled
+
+
+def _allocate_dweights(dz: Tensor, pooled: Tensor, weights: list[Tensor], *_: Any) -> list[Tensor]:
+    return [torch.empty_like(w) for w in weights]
+
+
+def _backward_dweights(
+    dz: Tensor, pooled: Tensor, weights: list[Tensor], cells: list[int], backend: str
+) -> list[Tensor]:
+    dweights = _allocate_dweights(dz, pooled, weights)
+    OP.kernels(backend).backward_dweights(dz, pooled, cells, dweights)
+    return dweights
+
+
+_EPILOGUE = "Tensor?[] vectors, float[] eps"
+_fwd = register_op(
+    f"pyramid_project_fwd(Tensor pooled, SymInt[] cells, Tensor[] weights, {_EPILOGUE}, bool relu, bool save, "
+    "str backend) -> (Tensor, Tensor)",
+    _forward,
+    _allocate,
+)
+_bwd_dz = register_op(
+    f"pyramid_project_bwd_dz(Tensor dy, Tensor? y, Tensor z, SymInt[] cells, SymInt[] channels, {_EPILOGUE}, "
+    "str backend) -> (Tensor, Tensor)",
+    _backward_dz,
+    _allocate_dz,
+)
+_bwd_dpooled = register_op(
+    "pyramid_project_bwd_dpooled(Tensor dz, Tensor[] weights, SymInt[] cells, str backend) -> Tensor",
+    _backward_dpooled,
+    _allocate_dpooled,
+)
+_bwd_dweights = register_op(
+    "pyramid_project_bwd_dweights(Tensor dz, Tensor pooled, Tensor[] weights, SymInt[] cells, str backend) -> Tensor[]",
+    _backward_dweights,
+    _allocate_dweights,
+)

@@ -1,0 +1,255 @@
+"""``upsample_merge``: maps of several resolutions brought to one, concatenated or summed, in one write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...backends import Op, Problem, describe, explained_by, select
+from ...registration import OpFunction, register_op
+from .._shared.affine import ACTIVATIONS
+from .._shared.autocast import promoted
+from .._shared.checks import check_choice, check_like, check_map, check_vector
+from .._shared.layout import empty_map, is_channels_last
+from . import reference
+from .layout import leader
+
+OP = Op("upsample_merge", "memory", reference)
+
+MODES, MERGES = ("bilinear", "nearest"), ("concat", "sum")
+
+
+def _problem(maps: Sequence[Tensor], size: Sequence[int], mode: str, merge: str) -> Problem:
+    return describe(maps[0], is_channels_last(leader(maps, size)), mode, merge)
+
+
+def _problems(
+    maps: Sequence[Tensor], size: Any = None, *, mode: str = "bilinear", merge: str = "concat", **_: Any
+) -> list[Any]:
+    target = _check_size(maps, size)
+    return [(OP, _problem(maps, target, mode, merge), target)]
+
+
+@explained_by(_problems)
+def upsample_merge(
+    maps: Sequence[Tensor],
+    size: tuple[int, int] | None = None,
+    *,
+    mode: str = "bilinear",
+    align_corners: bool = False,
+    merge: str = "concat",
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    activation: str | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Resize every map to ``size``, concatenate or sum them, then apply a per-channel affine and an activation.
+
+    Equivalent to ``y = cat([interpolate(m, size, mode=mode, align_corners=align_corners) for m in maps], 1)`` (or the
+    sum of that list), then ``activation(y * scale + shift)``, written once and with a deterministic backward.
+
+    Args:
+        maps: (N, C_i, H_i, W_i) each, of one N, dtype and device ("sum": also one C); read through their strides, so
+            views such as the levels of ``pyramid_project`` cost no copy. A map already at ``size`` is taken as it is.
+        size: (H, W) of the result; by default that of the first map.
+        mode: "bilinear" or "nearest".
+        align_corners: as in ``torch.nn.functional.interpolate``; only with "bilinear".
+        merge: "concat" over channels, or "sum".
+        scale, shift: (C_out,) each or None, float32 or the maps' dtype.
+        activation: None or "relu".
+        backend: "auto", "cuda", "triton", "composed" or "reference".
+
+    Returns:
+        (N, C_out, H, W) in the maps' dtype, also under autocast (where maps of several dtypes are promoted first; eager
+        CUDA returns float32 for bilinear there). Memory format of the first map of ``size``, else of the first map of
+        more than one pixel.
+
+    Raises:
+        TypeError, ValueError: naming the argument. BackendError: a named backend cannot run.
+
+    Source: Zhao et al., PSPNet, 2017 (concat); Sun et al., HRNet, 2019, and Lin et al., FPN, 2017 (sum).
+    """
+    maps, target = _check(maps, size, mode, align_corners, merge)
+    channels = maps[0].shape[1] if merge == "sum" else sum(m.shape[1] for m in maps)
+    for name, vector in (("scale", scale), ("shift", shift)):
+        if vector is not None:
+            check_vector(name, vector, channels, maps[0])
+    check_choice("activation", activation, ACTIVATIONS)
+    backend = select(OP, _problem(maps, target, mode, merge), target, backend)
+    if backend in ("reference", "composed"):
+        return OP.python(backend)(
+            maps, target, mode=mode, align_corners=align_corners, merge=merge, scale=scale, shift=shift,
+            activation=activation,
+        )  # fmt: skip
+    relu = activation == "relu"
+    return UpsampleMerge.apply(list(target), mode, align_corners, merge, relu, backend, scale, shift, *maps)
+
+
+def _check(
+    maps: Any, size: Any, mode: str, align_corners: bool, merge: str
+) -> tuple[list[Tensor], tuple[int, int]]:
+    """The maps in one dtype, and the result's size."""
+    check_choice("mode", mode, MODES)
+    check_choice("merge", merge, MERGES)
+    if mode == "nearest" and align_corners:
+        raise ValueError("align_corners must be False with mode='nearest', got True; it is an option of 'bilinear'")
+    target = _check_size(maps, size)
+    for i, m in enumerate(maps):
+        check_map(f"maps[{i}]", m)
+    maps = promoted(maps)
+    for i, m in enumerate(maps[1:], 1):
+        check_like(f"maps[{i}]", m, "maps[0]", maps[0])
+        for axis, name in ((0, "N"), (1, "C"))[: 2 if merge == "sum" else 1]:
+            if m.shape[axis] != maps[0].shape[axis]:
+                raise ValueError(
+                    f"maps[{i}] must have the {name} of maps[0] for merge={merge!r}, "
+                    f"got {tuple(m.shape)} and {tuple(maps[0].shape)}"
+                )
+    return maps, target
+
+
+def _check_size(maps: Any, size: Any) -> tuple[int, int]:
+    if not isinstance(maps, list | tuple):
+        raise TypeError(f"maps must be a list or tuple of (N, C, H, W) tensors, got {type(maps).__name__}; use [x]")
+    if not maps:
+        raise ValueError("maps must not be empty; give at least one (N, C, H, W) tensor")
+    if size is None:
+        check_map("maps[0]", maps[0])
+        return maps[0].shape[2], maps[0].shape[3]
+    if not isinstance(size, list | tuple) or len(size) != 2:
+        raise TypeError(f"size must be (H, W) or None, got {size!r}")
+    if not all(isinstance(v, int | torch.SymInt) and not isinstance(v, bool) for v in size):
+        raise TypeError(f"size must hold two ints, got {size!r}")
+    if size[0] < 1 or size[1] < 1:
+        raise ValueError(f"size must be positive, got {tuple(size)}")
+    return size[0], size[1]
+
+
+class UpsampleMerge(OpFunction):
+    op_name = "upsample_merge"
+
+    @staticmethod
+    def forward(
+        size: list[int], mode: str, align_corners: bool, merge: str, relu: bool, backend: str,
+        scale: Tensor | None, shift: Tensor | None, *maps: Tensor,
+    ) -> Tensor:  # fmt: skip
+        return _fwd(maps, size, mode, align_corners, merge, scale, shift, relu, backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.size, ctx.mode, ctx.align_corners, ctx.merge, ctx.relu, ctx.backend, scale, shift, *maps = inputs
+        ctx.shapes = [tuple(m.shape[1:]) for m in maps]
+        ctx.formats = [is_channels_last(m) for m in maps]
+        ctx.channels_last = is_channels_last(output)
+        ctx.affine_dtypes = [None if v is None else v.dtype for v in (scale, shift)]
+        recomputed = maps if scale is not None and ctx.needs_input_grad[6] else []
+        ctx.save_for_backward(output if ctx.relu else None, scale, *recomputed)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        y, scale, *maps = ctx.saved_tensors
+        layout = torch.channels_last if ctx.channels_last else torch.contiguous_format
+        dy = dy.contiguous(memory_format=layout)
+        settings = (ctx.mode, ctx.align_corners, ctx.merge, ctx.backend)
+        dscale, dshift = _affine_gradients(ctx, dy, y, maps, settings)
+        dmaps = _map_gradients(ctx, dy, y, scale, settings)
+        return (*[None] * 6, dscale, dshift, *dmaps)
+
+
+def _affine_gradients(ctx: Any, dy: Tensor, y: Tensor | None, maps: list[Tensor], settings: Any) -> Any:
+    want_scale, want_shift = ctx.needs_input_grad[6:8]
+    if not (want_scale or want_shift):
+        return None, None
+    sums = _bwd_affine(dy, y, maps, *settings)
+    dscale = sums[1].to(ctx.affine_dtypes[0]) if want_scale else None
+    return dscale, sums[0].to(ctx.affine_dtypes[1]) if want_shift else None
+
+
+def _map_gradients(ctx: Any, dy: Tensor, y: Tensor | None, scale: Tensor | None, settings: Any) -> list[Tensor | None]:
+    """A map taken as it is gets its slice of dy itself, where nothing stands between them; a kernel fills the rest."""
+    dmaps: list[Tensor | None] = [None] * len(ctx.shapes)
+    computed, shapes, formats = [], [], []
+    first = 0
+    for i, (shape, channels_last) in enumerate(zip(ctx.shapes, ctx.formats, strict=True)):
+        if ctx.needs_input_grad[8 + i]:
+            if y is None and scale is None and tuple(shape[1:]) == tuple(dy.shape[2:]):
+                dmaps[i] = dy.narrow(1, first, shape[0])
+            else:
+                computed.append(i)
+                shapes += [first, *shape]
+                formats.append(channels_last)
+        first += shape[0] if ctx.merge == "concat" else 0
+    if computed:
+        for i, dmap in zip(computed, _bwd_maps(dy, y, scale, shapes, formats, *settings), strict=True):
+            dmaps[i] = dmap
+    return dmaps
+
+
+def _allocate(maps: list[Tensor], size: list[int], merge: str) -> Tensor:
+    channels = maps[0].shape[1] if merge == "sum" else sum(m.shape[1] for m in maps)
+    return empty_map(leader(maps, size), (maps[0].shape[0], channels, *size))
+
+
+def _forward(
+    maps: list[Tensor], size: list[int], mode: str, align_corners: bool, merge: str,
+    scale: Tensor | None, shift: Tensor | None, relu: bool, backend: str,
+) -> Tensor:  # fmt: skip
+    y = _allocate(maps, size, merge)
+    OP.kernels(backend).forward(maps, y, mode, align_corners, merge, scale, shift, relu)
+    return y
+
+
+def _allocate_dmaps(
+    dy: Tensor, y: Tensor | None, scale: Tensor | None, shapes: list[int], formats: list[bool], *_: Any
+) -> list[Tensor]:
+    layouts = [torch.channels_last if last else torch.contiguous_format for last in formats]
+    return [
+        torch.empty((dy.shape[0], *shapes[4 * i + 1 : 4 * i + 4]), dtype=dy.dtype, device=dy.device, memory_format=f)
+        for i, f in enumerate(layouts)
+    ]
+
+
+def _backward_maps(
+    dy: Tensor, y: Tensor | None, scale: Tensor | None, shapes: list[int], formats: list[bool],
+    mode: str, align_corners: bool, merge: str, backend: str,
+) -> list[Tensor]:  # fmt: skip
+    dmaps = _allocate_dmaps(dy, y, scale, shapes, formats)
+    OP.kernels(backend).backward_maps(dy, y, scale, dmaps, shapes[::4], mode, align_corners)
+    return dmaps
+
+
+def _allocate_sums(dy: Tensor, y: Tensor | None, maps: list[Tensor], *_: Any) -> Tensor:
+    """Row 0 is dshift and, where maps are given, row 1 dscale."""
+    dtype = torch.float64 if dy.dtype == torch.float64 else torch.float32
+    return torch.empty((2 if maps else 1, dy.shape[1]), dtype=dtype, device=dy.device)
+
+
+def _backward_affine(
+    dy: Tensor, y: Tensor | None, maps: list[Tensor], mode: str, align_corners: bool, merge: str, backend: str
+) -> Tensor:
+    sums = _allocate_sums(dy, y, maps)
+    OP.kernels(backend).backward_affine(dy, y, maps, sums, mode, align_corners, merge)
+    return sums
+
+
+_RESIZE = "str mode, bool align_corners, str merge"
+_fwd = register_op(
+    f"upsample_merge_fwd(Tensor[] maps, SymInt[] size, {_RESIZE}, Tensor? scale, Tensor? shift, bool relu, str backend)"
+    " -> Tensor",
+    _forward,
+    lambda maps, size, mode, align_corners, merge, *_: _allocate(maps, size, merge),
+)
+_bwd_maps = register_op(
+    "upsample_merge_bwd_maps(Tensor dy, Tensor? y, Tensor? scale, SymInt[] shapes, bool[] formats, "
+    f"{_RESIZE}, str backend) -> Tensor[]",
+    _backward_maps,
+    _allocate_dmaps,
+)
+_bwd_affine = register_op(
+    f"upsample_merge_bwd_affine(Tensor dy, Tensor? y, Tensor[] maps, {_RESIZE}, str backend) -> Tensor",
+    _backward_affine,
+    _allocate_sums,
+)
