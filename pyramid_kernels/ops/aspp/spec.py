@@ -1,0 +1,84 @@
+"""Cases, launches and costs of ``aspp``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from .._shared.spec import Case, Cost, arg
+from ..dilated_branches import spec as branches_spec
+
+
+def _norm(o: int, eps: float) -> tuple[Any, ...]:
+    """A BatchNorm whose output stays far from zero, half of the channels on each side: every inner mask is certain."""
+    return (
+        arg(o, kind="vector"),
+        arg(o, kind="gate"),
+        arg(o, kind="shift", grad=False),
+        arg(o, kind="positive", grad=False),
+        eps,
+    )
+
+
+def case(
+    name: str, shape: tuple[int, ...], o: int, rates: tuple[int, ...], pool: int, project: int, eps: float = 1.0,
+    **rest: Any,
+) -> Case:  # fmt: skip
+    outputs = (o,) * (len(rates) + 1)
+    kernels, dilations = (1, *(3 for _ in rates)), (1, *rates)
+    args: dict[str, Any] = {
+        "x": arg(*shape),
+        "weights": branches_spec.branches(shape[1], outputs, kernels),
+        "project_weight": arg(o, sum(outputs) + pool, project, project, kind="weight"),
+        "dilations": dilations,
+        "norms": [_norm(o, eps) for _ in outputs],
+        "project_norm": _norm(o, eps),
+    }
+    if pool:
+        args |= {"pool_weight": arg(pool, shape[1], 1, 1, kind="weight"), "pool_norm": _norm(pool, eps)}
+    return Case(name, args | rest, exact=False)
+
+
+CASES = [
+    case("torchvision-9x11", (2, 20, 9, 11), 8, (2, 4, 12), 8, 1),
+    case("mmseg-pool-first-3x3", (2, 10, 6, 5), 6, (2, 3), 4, 3, pool_first=True),
+    case("no-pool", (1, 12, 7, 5), 6, (2,), 0, 1),
+    case("one-pixel", (2, 8, 1, 1), 5, (6,), 5, 1),
+]
+
+BENCH = [
+    case("32x32-n8", (8, 2048, 32, 32), 256, (6, 12, 18), 256, 1, 1e-5),
+    case("32x32-n1", (1, 2048, 32, 32), 256, (6, 12, 18), 256, 1, 1e-5),
+    case("65x65-n4", (4, 2048, 65, 65), 256, (12, 24, 36), 256, 1, 1e-5),
+    case("33x33-mobilenet", (8, 960, 33, 33), 256, (12, 24, 36), 256, 1, 1e-5),
+    case("64x128-mmseg", (1, 2048, 64, 128), 512, (12, 24, 36), 512, 3, 1e-5, pool_first=True),
+]
+
+
+def _parts(case: Case) -> tuple[Case, Case]:
+    """The branches and the projection as cases of ``dilated_branches``."""
+    args = case.args
+    n, _, h, w = args["x"].shape
+    width = sum(weight.shape[0] for weight in args["weights"])
+    o, _, k, _ = args["project_weight"].shape
+    shared = {"activation": "relu"}
+    branches = {"x": args["x"], "weights": args["weights"], "dilations": args["dilations"], "norm": args["norms"]}
+    project = {"x": arg(n, width, h, w), "weights": [arg(o, width, k, k, kind="weight")], "dilations": (1,),
+               "norm": [args["project_norm"]]}  # fmt: skip
+    if "pool_weight" in args:
+        project["image_bias"] = arg(n, o, k * k, kind="cells")
+    return Case("branches", branches | shared), Case("project", project | shared)
+
+
+def launches(case: Case, channels_last: bool) -> tuple[dict[str, int], dict[str, int]]:
+    forward, backward = Counter[str](), Counter[str]()
+    for part in _parts(case):
+        f, b = branches_spec.launches(part, channels_last)
+        forward += Counter(f)
+        backward += Counter(b)
+    return dict(forward), dict(backward)
+
+
+def cost(case: Case, itemsize: int) -> Cost:
+    branches, project = (branches_spec.cost(part, itemsize) for part in _parts(case))
+    return Cost(*(a + b for a, b in zip(branches, project, strict=True)))

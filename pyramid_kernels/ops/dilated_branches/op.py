@@ -1,0 +1,285 @@
+"""``dilated_branches``: parallel same-padded 1x1 and dilated 3x3 convolutions of one map, never multiplying padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...backends import Op, Problem, describe, explained_by, select
+from ...registration import OpFunction, register_op
+from .._shared.autocast import autocast
+from .._shared.checks import check_choice, check_floating, check_length, check_like, check_map, check_vector
+from .._shared.layout import empty_map, is_channels_last
+from .._shared.precision import conv_precision
+from . import reference
+
+OP = Op("dilated_branches", "gemm", reference)
+
+#: Longer lists of branches are computed in chunks of this many.
+CHUNK = 8
+
+Norm = tuple[Tensor | None, Tensor | None, Tensor, Tensor, float]
+
+
+def _problem(x: Tensor) -> Problem:
+    return describe(x, is_channels_last(x))
+
+
+def _problems(x: Tensor, weights: Sequence[Tensor], **_: Any) -> list[Any]:
+    return [(OP, _problem(x), tuple(x.shape))]
+
+
+@explained_by(_problems)
+def dilated_branches(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    *,
+    dilations: Sequence[int],
+    scale: Sequence[Tensor | None] | None = None,
+    shift: Sequence[Tensor | None] | None = None,
+    norm: Sequence[Norm] | None = None,
+    activation: str | None = None,
+    merge: str = "concat",
+    image_bias: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Convolve ``x`` with every branch and concatenate or sum the results, in one launch.
+
+    Equivalent to ``cat([act(affine_i(conv2d(x, w_i, padding=k_i//2*d_i, dilation=d_i))) for ...], 1)``, or their sum.
+
+    Args:
+        x: (N, C, H, W), contiguous or channels_last; float16, bfloat16, float32 (float64: reference and composed).
+        weights: one (O_i, C, k, k) per branch, k = 1 or 3, in x's dtype; channels_last weights are read in place.
+        dilations: one positive int per branch (any for a 1x1).
+        scale, shift: one (O_i,) tensor or None per branch, float32 or x's dtype.
+        norm: instead, one (gamma, beta, mean, var, eps) per branch: an eval-mode BatchNorm; gamma and beta may be None.
+        activation: None or "relu", per branch before the merge.
+        merge: "concat", or "sum" (all O_i equal).
+        image_bias: (N, O, k*k), one branch only: what constant per-image input channels add. Every tap inside the map
+            adds its value before the affine.
+        backend: "auto", "cuda", "triton", "composed" or "reference".
+
+    Returns:
+        (N, sum O_i, H, W), or (N, O, H, W) for a sum, in x's dtype and memory format. Under autocast x and weights are
+        cast to the autocast dtype. float32 follows PyTorch's TF32 setting for convolutions.
+
+    Raises:
+        TypeError, ValueError: naming the argument. BackendError: a named backend cannot run.
+
+    Source: Chen et al., Rethinking Atrous Convolution (DeepLab v3), 2017; DeepLab v2's sum, 2016.
+    """
+    x, weights, image_bias = check_branches(x, weights, dilations, image_bias)
+    check_choice("activation", activation, (None, "relu"))
+    check_choice("merge", merge, ("concat", "sum"))
+    if merge == "sum" and len({w.shape[0] for w in weights}) > 1:
+        raise ValueError(f"weights must have equal output channels for merge='sum', got {[len(w) for w in weights]}")
+    affine, eps = check_affine(x, weights, scale, shift, norm)
+    dilations = [int(d) for d in dilations]
+    backend = select(OP, _problem(x), tuple(x.shape), backend)
+    if backend in ("reference", "composed"):
+        return OP.python(backend)(
+            x, weights, dilations=dilations, affine=affine, eps=eps, activation=activation, merge=merge,
+            image_bias=image_bias,
+        )  # fmt: skip
+    # Only what eager would save: the pre-activation where a multiplier's gradient or a summed ReLU's mask needs it.
+    keep = torch.is_grad_enabled() and (
+        (merge == "sum" and activation == "relu") or any(a is not None and a.requires_grad for a, *_ in affine)
+    )
+    chunks = []
+    for i in range(0, len(weights), CHUNK):
+        part = slice(i, i + CHUNK)
+        tensors = [*weights[part], *(t for four in affine[part] for t in four)]
+        settings = (dilations[part], eps[part], activation == "relu", merge == "sum", keep, backend)
+        chunks.append(DilatedBranches.apply(x, image_bias, settings, *tensors)[0])
+    if len(chunks) == 1:
+        return chunks[0]
+    return torch.cat(chunks, 1) if merge == "concat" else torch.stack(chunks).sum(0)
+
+
+def check_branches(
+    x: Tensor, weights: Sequence[Tensor], dilations: Sequence[int], image_bias: Tensor | None
+) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    """Checked and, under autocast, cast arguments that every branch op shares."""
+    check_map("x", x)
+    if not isinstance(weights, list | tuple) or not weights:
+        raise ValueError(f"weights must be a non-empty list of tensors, one per branch, got {weights!r}")
+    check_length("dilations", dilations, len(weights), "branch")
+    for i, (w, d) in enumerate(zip(weights, dilations, strict=True)):
+        name = f"weights[{i}]"
+        check_floating(name, w)
+        if w.dim() != 4 or w.shape[1] != x.shape[1] or tuple(w.shape[2:]) not in ((1, 1), (3, 3)) or w.shape[0] == 0:
+            raise ValueError(
+                f"{name} must be (O, {x.shape[1]}, 1, 1) or (O, {x.shape[1]}, 3, 3) for x with {x.shape[1]} channels, "
+                f"got {tuple(w.shape)}"
+            )
+        if isinstance(d, bool) or not isinstance(d, int):
+            raise TypeError(f"dilations must be ints, got {d!r} for branch {i}")
+        if d < 1:
+            raise ValueError(f"dilations must be positive, got {d} for branch {i}")
+    x, *cast = autocast(x, *weights)
+    for i, w in enumerate(cast):
+        check_like(f"weights[{i}]", w, "x", x)
+    return x, cast, check_image_bias(x, cast, image_bias)
+
+
+def check_image_bias(x: Tensor, weights: list[Tensor], image_bias: Tensor | None) -> Tensor | None:
+    if image_bias is None:
+        return None
+    check_floating("image_bias", image_bias)
+    w = weights[0]
+    expected = (x.shape[0], w.shape[0], w.shape[2] * w.shape[3])
+    if len(weights) != 1 or tuple(image_bias.shape) != expected:
+        raise ValueError(
+            f"image_bias must be (N, O, k*k) = {expected} beside a single branch, got {tuple(image_bias.shape)} beside "
+            f"{len(weights)}"
+        )
+    check_like("image_bias", image_bias, "x", x, dtype=False)
+    return image_bias.to(x.dtype)
+
+
+def check_affine(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    scale: Sequence[Tensor | None] | None,
+    shift: Sequence[Tensor | None] | None,
+    norm: Sequence[Norm] | None,
+) -> tuple[list[reference.Affine], list[float]]:
+    """Per branch (multiplier, offset, mean, variance) and eps from whichever form was given."""
+    if norm is not None and (scale is not None or shift is not None):
+        raise ValueError("norm must not be given together with scale or shift; give one form or the other")
+    branches = len(weights)
+    if norm is not None:
+        check_length("norm", norm, branches, "branch")
+        for i, (entry, w) in enumerate(zip(norm, weights, strict=True)):
+            check_length(f"norm[{i}]", entry, 5, "value of (gamma, beta, mean, var, eps)")
+            for name, t in zip(("gamma", "beta", "mean", "var"), entry[:4], strict=True):
+                if t is not None or name in ("mean", "var"):
+                    check_vector(f"norm[{i}] {name}", t, w.shape[0], x)
+        return [tuple(entry[:4]) for entry in norm], [float(entry[4]) for entry in norm]
+    lists = []
+    for name, given in (("scale", scale), ("shift", shift)):
+        vectors = [None] * branches if given is None else given
+        check_length(name, vectors, branches, "branch")
+        for i, (t, w) in enumerate(zip(vectors, weights, strict=True)):
+            if t is not None:
+                check_vector(f"{name}[{i}]", t, w.shape[0], x)
+        lists.append(vectors)
+    return [(a, b, None, None) for a, b in zip(*lists, strict=True)], [0.0] * branches
+
+
+class DilatedBranches(OpFunction):
+    """Inputs: x, image_bias, settings, then every branch's weight, then four affine tensors (or None) per branch."""
+
+    op_name = "dilated_branches"
+
+    @staticmethod
+    def forward(
+        x: Tensor, image_bias: Tensor | None, settings: tuple[Any, ...], *tensors: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        dilations, eps, *flags, backend = settings
+        weights, affine = tensors[: len(dilations)], tensors[len(dilations) :]
+        return _fwd(x, weights, affine, image_bias, dilations, eps, *flags, conv_precision(x.dtype), backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, _, ctx.settings, *tensors = inputs
+        y, z = output
+        ctx.mark_non_differentiable(z)
+        _, _, relu, _, keep, _ = ctx.settings
+        ctx.save_for_backward(x, y if relu and not keep else z, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        dilations, eps, *flags, backend = ctx.settings
+        x, saved, *tensors = ctx.saved_tensors
+        branches = len(dilations)
+        wanted = ctx.needs_input_grad
+        needs = [wanted[0], any(wanted[3 : 3 + branches]), any(wanted[3 + branches :]), wanted[1]]
+        dx, dweights, dvectors, dimage = _bwd(
+            dy, x, tensors[:branches], tensors[branches:], saved, dilations, eps, *flags, needs,
+            conv_precision(x.dtype), backend,
+        )  # fmt: skip
+        return (
+            dx if needs[0] else None,
+            dimage if needs[3] else None,
+            None,
+            *(dweights if needs[1] else [None] * branches),
+            *(spread(dvectors, tensors[:branches], tensors[branches:]) if needs[2] else [None] * 4 * branches),
+        )
+
+
+def spread(sums: Tensor, weights: list[Tensor], affine: list[Tensor | None]) -> list[Tensor | None]:
+    """Gradients for (multiplier, offset, mean, variance) of every branch: rows of ``sums`` (2, channels), and None."""
+    gradients: list[Tensor | None] = []
+    parts = sums.split([w.shape[0] for w in weights], 1)
+    for b, part in enumerate(parts):
+        pair = zip(part, affine[4 * b : 4 * b + 2], strict=True)
+        gradients += [None if t is None else d.to(t.dtype) for d, t in pair]
+        gradients += [None, None]
+    return gradients
+
+
+def _forward(
+    x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, dilations: list[int],
+    eps: list[float], relu: bool, merged: bool, keep: bool, precision: str, backend: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    y, z = _allocate(x, weights, merged, keep)
+    OP.kernels(backend).forward(x, weights, affine, image_bias, y, z, dilations, eps, relu, merged, precision)
+    return y, z
+
+
+def _allocate(x: Tensor, weights: list[Tensor], merged: bool, keep: bool) -> tuple[Tensor, Tensor]:
+    """The result in x's memory format and, if kept, every branch's pre-affine output in channels_last."""
+    n, _, h, w = x.shape
+    channels = sum(weight.shape[0] for weight in weights)
+    y = empty_map(x, (n, weights[0].shape[0] if merged else channels, h, w))
+    shape = (n, channels, h, w) if keep else (0, 1, 1, 1)
+    return y, torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _backward(
+    dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], saved: Tensor, dilations: list[int],
+    eps: list[float], relu: bool, merged: bool, keep: bool, needs: list[bool], precision: str, backend: str,
+) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:  # fmt: skip
+    dx, dweights, dvectors, dimage = allocate_gradients(x, weights, needs)
+    OP.kernels(backend).backward(
+        dy, x, weights, affine, saved, dx, dweights, dvectors, dimage, dilations, eps, relu, merged, keep, needs,
+        precision,
+    )  # fmt: skip
+    return dx, dweights, dvectors, dimage
+
+
+def allocate_gradients(
+    x: Tensor, weights: list[Tensor], needs: list[bool]
+) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
+    """dx in x's format, dw in the weights' strides, (2, channels) vector sums, image bias; empty where not needed."""
+    dx = empty_map(x, x.shape if needs[0] else (0, 1, 1, 1))
+    dweights = [torch.empty_like(w) for w in weights] if needs[1] else []
+    channels = sum(w.shape[0] for w in weights) if needs[2] else 0
+    dvectors = torch.empty((2, channels), dtype=torch.float32, device=x.device)
+    taps = weights[0].shape[2] * weights[0].shape[3]
+    dimage = torch.empty((x.shape[0] if needs[3] else 0, weights[0].shape[0], taps), dtype=x.dtype, device=x.device)
+    return dx, dweights, dvectors, dimage
+
+
+_TENSORS = "Tensor x, Tensor[] weights, Tensor?[] affine"
+_SETTINGS = "int[] dilations, float[] eps, bool relu, bool merged, bool keep"
+_fwd = register_op(
+    f"dilated_branches_fwd({_TENSORS}, Tensor? image_bias, {_SETTINGS}, str precision, str backend)"
+    " -> (Tensor, Tensor)",
+    _forward,
+    lambda x, weights, affine, image_bias, dilations, eps, relu, merged, keep, precision, backend: _allocate(
+        x, weights, merged, keep
+    ),
+)
+_bwd = register_op(
+    f"dilated_branches_bwd(Tensor dy, {_TENSORS}, Tensor saved, {_SETTINGS}, bool[] needs, str precision, str backend)"
+    " -> (Tensor, Tensor[], Tensor, Tensor)",
+    _backward,
+    lambda dy, x, weights, affine, saved, dilations, eps, relu, merged, keep, needs, precision, backend: (
+        allocate_gradients(x, weights, needs)
+    ),
+)

@@ -1,0 +1,177 @@
+"""``dilated_branches_train``: dilated branches followed by BatchNorm with this batch's statistics, in training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...backends import Op, Problem, describe, explained_by, select
+from ...registration import OpFunction, register_op
+from .._shared.checks import check_choice, check_length, check_vector
+from .._shared.layout import empty_map, is_channels_last
+from .._shared.precision import conv_precision
+from ..dilated_branches.op import CHUNK, allocate_gradients, check_branches, spread
+from . import reference
+
+OP = Op("dilated_branches_train", "gemm", reference)
+
+
+def _problem(x: Tensor) -> Problem:
+    return describe(x, is_channels_last(x))
+
+
+def _problems(x: Tensor, weights: Sequence[Tensor], **_: Any) -> list[Any]:
+    return [(OP, _problem(x), tuple(x.shape))]
+
+
+@explained_by(_problems)
+def dilated_branches_train(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    *,
+    dilations: Sequence[int],
+    gamma: Sequence[Tensor | None],
+    beta: Sequence[Tensor | None],
+    eps: Sequence[float],
+    activation: str | None = None,
+    image_bias: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Convolve ``x`` with every branch, normalise each output channel over the batch, activate, concatenate.
+
+    Equivalent to ``cat([act(batch_norm(conv2d(x, w_i, ...), training=True)) for ...], 1)`` and the statistics used.
+    Saves the pre-normalisation outputs and two values per channel, nothing else of the map's size.
+
+    Args:
+        x, weights, dilations, activation, image_bias, backend: as in ``dilated_branches``.
+        gamma, beta: one (O_i,) tensor or None per branch, float32 or x's dtype.
+        eps: one float per branch.
+
+    Returns:
+        y (N, sum O_i, H, W) in x's dtype and memory format; mean and biased variance, (sum O_i,), float32 (float64 for
+        float64), for running statistics: not differentiable.
+
+    Raises:
+        ValueError: "Expected more than 1 value per channel when training, ...", as PyTorch, for N*H*W = 1; others name
+            the argument. TypeError, BackendError likewise.
+
+    Source: Ioffe and Szegedy, Batch Normalization, 2015, as torchvision's ASPP applies it.
+    """
+    x, weights, image_bias = check_branches(x, weights, dilations, image_bias)
+    check_choice("activation", activation, (None, "relu"))
+    for name, vectors in (("gamma", gamma), ("beta", beta)):
+        check_length(name, vectors, len(weights), "branch")
+        for i, (t, w) in enumerate(zip(vectors, weights, strict=True)):
+            if t is not None:
+                check_vector(f"{name}[{i}]", t, w.shape[0], x)
+    check_length("eps", eps, len(weights), "branch")
+    if x.shape[0] * x.shape[2] * x.shape[3] == 1:
+        size = torch.Size((1, weights[0].shape[0], 1, 1))
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
+    dilations, eps = [int(d) for d in dilations], [float(e) for e in eps]
+    backend = select(OP, _problem(x), tuple(x.shape), backend)
+    if backend in ("reference", "composed"):
+        return OP.python(backend)(
+            x, weights, dilations=dilations, gamma=gamma, beta=beta, eps=eps, activation=activation,
+            image_bias=image_bias,
+        )  # fmt: skip
+    chunks = []
+    for i in range(0, len(weights), CHUNK):
+        part = slice(i, i + CHUNK)
+        affine = [t for a, b in zip(gamma[part], beta[part], strict=True) for t in (a, b, None, None)]
+        settings = (dilations[part], eps[part], activation == "relu", backend)
+        chunks.append(DilatedBranchesTrain.apply(x, image_bias, settings, *weights[part], *affine))
+    if len(chunks) > 1:
+        y, _, mean, var = (torch.cat(parts, 1 if parts[0].dim() == 4 else 0) for parts in zip(*chunks, strict=True))
+        return y, mean, var
+    y, _, mean, var = chunks[0]
+    return y, mean, var
+
+
+class DilatedBranchesTrain(OpFunction):
+    """Inputs and order of results as ``DilatedBranches``; results: y, pre-normalisation z, mean, variance."""
+
+    op_name = "dilated_branches_train"
+
+    @staticmethod
+    def forward(
+        x: Tensor, image_bias: Tensor | None, settings: tuple[Any, ...], *tensors: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        dilations, eps, relu, backend = settings
+        weights, affine = tensors[: len(dilations)], tensors[len(dilations) :]
+        return _fwd(x, weights, affine, image_bias, dilations, eps, relu, conv_precision(x.dtype), backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, _, ctx.settings, *tensors = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(x, *output[1:], *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        dilations, eps, relu, backend = ctx.settings
+        x, z, mean, var, *tensors = ctx.saved_tensors
+        branches = len(dilations)
+        wanted = ctx.needs_input_grad
+        needs = [wanted[0], any(wanted[3 : 3 + branches]), any(wanted[3 + branches :]), wanted[1]]
+        dx, dweights, dvectors, dimage = _bwd(
+            dy, x, tensors[:branches], tensors[branches:], z, mean, var, dilations, eps, relu, needs,
+            conv_precision(x.dtype), backend,
+        )  # fmt: skip
+        return (
+            dx if needs[0] else None,
+            dimage if needs[3] else None,
+            None,
+            *(dweights if needs[1] else [None] * branches),
+            *(spread(dvectors, tensors[:branches], tensors[branches:]) if needs[2] else [None] * 4 * branches),
+        )
+
+
+def _forward(
+    x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, dilations: list[int],
+    eps: list[float], relu: bool, precision: str, backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    y, z, mean, var = _allocate(x, weights)
+    OP.kernels(backend).forward(x, weights, affine, image_bias, y, z, mean, var, dilations, eps, relu, precision)
+    return y, z, mean, var
+
+
+def _allocate(x: Tensor, weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The result in x's memory format, the channels_last pre-normalisation outputs, and their statistics."""
+    n, _, h, w = x.shape
+    shape = (n, sum(weight.shape[0] for weight in weights), h, w)
+    z = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    mean, var = (torch.empty(shape[1], dtype=torch.float32, device=x.device) for _ in range(2))
+    return empty_map(x, shape), z, mean, var
+
+
+def _backward(
+    dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], z: Tensor, mean: Tensor, var: Tensor,
+    dilations: list[int], eps: list[float], relu: bool, needs: list[bool], precision: str, backend: str,
+) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:  # fmt: skip
+    dx, dweights, dvectors, dimage = allocate_gradients(x, weights, needs)
+    OP.kernels(backend).backward(
+        dy, x, weights, affine, z, mean, var, dx, dweights, dvectors, dimage, dilations, eps, relu, needs, precision
+    )
+    return dx, dweights, dvectors, dimage
+
+
+_TENSORS = "Tensor x, Tensor[] weights, Tensor?[] affine"
+_SETTINGS = "int[] dilations, float[] eps, bool relu"
+_fwd = register_op(
+    f"dilated_branches_train_fwd({_TENSORS}, Tensor? image_bias, {_SETTINGS}, str precision, str backend)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    _forward,
+    lambda x, weights, affine, image_bias, dilations, eps, relu, precision, backend: _allocate(x, weights),
+)
+_bwd = register_op(
+    f"dilated_branches_train_bwd(Tensor dy, {_TENSORS}, Tensor z, Tensor mean, Tensor var, {_SETTINGS}, bool[] needs,"
+    " str precision, str backend) -> (Tensor, Tensor[], Tensor, Tensor)",
+    _backward,
+    lambda dy, x, weights, affine, z, mean, var, dilations, eps, relu, needs, precision, backend: allocate_gradients(
+        x, weights, needs
+    ),
+)

@@ -1,0 +1,38 @@
+"""Specification of ``dilated_branches_train``: branches followed by BatchNorm with the batch's own statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._shared.layout import as_map
+from ..dilated_branches.reference import convolve
+
+
+def dilated_branches_train(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    *,
+    dilations: Sequence[int],
+    gamma: Sequence[Tensor | None],
+    beta: Sequence[Tensor | None],
+    eps: Sequence[float],
+    activation: str | None,
+    image_bias: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    wide = torch.promote_types(x.dtype, torch.float32)
+    branches, means, variances = [], [], []
+    for w, d, a, b, e in zip(weights, dilations, gamma, beta, eps, strict=True):
+        z = convolve(x, w, d, image_bias)
+        # Momentum 1 and the count's correction turn the running statistics into this batch's own, at no second pass.
+        mean, var = (torch.zeros(w.shape[0], dtype=wide, device=x.device) for _ in range(2))
+        a, b = (None if t is None else t.to(wide) for t in (a, b))
+        y = F.batch_norm(z.to(wide), mean, var, a, b, True, 1.0, e).to(z.dtype)
+        count = z.numel() // z.shape[1]
+        branches.append(torch.relu(y) if activation == "relu" else y)
+        means.append(mean)
+        variances.append(var * ((count - 1) / count))
+    return as_map(torch.cat(branches, 1), x), torch.cat(means), torch.cat(variances)

@@ -1,0 +1,122 @@
+"""Triton ``dilated_branches_train``: the convolution kernels of ``dilated_branches`` around batch statistics.
+
+Forward: every tile writes the count, mean and squared deviations of its fp32 accumulators beside z; one kernel merges
+them by Chan's formula in a fixed order; one normalises. A plain sum of squares would lose the variance of channels whose
+mean is large. Backward: partial sums, their merge, dz, then dx and dw as without statistics.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .._shared.launch import launch
+from ..dilated_branches.triton import launch_forward, supports
+from ..dilated_branches.triton_bwd import empty_dz, empty_part, launch_dz, launch_gradients, launch_sums
+from ..dilated_branches.triton_tiles import branch_affine, columns, first_channels, pixel_tile
+
+__all__ = ["backward", "forward", "supports"]
+
+
+@triton.jit
+def dilated_branches_train_stats_kernel(p_part, p_mean, p_var, tiles, channels, BT: tl.constexpr, BC: tl.constexpr):
+    """One program owns BC channels: count, mean and squared deviations of all tiles -> mean and biased variance."""
+    c = tl.program_id(0) * BC + tl.arange(0, BC)
+    count = tl.zeros([BT, BC], tl.float32)
+    total = tl.zeros([BT, BC], tl.float32)
+    for start in range(0, tiles, BT):
+        t = start + tl.arange(0, BT)
+        m = (t < tiles)[:, None] & (c < channels)[None, :]
+        p = p_part + t.to(tl.int64)[:, None] * 3 * channels + c[None, :]
+        b_count = tl.load(p, m, 0.0)
+        count += b_count
+        total += b_count * tl.load(p + channels, m, 0.0)
+    count_all = tl.maximum(tl.sum(count, 0), 1.0)
+    mean = tl.sum(total, 0) / count_all
+    squares = tl.zeros([BT, BC], tl.float32)
+    for start in range(0, tiles, BT):
+        t = start + tl.arange(0, BT)
+        m = (t < tiles)[:, None] & (c < channels)[None, :]
+        p = p_part + t.to(tl.int64)[:, None] * 3 * channels + c[None, :]
+        away = tl.load(p + channels, m, 0.0) - mean[None, :]
+        squares += tl.load(p + 2 * channels, m, 0.0) + tl.load(p, m, 0.0) * away * away
+    tl.store(p_mean + c, mean, c < channels)
+    tl.store(p_var + c, tl.sum(squares, 0) / count_all, c < channels)
+
+
+@triton.jit
+def dilated_branches_train_normalise_kernel(
+    p_z, affine, p_y, eps, branches, n, h, w, z_total, sn, sc, sh, sw,
+    RELU: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """One program owns BP pixels and BC channels of one branch of y. ``branches``: (O, first channel) per branch."""
+    c_tile = tl.program_id(1)
+    p = tl.program_id(0) * BP + tl.arange(0, BP)
+    image, y, x = (p // (h * w)).to(tl.int64), (p // w % h).to(tl.int64), (p % w).to(tl.int64)
+    base = 0
+    for B in tl.static_range(len(branches) // 2):
+        o_total, first = branches[2 * B], branches[2 * B + 1]
+        o_tiles = tl.cdiv(o_total, BC)
+        if (c_tile >= base) & (c_tile < base + o_tiles):
+            o = (c_tile - base) * BC + tl.arange(0, BC)
+            m = (p < n * h * w)[:, None] & (o < o_total)[None, :]
+            center, deviation, multiplier, offset = branch_affine(affine, eps, B, o, o < o_total)
+            z = tl.load(p_z + p.to(tl.int64)[:, None] * z_total + (first + o)[None, :], m, 0.0).to(tl.float32)
+            b_y = (z - center[None, :]) * (deviation * multiplier)[None, :] + offset[None, :]
+            if RELU:
+                b_y = tl.where(b_y < 0, 0.0, b_y)
+            at = (image * sn + y * sh + x * sw)[:, None] + ((first + o).to(tl.int64) * sc)[None, :]
+            tl.store(p_y + at, b_y.to(p_y.dtype.element_ty), m)
+        base += o_tiles
+
+
+def with_statistics(
+    weights: list[Tensor], affine: list[Tensor | None], mean: Tensor, var: Tensor
+) -> list[Tensor | None]:
+    """Per branch (gamma, beta, mean, variance): views of the batch's statistics in the two free places."""
+    channels = [w.shape[0] for w in weights]
+    four: list[Tensor | None] = []
+    for b, (m, v) in enumerate(zip(mean.split(channels), var.split(channels), strict=True)):
+        four += [affine[4 * b], affine[4 * b + 1], m, v]
+    return four
+
+
+def forward(
+    x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, y: Tensor, z: Tensor,
+    mean: Tensor, var: Tensor, dilations: list[int], eps: list[float], relu: bool, precision: str,
+) -> None:  # fmt: skip
+    """Fill y, z, mean and variance."""
+    n, channels, h, w = z.shape
+    tiles = pixel_tile(n, h, w).count(n, h, w)
+    part = torch.empty((tiles, 3, channels), dtype=torch.float32, device=x.device)
+    launch_forward(x, weights, affine, image_bias, None, z, part, dilations, eps, relu, False, precision)
+    launch(
+        dilated_branches_train_stats_kernel, (triton.cdiv(channels, 32),), x,
+        part, mean, var, tiles, channels, BT=64, BC=32,
+    )  # fmt: skip
+    sizes = [weight.shape[0] for weight in weights]
+    bp, bc = 64, columns(max(sizes), 64)
+    launch(
+        dilated_branches_train_normalise_kernel, (triton.cdiv(n * h * w, bp), sum(triton.cdiv(o, bc) for o in sizes)), x,
+        z, tuple(with_statistics(weights, affine, mean, var)), y, tuple(eps),
+        tuple(v for row in zip(sizes, first_channels(weights), strict=False) for v in row), n, h, w, channels,
+        *y.stride(), RELU=relu, BP=bp, BC=bc,
+    )  # fmt: skip
+
+
+def backward(
+    dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], z: Tensor, mean: Tensor, var: Tensor,
+    dx: Tensor, dweights: list[Tensor], dvectors: Tensor, dimage: Tensor, dilations: list[int], eps: list[float],
+    relu: bool, needs: list[bool], precision: str,
+) -> None:  # fmt: skip
+    """Fill the gradients that ``needs`` asks for; dz depends on both sums, which are therefore always formed."""
+    affine = with_statistics(weights, affine, mean, var)
+    dz = empty_dz(x, z.shape[1])
+    part = empty_part(dz)
+    sums = dvectors if needs[2] else torch.empty((2, z.shape[1]), dtype=torch.float32, device=x.device)
+    launch_dz(dy, z, weights, affine, None, None, part, eps, relu, False, True)
+    launch_sums(part, sums)
+    launch_dz(dy, z, weights, affine, sums, dz, None, eps, relu, False, True)
+    launch_gradients(dz, x, weights, dx, dweights, dimage, first_channels(weights), dilations, needs, precision)
