@@ -1,7 +1,21 @@
 """Fused pyramid-pooling ops for PyTorch: ASPP, PPM, SPP and the heads around them."""
 
-from . import functional, testing
+from . import functional, nn, testing
 from ._version import __version__
 from .backends import BackendError, explain
+from .fuse import FuseError, FuseReport, fuse_, fused, register_adapter, unfuse_
 
-__all__ = ["BackendError", "__version__", "explain", "functional", "testing"]
+__all__ = [
+    "BackendError",
+    "FuseError",
+    "FuseReport",
+    "__version__",
+    "explain",
+    "functional",
+    "fuse_",
+    "fused",
+    "nn",
+    "register_adapter",
+    "testing",
+    "unfuse_",
+]

@@ -1,0 +1,278 @@
+"""DeepLab v3's atrous spatial pyramid pooling, with torchvision's parameters and keys."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import functional
+from ..backends import Op, Problem
+from . import structure
+from .base import Fused, Unit, check_backend
+from .norm import as_eval, track, uses_batch
+
+
+class ImagePooling(nn.Sequential):
+    """The image-level branch: global mean, 1x1, norm, ReLU, spread over the map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(super().forward(x), size=x.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class ReferenceASPP(nn.Module):
+    """``ASPP`` in plain PyTorch: the same parameters and ``state_dict`` keys, every step its own module call."""
+
+    def __init__(
+        self, in_channels: int, atrous_rates: Sequence[int], out_channels: int = 256, *, separable: bool = False,
+        project_kernel: int = 1, dropout: float = 0.5,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if project_kernel not in (1, 3):
+            raise ValueError(f"project_kernel must be 1 or 3, got {project_kernel!r}")
+        convs = [_conv_norm_relu(in_channels, out_channels)]
+        for rate in atrous_rates:
+            convs.append(_conv_norm_relu(in_channels, out_channels, 3, rate, separable))
+        convs.append(ImagePooling(nn.AdaptiveAvgPool2d(1), *_conv_norm_relu(in_channels, out_channels)))
+        self.convs = nn.ModuleList(convs)
+        project = _conv_norm_relu(len(convs) * out_channels, out_channels, project_kernel)
+        self.project = nn.Sequential(*project, nn.Dropout(dropout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(torch.cat([conv(x) for conv in self.convs], 1))
+
+
+def _conv_norm_relu(
+    in_channels: int, out_channels: int, kernel: int = 1, dilation: int = 1, separable: bool = False
+) -> nn.Sequential:
+    spatial = {"padding": kernel // 2 * dilation, "dilation": dilation, "bias": False}
+    conv: nn.Module
+    if separable:
+        depthwise = nn.Conv2d(in_channels, in_channels, kernel, groups=in_channels, **spatial)  # type: ignore[arg-type]
+        conv = nn.Sequential(depthwise, nn.Conv2d(in_channels, out_channels, 1, bias=False))
+    else:
+        conv = nn.Conv2d(in_channels, out_channels, kernel, **spatial)  # type: ignore[arg-type]
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
+
+
+class _Parts(NamedTuple):
+    branches: list[Unit]
+    pool: Unit
+    project: Unit
+    dropout: list[nn.Module]
+
+
+class ASPPForward(Fused):
+    """The fused forward of every class in torchvision's layout.
+
+    ``convs.i`` are [conv (or [depthwise, 1x1]), norm, ReLU], the last one [mean, 1x1, norm, ReLU], concatenated in that
+    order; ``project`` is [conv, norm, ReLU] and perhaps a dropout.
+    """
+
+    #: The class of the image-level branch, whose own forward spreads it; None leaves that to a numeric check.
+    image_pooling: ClassVar[type[nn.Module] | None] = None
+
+    @classmethod
+    def parts(cls, module: Any) -> _Parts:
+        *convs, pool = module.convs
+        project, norm, _, *dropout = module.project
+        return _Parts([_unit(*conv) for conv in convs], Unit(pool[1], pool[2]), Unit(project, norm), dropout)
+
+    @classmethod
+    def units(cls, module: nn.Module) -> list[Unit]:
+        parts = cls.parts(module)
+        return [*parts.branches, parts.pool, parts.project]
+
+    @classmethod
+    def why_not(cls, module: nn.Module) -> str | None:
+        convs, project = (module._modules.get(name) for name in ("convs", "project"))
+        if not isinstance(convs, nn.ModuleList) or not isinstance(project, nn.Sequential) or len(convs) < 2:
+            return "convs and project are not a ModuleList of branches and a Sequential"
+        dropout = [nn.Module] * (len(project) - 3)
+        return (
+            cls._why_not_branches(convs)
+            or structure.why_not_sequence("project", project, nn.Conv2d, nn.Module, nn.ReLU, *dropout[:1])
+            or structure.why_not_conv("project.0", project[0], (1, 3))
+            or structure.why_not_units(cls.units(module))
+            or cls._why_not_widths(module)
+        )
+
+    @classmethod
+    def _why_not_branches(cls, convs: nn.ModuleList) -> str | None:
+        *branches, pool = convs
+        for i, branch in enumerate(branches):
+            path = f"convs.{i}"
+            separable = isinstance(branch, nn.Sequential) and any(isinstance(part, nn.Sequential) for part in branch)
+            kind = nn.Sequential if separable else nn.Conv2d
+            reason = structure.why_not_sequence(path, branch, kind, nn.Module, nn.ReLU)
+            if separable and not reason:
+                reason = structure.why_not_sequence(f"{path}.0", branch[0], nn.Conv2d, nn.Conv2d)
+            reason = reason or structure.why_not_branch(f"{path}.0", _unit(*branch))  # type: ignore[misc]
+            if reason:
+                return reason
+        path = f"convs.{len(branches)}"
+        if cls.image_pooling not in (None, type(pool)):
+            return f"{path} is a {type(pool).__name__}, not {cls.image_pooling.__name__}"  # type: ignore[union-attr]
+        reason = structure.why_not_sequence(path, pool, nn.AdaptiveAvgPool2d, nn.Conv2d, nn.Module, nn.ReLU)
+        if not reason and pool[0].output_size not in (1, (1, 1)):  # type: ignore[index]
+            reason = f"{path}.0 pools to {pool[0].output_size}, not 1"  # type: ignore[index]
+        return reason or structure.why_not_conv(f"{path}.1", pool[1])  # type: ignore[index]
+
+    @classmethod
+    def _why_not_widths(cls, module: nn.Module) -> str | None:
+        *branches, project = cls.units(module)
+        joined = sum(unit.conv.out_channels for unit in branches)
+        if joined != project.conv.in_channels:
+            return f"project.0 takes {project.conv.in_channels} channels, and the branches give {joined}"
+        return None
+
+    def fused_forward(self, x: Tensor) -> Tensor:
+        parts = self.parts(self)
+        y = self._whole(x, parts) if self._is_whole(parts) else self._stepwise(x, parts)
+        for dropout in parts.dropout:
+            y = dropout(y)
+        return y
+
+    def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+        parts = self.parts(self)
+        weights = [unit.conv.weight for unit in parts.branches]
+        dilations = [unit.conv.dilation[0] for unit in parts.branches]
+        project: Any = parts.project.conv.weight
+        if self._is_whole(parts):
+            return functional.aspp.problems(x, weights, project, dilations=dilations)
+        trained = {uses_batch(unit.norm) for unit in (*parts.branches, parts.project)}
+        ops = [functional.dilated_branches] * (False in trained) + [functional.dilated_branches_train] * (
+            True in trained
+        )
+        found = functional.pyramid_pool.problems(x, [1])
+        return found + [problem for op in ops for problem in op.problems(x, weights, dilations=dilations)]
+
+    def _is_whole(self, parts: _Parts) -> bool:
+        """Whether one op computes it all: dense branches, every norm in eval mode."""
+        units = [*parts.branches, parts.pool, parts.project]
+        return not any(unit.depthwise is not None or uses_batch(unit.norm) for unit in units)
+
+    def _whole(self, x: Tensor, parts: _Parts) -> Tensor:
+        return functional.aspp(
+            x,
+            [unit.conv.weight for unit in parts.branches],
+            parts.project.conv.weight,
+            dilations=[unit.conv.dilation[0] for unit in parts.branches],
+            norms=[as_eval(unit.norm, unit.conv) for unit in parts.branches],
+            project_norm=as_eval(parts.project.norm, parts.project.conv),
+            pool_weight=parts.pool.conv.weight,
+            pool_norm=as_eval(parts.pool.norm, parts.pool.conv),
+            backend=self.kernel_backend,
+        )
+
+    def _stepwise(self, x: Tensor, parts: _Parts) -> Tensor:
+        """The image-level branch stays one vector per image: the projection adds what it would contribute."""
+        backend = self.kernel_backend
+        pooled = parts.pool.conv(functional.pyramid_pool(x, [1], backend=backend)[..., None])
+        pooled = torch.relu(parts.pool.norm(pooled))  # [N, O, 1, 1]
+        if all(unit.depthwise is None for unit in parts.branches):
+            y = conv_norm_relu(x, parts.branches, backend)
+        else:
+            maps = [x if unit.depthwise is None else unit.depthwise(x) for unit in parts.branches]
+            y = torch.cat([conv_norm_relu(m, [u], backend) for m, u in zip(maps, parts.branches, strict=True)], 1)
+        weight = parts.project.conv.weight
+        last = weight[:, y.shape[1] :].flatten(2)  # [O, pooled, k*k]
+        image_bias = torch.einsum("np,opk->nok", pooled.flatten(1), last)
+        return conv_norm_relu(y, [parts.project], backend, weight[:, : y.shape[1]], image_bias)
+
+
+def _unit(conv: Any, norm: nn.Module, relu: nn.Module) -> Unit:
+    if isinstance(conv, nn.Sequential):
+        depthwise, conv = conv
+        return Unit(conv, norm, depthwise)
+    return Unit(conv, norm)
+
+
+def conv_norm_relu(
+    x: Tensor, units: list[Unit], backend: str, weight: Tensor | None = None, image_bias: Tensor | None = None
+) -> Tensor:
+    """The units' convolutions of one map, each norm by its own mode, ReLU, concatenated.
+
+    ``weight`` stands for the only unit's own, and ``image_bias`` goes with it.
+    """
+    trained = [uses_batch(unit.norm) for unit in units]
+    if len(set(trained)) > 1:
+        maps: dict[bool, Iterator[Tensor]] = {}
+        for mode in (True, False):
+            group = [unit for unit, t in zip(units, trained, strict=True) if t is mode]
+            maps[mode] = iter(conv_norm_relu(x, group, backend).split([u.conv.out_channels for u in group], 1))
+        return torch.cat([next(maps[t]) for t in trained], 1)
+    weights = [unit.conv.weight for unit in units] if weight is None else [weight]
+    dilations = [unit.conv.dilation[0] for unit in units]
+    if not trained[0]:
+        norm = [as_eval(unit.norm, unit.conv) for unit in units]
+        return functional.dilated_branches(
+            x, weights, dilations=dilations, norm=norm, activation="relu", image_bias=image_bias, backend=backend
+        )
+    norms: list[Any] = [unit.norm for unit in units]
+    y, mean, var = functional.dilated_branches_train(
+        x, weights, dilations=dilations, gamma=[n.weight for n in norms], beta=[n.bias for n in norms],
+        eps=[n.eps for n in norms], activation="relu", image_bias=image_bias, backend=backend,
+    )  # fmt: skip
+    widths = [len(w) for w in weights]
+    for norm_module, m, v in zip(norms, mean.split(widths), var.split(widths), strict=True):
+        track(norm_module, m, v, x.shape[0] * x.shape[2] * x.shape[3])
+    return y
+
+
+class ASPP(ASPPForward, ReferenceASPP):
+    """DeepLab v3's ASPP: 1x1 and dilated 3x3 branches beside image-level pooling, concatenated and projected.
+
+    Equivalent to ``torchvision.models.segmentation.deeplabv3.ASPP``, with the same ``state_dict`` keys (those of
+    segmentation_models_pytorch when ``separable``). x: (N, in_channels, H, W) -> (N, out_channels, H, W) in x's dtype
+    and memory format.
+
+    Args:
+        in_channels, out_channels: channels of the input and of every branch and the result.
+        atrous_rates: dilation of each 3x3 branch, any number of them.
+        separable: 3x3 branches as depthwise 3x3, then 1x1, nothing between.
+        project_kernel: 1 (DeepLab), or 3 (mmsegmentation).
+        dropout: probability after the projection.
+        backend: "auto", "cuda", "triton", "composed" or "reference".
+
+    Raises:
+        ValueError: naming the argument; "Expected more than 1 value per channel when training" as PyTorch.
+
+    Source: Chen et al., Rethinking Atrous Convolution for Semantic Image Segmentation, 2017.
+    """
+
+    original = ReferenceASPP
+    image_pooling = ImagePooling
+
+    def __init__(
+        self, in_channels: int, atrous_rates: Sequence[int], out_channels: int = 256, *, separable: bool = False,
+        project_kernel: int = 1, dropout: float = 0.5, backend: str = "auto",
+    ) -> None:  # fmt: skip
+        super().__init__(
+            in_channels, atrous_rates, out_channels, separable=separable, project_kernel=project_kernel, dropout=dropout
+        )
+        self.kernel_backend = check_backend(backend)
+
+    @classmethod
+    def from_reference(cls, module: nn.Module, *, backend: str = "auto") -> Self:
+        """A copy of ``module``, any ASPP in this layout (torchvision's, segmentation_models_pytorch's, this one's)."""
+        reason = ASPPForward.why_not(module)
+        if reason:
+            raise ValueError(f"module must be an ASPP in torchvision's layout, got a {type(module).__name__}: {reason}")
+        source: Any = copy.deepcopy(module)
+        aspp = cls(1, (), 1, backend=backend)
+        *convs, pool = source.convs
+        branches = [nn.Sequential(*map(_plain, conv)) for conv in convs]
+        aspp.convs = nn.ModuleList([*branches, ImagePooling(*pool)])
+        aspp.project = nn.Sequential(*source.project)
+        for container in (aspp, aspp.convs, *aspp.convs, aspp.project):
+            container.training = module.training  # a new container is in training mode
+        return aspp
+
+
+def _plain(part: nn.Module) -> nn.Module:
+    return nn.Sequential(*part) if isinstance(part, nn.Sequential) else part

@@ -1,0 +1,134 @@
+"""What every fused module shares: a fused forward in front of the class's own, and when the own one runs instead."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from ..backends import BACKENDS, Op, Problem, select
+from ..ops._shared.checks import FLOATS, check_choice
+from .norm import synchronises
+from .norm import why_not as why_not_norm
+
+# A mixin: the class it stands in front of brings nn.Module.
+_Base = nn.Module if TYPE_CHECKING else object
+
+
+class Unit(NamedTuple):
+    """A convolution (after a bare depthwise one, if separable), its norm, and a ReLU."""
+
+    conv: nn.Conv2d
+    norm: nn.Module
+    depthwise: nn.Conv2d | None = None
+
+
+class Fused(_Base):
+    """Mixin whose ``forward`` runs the ops, or the forward of the class behind it where they cannot stand for it.
+
+    A subclass sets ``original`` and defines ``units``, ``why_not``, ``fused_forward`` and ``problems``. Everything that
+    a later change of the module can alter (modes, norms, hooks, weights) is read anew on every call.
+    """
+
+    #: The class whose forward is replaced.
+    original: ClassVar[type[nn.Module]]
+    #: The backend that this instance asks of every op.
+    kernel_backend: str = "auto"
+
+    @classmethod
+    def units(cls, module: nn.Module) -> list[Unit]:
+        """Every convolution that the ops compute."""
+        raise NotImplementedError
+
+    @classmethod
+    def why_not(cls, module: nn.Module) -> str | None:
+        """Why ``module`` does not have the structure and attributes that ``fused_forward`` assumes; None if it has."""
+        raise NotImplementedError
+
+    def fused_forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+        """The (op, problem, sizes) of every op that ``fused_forward`` calls on ``x`` in the present mode."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.why_original(x) is None:
+            return self.fused_forward(x)
+        return super().forward(x)
+
+    def why_original(self, x: Tensor) -> str | None:
+        """Why this call takes the original forward; None if it runs the ops."""
+        if torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():
+            return "exported graphs hold PyTorch's own operators"
+        if has_hooks(self):
+            return "a child has hooks, which only its own call runs"
+        units = self.units(self)
+        if any(synchronises(unit.norm) for unit in units):
+            return "SyncBatchNorm takes statistics from other ranks"
+        return why_not_input(x, units[0].conv) or next(filter(None, map(why_not_unit, units)), None)
+
+    def decisions(self, x: Tensor) -> list[str]:
+        """ "op: backend" of every op on ``x``, or why the original forward runs."""
+        reason = self.why_original(x)
+        if reason:
+            return [f"original forward: {reason}"]
+        chosen = [f"{op.name}: {select(op, *rest, self.kernel_backend)}" for op, *rest in self.problems(x)]
+        return list(dict.fromkeys(chosen))
+
+    def to_reference(self) -> nn.Module:
+        """A copy as the original class: plain PyTorch, same parameters' values and ``state_dict`` keys."""
+        module: Any = copy.deepcopy(self)
+        module.__class__ = self.original
+        module.__dict__.pop("kernel_backend", None)
+        return module
+
+
+def check_backend(backend: str) -> str:
+    check_choice("backend", backend, BACKENDS)
+    return backend
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether any child has hooks, or hooks are set on all modules: fused children are never called themselves."""
+    return bool(_has_any_global_hook()) or any(map(_hooked, _descendants(module)))
+
+
+def _descendants(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module._modules.values():
+        if child is not None:
+            yield child
+            yield from _descendants(child)
+
+
+def _hooked(m: nn.Module) -> bool:
+    return bool(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
+
+
+def why_not_input(x: Tensor, conv: nn.Conv2d) -> str | None:
+    """Why the ops do not take ``x``; PyTorch's own modules then answer, with their own error if there is one."""
+    if type(x) not in (Tensor, nn.Parameter):
+        return f"the input is a {type(x).__name__}"
+    if x.dim() != 4 or x.numel() == 0:
+        return "the input is not a batch of maps"
+    if x.dtype not in FLOATS:
+        return f"the input is {x.dtype}"
+    if x.dtype != conv.weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        return f"the input is {x.dtype} and the weights are {conv.weight.dtype}"
+    return None
+
+
+def why_not_unit(unit: Unit) -> str | None:
+    """Why the ops cannot stand for this convolution and norm as they are now."""
+    for conv in filter(None, (unit.depthwise, unit.conv)):
+        if type(conv) is not nn.Conv2d:
+            return f"a convolution is a {type(conv).__name__}"
+        if type(conv.weight) is not nn.Parameter:
+            return f"a weight is a {type(conv.weight).__name__}"
+    if unit.conv.bias is not None and not isinstance(unit.norm, nn.Identity):
+        return "a convolution has a bias in front of its norm"
+    return why_not_norm(unit.norm)

@@ -1,0 +1,165 @@
+"""PSPNet's pyramid pooling module, with the parameters and keys of its PyTorch original (semseg)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import functional
+from ..backends import Op, Problem
+from . import structure
+from .base import Fused, Unit, check_backend
+from .norm import as_eval, uses_batch
+
+
+class ReferencePPM(nn.Module):
+    """``PPM`` in plain PyTorch: the same parameters and ``state_dict`` keys, every step its own module call."""
+
+    def __init__(
+        self, in_dim: int, reduction_dim: int, bins: Sequence[int] = (1, 2, 3, 6), *, align_corners: bool = True
+    ) -> None:
+        super().__init__()
+        self.features = nn.ModuleList(
+            nn.Sequential(
+                nn.AdaptiveAvgPool2d(b),
+                nn.Conv2d(in_dim, reduction_dim, 1, bias=False),
+                nn.BatchNorm2d(reduction_dim),
+                nn.ReLU(),
+            )
+            for b in bins
+        )
+        self.align_corners = align_corners
+
+    def forward(self, x: Tensor) -> Tensor:
+        size, corners = x.shape[2:], self.align_corners
+        levels = [F.interpolate(f(x), size=size, mode="bilinear", align_corners=corners) for f in self.features]
+        return torch.cat([x, *levels], 1)
+
+
+class Level(NamedTuple):
+    """One grid of the pyramid: its pooling, then a 1x1, norm and ReLU on the cells."""
+
+    pool: nn.AdaptiveAvgPool2d
+    unit: Unit
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        size: Any = self.pool.output_size
+        return size if isinstance(size, tuple) else (size, size)
+
+
+class PPMForward(Fused):
+    """The fused forward of every class in semseg's layout: x first, then ``features.i``: [pool, 1x1, norm, ReLU]."""
+
+    #: Whether x precedes the levels in the result.
+    x_first: bool = True
+    align_corners: bool = True
+
+    @classmethod
+    def levels(cls, module: Any) -> list[Level]:
+        return [Level(pool, Unit(conv, norm)) for pool, conv, norm, _ in module.features]
+
+    @classmethod
+    def units(cls, module: nn.Module) -> list[Unit]:
+        return [level.unit for level in cls.levels(module)]
+
+    @classmethod
+    def why_not(cls, module: nn.Module) -> str | None:
+        features = module._modules.get("features")
+        if not isinstance(features, nn.ModuleList) or not len(features):
+            return "features is not a ModuleList of levels"
+        for i, level in enumerate(features):
+            kinds = (nn.AdaptiveAvgPool2d, nn.Conv2d, nn.Module, nn.ReLU)
+            reason = structure.why_not_sequence(f"features.{i}", level, *kinds)
+            if reason:
+                return reason
+        return cls.why_not_levels(module)
+
+    @classmethod
+    def why_not_levels(cls, module: nn.Module) -> str | None:
+        """Why attributes of the levels, already known to be there, are not what ``fused_forward`` assumes."""
+        for i, level in enumerate(cls.levels(module)):
+            if None in level.grid:
+                return f"level {i} pools to {level.pool.output_size}, which is not a fixed grid"
+            reason = structure.why_not_conv(f"the convolution of level {i}", level.unit.conv)
+            if reason:
+                return reason
+        return structure.why_not_units(cls.units(module))
+
+    def fused_forward(self, x: Tensor) -> Tensor:
+        levels, backend = self.levels(self), self.kernel_backend
+        units = [level.unit for level in levels]
+        grids = [level.grid for level in levels]
+        weights = [unit.conv.weight for unit in units]
+        pooled = functional.pyramid_pool(x, grids, backend=backend)
+        if any(uses_batch(unit.norm) for unit in units):
+            shift = [unit.conv.bias for unit in units]
+            packed = functional.pyramid_project(pooled, grids, weights, shift=shift, backend=backend)
+        else:
+            norm = [as_eval(unit.norm, unit.conv) for unit in units]
+            packed = functional.pyramid_project(pooled, grids, weights, norm=norm, activation="relu", backend=backend)
+        maps = functional.pyramid_levels(packed, grids, [len(w) for w in weights])
+        if any(uses_batch(unit.norm) for unit in units):
+            maps = [torch.relu(unit.norm(z)) for unit, z in zip(units, maps, strict=True)]
+        return functional.upsample_merge(
+            [x, *maps] if self.x_first else [*maps, x],
+            (x.shape[2], x.shape[3]),
+            align_corners=self.align_corners,
+            backend=backend,
+        )
+
+    def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+        levels = self.levels(self)
+        grids = [level.grid for level in levels]
+        weights = [level.unit.conv.weight for level in levels]
+        pooled = x.new_empty((len(x), x.shape[1], sum(rows * cols for rows, cols in grids)))
+        maps = [x, *(x.new_empty((len(x), len(w), *grid)) for w, grid in zip(weights, grids, strict=True))]
+        return [
+            *functional.pyramid_pool.problems(x, grids),
+            *functional.pyramid_project.problems(pooled, grids, weights),
+            *functional.upsample_merge.problems(maps, align_corners=self.align_corners),
+        ]
+
+
+class PPM(PPMForward, ReferencePPM):
+    """Pyramid pooling module: x beside its averages over every grid, each projected by a 1x1 and upsampled.
+
+    Equivalent to ``cat([x, *(interpolate(relu(bn(conv(adaptive_avg_pool2d(x, b)))), size) for b in bins)], 1)``.
+    x: (N, in_dim, H, W) -> (N, in_dim + len(bins) * reduction_dim, H, W) in x's dtype and memory format.
+
+    Args:
+        in_dim, reduction_dim: channels of x, and of every level after its 1x1.
+        bins: one int or (rows, cols) per level.
+        align_corners: of the bilinear upsampling; True in semseg and segmentation_models_pytorch.
+        backend: "auto", "cuda", "triton", "composed" or "reference".
+
+    Raises:
+        ValueError: naming the argument; "Expected more than 1 value per channel when training" as PyTorch.
+
+    Source: Zhao et al., Pyramid Scene Parsing Network, 2017; keys of hszhao/semseg.
+    """
+
+    original = ReferencePPM
+
+    def __init__(
+        self, in_dim: int, reduction_dim: int, bins: Sequence[int] = (1, 2, 3, 6), *, align_corners: bool = True,
+        backend: str = "auto",
+    ) -> None:  # fmt: skip
+        super().__init__(in_dim, reduction_dim, bins, align_corners=align_corners)
+        self.kernel_backend = check_backend(backend)
+
+    @classmethod
+    def from_reference(cls, module: nn.Module, *, align_corners: bool = True, backend: str = "auto") -> Self:
+        """A copy of ``module``, any PPM with x first and levels under ``features`` (semseg's, this one's)."""
+        reason = PPMForward.why_not(module)
+        if reason:
+            raise ValueError(f"module must be a PPM in semseg's layout, got a {type(module).__name__}: {reason}")
+        ppm = cls(1, 1, (), align_corners=getattr(module, "align_corners", align_corners), backend=backend)
+        ppm.features = copy.deepcopy(module.features)  # type: ignore[assignment]
+        ppm.training = module.training
+        return ppm

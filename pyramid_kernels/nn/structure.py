@@ -1,0 +1,81 @@
+"""Structure and attributes that must hold before a module is fused: same keys and shapes can be another function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from .base import Unit, why_not_unit
+
+
+def why_not_children(module: nn.Module) -> str | None:
+    """Why no child may be bypassed: its parameters are not plainly its own, or it has its own ``forward``."""
+    for path, child in module.named_modules():
+        name = path or "the module"
+        if "forward" in vars(child):
+            return f"{name} has its own forward"
+        if any(cls.__name__ in ("FSDPModule", "FullyShardedDataParallel") for cls in type(child).__mro__):
+            return f"{name} is sharded by FSDP"
+        if is_parametrized(child):
+            return f"{name} is parametrized"
+        for key, parameter in child.named_parameters(recurse=False):
+            if type(parameter) is not nn.Parameter:
+                return f"{name} holds its {key} as a {type(parameter).__name__}"
+    return None
+
+
+def why_not_sequence(path: str, module: nn.Module, *kinds: type[nn.Module]) -> str | None:
+    """Why ``module`` is not a Sequential of exactly these classes; ``nn.Module`` and ``nn.Sequential`` allow any."""
+    if not isinstance(module, nn.Sequential):
+        return f"{path} is a {type(module).__name__}, not a Sequential"
+    if len(module) != len(kinds) or not all(map(_is_kind, module, kinds)):
+        expected = ", ".join(kind.__name__ for kind in kinds)
+        return f"{path} holds [{', '.join(type(m).__name__ for m in module)}], not [{expected}]"
+    return None
+
+
+def _is_kind(module: nn.Module, kind: type[nn.Module]) -> bool:
+    if kind is nn.Sequential:
+        return isinstance(module, kind) and type(module).forward is kind.forward
+    return kind is nn.Module or type(module) is kind
+
+
+def why_not_conv(path: str, conv: nn.Conv2d, kernels: Sequence[int] = (1,)) -> str | None:
+    """Why ``conv`` is not a dense same-padded square convolution of one of these sizes."""
+    k, d = conv.kernel_size[0], conv.dilation[0]
+    if conv.groups != 1:
+        return f"{path} has groups={conv.groups}"
+    return why_not_same_padded(path, conv, kernels, k // 2 * d)
+
+
+def why_not_same_padded(path: str, conv: nn.Conv2d, kernels: Sequence[int], padding: int) -> str | None:
+    k, d = conv.kernel_size[0], conv.dilation[0]
+    if tuple(conv.kernel_size) != (k, k) or k not in kernels:
+        return f"{path} has kernel_size={conv.kernel_size}, not {' or '.join(map(str, kernels))}"
+    if tuple(conv.dilation) != (d, d):
+        return f"{path} has dilation={conv.dilation}, not the same for rows and columns"
+    if tuple(conv.stride) != (1, 1):
+        return f"{path} has stride={conv.stride}, not 1"
+    if conv.padding not in ((padding, padding), "same"):
+        return f"{path} has padding={conv.padding}, not {padding} as its dilation asks"
+    if conv.padding_mode != "zeros":
+        return f"{path} has padding_mode={conv.padding_mode!r}, not 'zeros'"
+    return None
+
+
+def why_not_branch(path: str, unit: Unit) -> str | None:
+    """Why ``unit`` is neither a dense 1x1 or 3x3 nor a depthwise 3x3 followed by a 1x1."""
+    depthwise = unit.depthwise
+    if depthwise is None:
+        return why_not_conv(path, unit.conv, (1, 3))
+    if not depthwise.groups == depthwise.in_channels == depthwise.out_channels:
+        return f"{path}.0 is not depthwise"
+    padding = depthwise.kernel_size[0] // 2 * depthwise.dilation[0]
+    return why_not_same_padded(f"{path}.0", depthwise, (3,), padding) or why_not_conv(f"{path}.1", unit.conv)
+
+
+def why_not_units(units: Sequence[Unit]) -> str | None:
+    """The first weight or norm of ``units`` that the ops cannot stand for."""
+    return next(filter(None, map(why_not_unit, units)), None)
