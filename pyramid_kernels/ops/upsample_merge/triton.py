@@ -1,0 +1,291 @@
+"""Triton ``upsample_merge``.
+
+Forward: one program owns a tile of the output and gathers from every map behind it; small maps live in L1 and L2, so
+the cost is one write. Backward: one program owns a strip of one map's gradient and gathers from the outputs whose
+*forward* indices hold it: no atomics, no zero fill. Gradients of scale and shift recompute the value before the affine
+and add partial sums in fixed order.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...backends import Problem
+from .._shared.launch import launch
+from .._shared.layout import is_channels_last
+from .._shared.resample import accumulator_type, block, offset, resampling, sample, support, weight
+from .._shared.triton import cannot_launch, tile
+
+#: Maps per launch; a sum keeps one accumulator and takes them all.
+MAPS = 8
+#: Elements of a block, and how many outputs of one row a block of the backward gathers at once.
+BLOCK, REACH = 2048, 64
+#: Programs that share the sums of scale's and shift's gradients.
+PROGRAMS = 1024
+
+
+def supports(problem: Problem) -> str | None:
+    return cannot_launch(problem)
+
+
+@triton.jit
+def slice_of(t, shapes, SUM: tl.constexpr, MAPS: tl.constexpr, BC: tl.constexpr):
+    """Map of channel tile ``t``, the tile's first channel in it, its channels, and the output channels before it."""
+    level, start, count, first = t * 0, t * BC, t * 0 + shapes[0][0], t * 0
+    tiles, channels = t * 0, t * 0
+    if not SUM:
+        for i in tl.static_range(MAPS):
+            here = t >= tiles
+            level, count = tl.where(here, i, level), tl.where(here, shapes[i][0], count)
+            start, first = tl.where(here, (t - tiles) * BC, start), tl.where(here, channels, first)
+            tiles += tl.cdiv(shapes[i][0], BC)
+            channels += shapes[i][0]
+    return level, start, count, first
+
+
+@triton.jit
+def merged(
+    p_maps, n, p, channel, m, level, shapes, strides, rows, cols,
+    SUM: tl.constexpr, MODES: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Map ``level``, or the sum of all, at output pixels ``p``, before the affine."""
+    acc = tl.zeros_like(p + channel).to(ACC)
+    for i in tl.static_range(len(MODES)):
+        if SUM or level == i:
+            p_map = p_maps[i] + n * strides[i][0]
+            acc += sample(p_map, p, channel, m, shapes[i], strides[i][1:], rows, cols, MODES[i], ACC)
+    return acc
+
+
+@triton.jit
+def upsample_merge_fwd_kernel(
+    p_maps, p_scale, p_shift, p_y, shapes, strides, first, total, rows, cols,
+    SUM: tl.constexpr, RELU: tl.constexpr, MODES: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr,
+    BP: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """One program owns BP output pixels of one image and BC channels of one map's slice (of the sum)."""
+    tiles = tl.cdiv(rows * cols, BP)
+    n = (tl.program_id(0) // tiles).to(tl.int64)
+    level, start, count, before = slice_of(tl.program_id(1), shapes, SUM, len(MODES), BC)
+    p, channel = block(tl.program_id(0) % tiles * BP, start, BP, BC, CHANNELS_LAST)
+    m = (p < rows * cols) & (channel < count)
+    acc = merged(p_maps, n, p, channel, m, level, shapes, strides, rows, cols, SUM, MODES, ACC)
+    channel += first + before
+    if p_scale is not None:
+        acc *= tl.load(p_scale + channel, channel < first + before + count, 0.0).to(ACC)
+    if p_shift is not None:
+        acc += tl.load(p_shift + channel, channel < first + before + count, 0.0).to(ACC)
+    if RELU:
+        acc = tl.where(acc < 0, 0.0, acc)
+    out = offset(n, channel.to(tl.int64), p, total, rows * cols, CHANNELS_LAST)
+    tl.store(p_y + out, acc.to(p_y.dtype.element_ty), m)
+
+
+@triton.jit
+def gather(
+    p_dy, p_y, p_scale, p_dmap, u, shape, strides, first, total, rows, cols,
+    MODE: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr,
+    BQ: tl.constexpr, BX: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """BQ pixels of one row of a gradient, BC channels; each pixel's outputs lie along their own axis of the block."""
+    strips, blocks = tl.cdiv(shape[2], BQ), tl.cdiv(shape[0], BC)
+    i = u // strips % shape[1]
+    start = u // (strips * shape[1]) % blocks * BC
+    n = (u // (strips * shape[1] * blocks)).to(tl.int64)
+    j, k, channel = u % strips * BQ + tl.arange(0, BQ), tl.arange(0, BX), start + tl.arange(0, BC)
+    if CHANNELS_LAST:
+        b_j, b_k, b_channel = j[:, None, None], k[None, :, None], channel[None, None, :]
+    else:
+        b_j, b_k, b_channel = j[None, :, None], k[None, None, :], channel[:, None, None]
+    y_low, y_high = support(i, shape[1], rows, MODE)
+    x_low, x_high = support(b_j, shape[2], cols, MODE)
+    reach = tl.max(tl.max(tl.max(tl.where(b_j < shape[2], x_high - x_low, 0), 2), 1), 0)
+    acc = tl.zeros_like(b_j + b_k + b_channel).to(ACC)
+    out_channel = (first + b_channel).to(tl.int64)
+    for y in range(y_low, y_high + 1):
+        down = weight(y, i, shape[1], rows, MODE, ACC)
+        for chunk in range(0, reach + 1, BX):
+            x = x_low + chunk + b_k
+            share = down * weight(x, b_j, shape[2], cols, MODE, ACC)
+            m = (share != 0) & (x <= x_high) & (b_j < shape[2]) & (b_channel < shape[0])
+            at = offset(n, out_channel, y * cols + x, total, rows * cols, CHANNELS_LAST)
+            b_dy = tl.load(p_dy + at, m, 0.0).to(ACC)
+            if p_y is not None:
+                b_dy = tl.where(tl.load(p_y + at, m, 0.0) <= 0, 0.0, b_dy)
+            acc += share * b_dy
+    if CHANNELS_LAST:
+        b_dmap, b_j, b_channel = tl.sum(acc, 1), j[:, None], channel[None, :]
+    else:
+        b_dmap, b_j, b_channel = tl.sum(acc, 2), j[None, :], channel[:, None]
+    if p_scale is not None:
+        b_dmap *= tl.load(p_scale + first + b_channel, b_channel < shape[0], 0.0).to(ACC)
+    p_dmap += n * strides[0] + b_channel.to(tl.int64) * strides[1] + i.to(tl.int64) * strides[2]
+    m = (b_j < shape[2]) & (b_channel < shape[0])
+    tl.store(p_dmap + b_j.to(tl.int64) * strides[3], b_dmap.to(p_dmap.dtype.element_ty), m)
+
+
+@triton.jit
+def upsample_merge_bwd_dmaps_kernel(
+    p_dy, p_y, p_scale, p_dmaps, shapes, strides, firsts, images, total, rows, cols,
+    MODES: tl.constexpr, TILES: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """One program owns a strip of one map's gradient; the programs of all maps stand in one row."""
+    u = tl.program_id(0)
+    for i in tl.static_range(len(MODES)):
+        BQ: tl.constexpr = TILES[3 * i]
+        BX: tl.constexpr = TILES[3 * i + 1]
+        BC: tl.constexpr = TILES[3 * i + 2]
+        programs = images * tl.cdiv(shapes[i][0], BC) * shapes[i][1] * tl.cdiv(shapes[i][2], BQ)
+        if (u >= 0) & (u < programs):
+            gather(
+                p_dy, p_y, p_scale, p_dmaps[i], u, shapes[i], strides[i], firsts[i], total, rows, cols,
+                MODES[i], CHANNELS_LAST, ACC, BQ, BX, BC,
+            )  # fmt: skip
+        u -= programs
+
+
+@triton.jit
+def upsample_merge_bwd_affine_kernel(
+    p_dy, p_y, p_maps, p_part, shapes, strides, first, images, total, rows, cols, steps,
+    SUM: tl.constexpr, RECOMPUTE: tl.constexpr, MODES: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr,
+    BP: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """One program sums ``steps`` pixel tiles of BC channels: part[0] dshift, part[1] dscale, each (parts, total)."""
+    tiles = tl.cdiv(rows * cols, BP)
+    level, start, count, before = slice_of(tl.program_id(1), shapes, SUM, len(MODES), BC)
+    p, channel = block(0, start, BP, BC, CHANNELS_LAST)
+    shift, scale = tl.zeros_like(p + channel).to(ACC), tl.zeros_like(p + channel).to(ACC)
+    for t in range(tl.program_id(0) * steps, tl.minimum((tl.program_id(0) + 1) * steps, images * tiles)):
+        n, at = (t // tiles).to(tl.int64), t % tiles * BP + p
+        m = (at < rows * cols) & (channel < count)
+        out = offset(n, (first + before + channel).to(tl.int64), at, total, rows * cols, CHANNELS_LAST)
+        b_dy = tl.load(p_dy + out, m, 0.0).to(ACC)
+        if p_y is not None:
+            b_dy = tl.where(tl.load(p_y + out, m, 0.0) <= 0, 0.0, b_dy)
+        shift += b_dy
+        if RECOMPUTE:
+            scale += b_dy * merged(p_maps, n, at, channel, m, level, shapes, strides, rows, cols, SUM, MODES, ACC)
+    axis: tl.constexpr = 0 if CHANNELS_LAST else 1
+    channel = start + tl.arange(0, BC)
+    p_part += tl.program_id(0).to(tl.int64) * total + first + before + channel
+    tl.store(p_part, tl.sum(shift, axis), channel < count)
+    if RECOMPUTE:
+        tl.store(p_part + tl.num_programs(0).to(tl.int64) * total, tl.sum(scale, axis), channel < count)
+
+
+@triton.jit
+def upsample_merge_sums_kernel(p_part, p_sums, parts, total, BR: tl.constexpr, BC: tl.constexpr):
+    """One program adds the parts of BC channels of one gradient, in order."""
+    channel = tl.program_id(0) * BC + tl.arange(0, BC)[None, :]
+    row = tl.arange(0, BR)[:, None]
+    p_part += tl.program_id(1).to(tl.int64) * parts * total
+    acc = tl.zeros([BR, BC], p_part.dtype.element_ty)
+    for start in range(0, parts, BR):
+        m = (start + row < parts) & (channel < total)
+        acc += tl.load(p_part + (start + row).to(tl.int64) * total + channel, m, 0.0)
+    channel = tl.program_id(0) * BC + tl.arange(0, BC)
+    tl.store(p_sums + tl.program_id(1) * total + channel, tl.sum(acc, 0), channel < total)
+
+
+def _maps(maps: list[Tensor], size: tuple[int, int], mode: str, align_corners: bool) -> tuple[tuple, tuple, tuple]:
+    """Shapes (c, h, w), strides (n, c, h, w) and modes of the maps; "linear" is taken with one stride over pixels."""
+    modes = []
+    for m in maps:
+        how = resampling(tuple(m.shape), size, mode, align_corners)
+        linear = how == "taken" and (m.shape[2] == 1 or m.stride(2) == m.shape[3] * m.stride(3))
+        modes.append("linear" if linear else how)
+    return tuple(tuple(m.shape[1:]) for m in maps), tuple(m.stride() for m in maps), tuple(modes)
+
+
+def _chunks(maps: list[Tensor], merge: str) -> list[tuple[int, list[Tensor]]]:
+    """(first output channel, maps) of every launch: a sum is one, whatever its length, so that it is rounded once."""
+    if merge == "sum":
+        return [(0, maps)]
+    firsts = [sum(m.shape[1] for m in maps[:i]) for i in range(0, len(maps), MAPS)]
+    return [(first, maps[i * MAPS : (i + 1) * MAPS]) for i, first in enumerate(firsts)]
+
+
+def _tiles(maps: list[Tensor], merge: str, bc: int) -> int:
+    return sum(triton.cdiv(m.shape[1], bc) for m in (maps[:1] if merge == "sum" else maps))
+
+
+def forward(
+    maps: list[Tensor], y: Tensor, mode: str, align_corners: bool, merge: str,
+    scale: Tensor | None, shift: Tensor | None, relu: bool,
+) -> None:  # fmt: skip
+    """Fill ``y`` (N, C_out, H, W), dense in its memory format."""
+    n, total, rows, cols = y.shape
+    last = is_channels_last(y)
+    for first, some in _chunks(maps, merge):
+        bp, bc = tile(last, max(m.shape[1] for m in some), rows * cols)
+        shapes, strides, modes = _maps(some, (rows, cols), mode, align_corners)
+        launch(
+            upsample_merge_fwd_kernel, (n * triton.cdiv(rows * cols, bp), _tiles(some, merge, bc)), y,
+            tuple(some), scale, shift, y, shapes, strides, first, total, rows, cols,
+            SUM=merge == "sum", RELU=relu, MODES=modes, CHANNELS_LAST=last, ACC=accumulator_type(y), BP=bp, BC=bc,
+        )  # fmt: skip
+
+
+def _strip(shape: tuple[int, ...], mode: str, cols: int, channels_last: bool) -> tuple[int, int, int]:
+    """(BQ, BX, BC): pixels of a strip, outputs gathered at once for each, channels; about BLOCK elements."""
+    c, _, w = shape
+    reach = 1 if mode == "taken" else cols if w == 1 else math.ceil(2 * cols / w) + 3
+    bx = min(REACH, triton.next_power_of_2(min(reach, cols)))
+    bc = min(triton.next_power_of_2(c), max(1, BLOCK // bx), 64 if channels_last else 8)
+    return min(triton.next_power_of_2(w), max(1, BLOCK // (bx * bc))), bx, bc
+
+
+def backward_maps(
+    dy: Tensor, y: Tensor | None, scale: Tensor | None, dmaps: list[Tensor], firsts: list[int], mode: str,
+    align_corners: bool,
+) -> None:  # fmt: skip
+    """Fill ``dmaps`` (N, C_i, H_i, W_i) from ``dy``, dense in its memory format; map i starts at channel firsts[i]."""
+    n, total, rows, cols = dy.shape
+    last = is_channels_last(dy)
+    for start in range(0, len(dmaps), MAPS):
+        some = dmaps[start : start + MAPS]
+        shapes = tuple(tuple(d.shape[1:]) for d in some)
+        modes = tuple(resampling(s, (rows, cols), mode, align_corners) for s in shapes)
+        tiles = [_strip(s, m, cols, last) for s, m in zip(shapes, modes, strict=True)]
+        programs = sum(
+            n * triton.cdiv(c, bc) * h * triton.cdiv(w, bq)
+            for (c, h, w), (bq, _, bc) in zip(shapes, tiles, strict=True)
+        )
+        launch(
+            upsample_merge_bwd_dmaps_kernel, (programs,), dy,
+            dy, y, scale, tuple(some), shapes, tuple(d.stride() for d in some),
+            tuple(firsts[start : start + MAPS]), n, total, rows, cols,
+            MODES=modes, TILES=tuple(v for t in tiles for v in t), CHANNELS_LAST=last, ACC=accumulator_type(dy),
+        )  # fmt: skip
+
+
+def backward_affine(
+    dy: Tensor, y: Tensor | None, maps: list[Tensor], sums: Tensor, mode: str, align_corners: bool, merge: str
+) -> None:
+    """Fill ``sums`` (1 or 2, C_out): dshift and, where maps are given, dscale."""
+    n, total, rows, cols = dy.shape
+    last, recompute = is_channels_last(dy), bool(maps)
+    # Without maps the channels are one slice, and nothing is read but dy and y.
+    maps, merge = (maps, merge) if recompute else ([dy], "sum")
+    bp, bc = tile(last, max(m.shape[1] for m in maps), rows * cols)
+    tiles = n * triton.cdiv(rows * cols, bp)
+    steps = max(1, triton.cdiv(tiles * triton.cdiv(total, bc), PROGRAMS))
+    parts = triton.cdiv(tiles, steps)
+    part = torch.empty((sums.shape[0], parts, total), dtype=sums.dtype, device=sums.device)
+    for first, some in _chunks(maps, merge):
+        shapes, strides, modes = _maps(some, (rows, cols), mode, align_corners)
+        launch(
+            upsample_merge_bwd_affine_kernel, (parts, _tiles(some, merge, bc)), dy,
+            dy, y, tuple(some), part, shapes, strides, first, n, total, rows, cols, steps,
+            SUM=merge == "sum", RECOMPUTE=recompute, MODES=modes, CHANNELS_LAST=last, ACC=accumulator_type(dy),
+            BP=bp, BC=bc,
+        )  # fmt: skip
+    br, bc = tile(True, total, parts)
+    launch(
+        upsample_merge_sums_kernel, (triton.cdiv(total, bc), sums.shape[0]), dy, part, sums, parts, total, BR=br, BC=bc
+    )
