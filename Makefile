@@ -1,4 +1,4 @@
-# `make demo` and `make test` need nothing but Python 3.10+ and make: each creates .venv, installs what is missing, runs.
+# `make demo` and `make test` need nothing but Python 3.11+ and make: each creates .venv, installs what is missing, runs.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -46,7 +46,7 @@ clean:
 
 # With a CUDA torch already on this machine, the environment sees and keeps it.
 $(VENV)/torch.done:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; set PYTHON=" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=" >&2; exit 2; }
 	if $(PYTHON) -c 'import torch, sys; sys.exit(torch.version.cuda is None)' 2>/dev/null; \
 	then $(PYTHON) -m venv --system-site-packages $(VENV); else $(PYTHON) -m venv $(VENV); fi
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install torch==$(TORCH) -c constraints.txt

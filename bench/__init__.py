@@ -1,0 +1,1 @@
+"""Benchmarks: what the ops and modules cost beside PyTorch eager and torch.compile."""

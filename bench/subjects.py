@@ -1,0 +1,198 @@
+"""What is timed: every op on its spec's BENCH cases, and the modules, each as calls of the same work."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from pyramid_kernels import functional, nn
+from pyramid_kernels.backends import KERNELS, Op, cannot, select
+from pyramid_kernels.ops import all_ops
+from pyramid_kernels.ops._shared.spec import Arg, Case, Cost, map_args, materialise
+
+MODES = ("forward", "training")
+EAGER, COMPILE = "eager", "compile"
+
+Fn = Callable[[], Any]
+
+
+@dataclass
+class Subject:
+    """One piece of work and everyone who does it; each call runs it once, backward included for "training"."""
+
+    op: str
+    case: str
+    mode: str
+    dtype: torch.dtype
+    calls: dict[str, Fn]
+    paths: dict[str, str]  # provider -> which code runs
+    cost: Cost | None = None
+    outputs: dict[str, Fn] = field(default_factory=dict)  # forward alone, for the check that precedes timing
+
+    @property
+    def name(self) -> str:
+        return f"{self.op}/{self.case}/{self.mode}"
+
+    def same_path(self, provider: str) -> bool:
+        return provider != EAGER and self.paths[provider] == self.paths[EAGER]
+
+
+def op_names() -> list[str]:
+    return [*all_ops(), *MODULES]
+
+
+def subjects(
+    name: str, device: str, dtype: torch.dtype, *, modes: tuple[str, ...] = MODES, quick: bool = False,
+    compiled: bool = True, channels_last: bool = True,
+) -> Iterator[Subject]:  # fmt: skip
+    """Every subject of an op or module; ``quick`` takes each case with one image."""
+    if name in MODULES:
+        for shape, build in MODULES[name].items():
+            yield from (_of_module(name, shape, build, mode, device, dtype, quick, compiled) for mode in modes)
+        return
+    op = all_ops()[name]
+    for case in importlib.import_module(f"pyramid_kernels.ops.{name}.spec").BENCH:
+        case = one_image(case) if quick else case
+        yield from (_of_op(op, case, mode, device, dtype, channels_last, compiled) for mode in modes)
+
+
+def one_image(case: Case) -> Case:
+    """``case`` with N = 1."""
+
+    def first(a: Arg) -> Arg:
+        return replace(a, shape=(1, *a.shape[1:])) if a.kind in ("map", "cells", "distinct") else a
+
+    return replace(case, args={name: map_args(first, value) for name, value in case.args.items()})
+
+
+def _of_op(
+    op: Op, case: Case, mode: str, device: str, dtype: torch.dtype, channels_last: bool, compiled: bool
+) -> Subject:
+    tensors = materialise(case, dtype, device, channels_last, seed=1)
+    public = getattr(functional, op.name)
+    entries = [e for e in public.problems(**tensors) if e[0] is op]
+    problem, sizes = entries[0][1:]
+    eager = unfused(op, tensors)
+    forwards: dict[str, Fn] = {"auto": lambda: public(**tensors)}
+    paths = {"auto": select(op, problem, sizes, "auto")}
+    for backend in ("composed", *(KERNELS if device != "cpu" else ())):
+        if cannot(op, problem, backend) is None:
+            forwards[backend] = _forced(public, tensors, backend)
+            paths[backend] = backend
+    forwards[EAGER], paths[EAGER] = eager, "reference"
+    if compiled and can_compile(device):
+        forwards[COMPILE], paths[COMPILE] = compile_call(eager, device), "inductor"
+    leaves = _leaves(tensors)
+    calls = {name: _timed(fn, leaves, mode) for name, fn in forwards.items()}
+    cost = importlib.import_module(f"pyramid_kernels.ops.{op.name}.spec").cost(case, dtype.itemsize)
+    return Subject(op.name, case.id, mode, dtype, calls, paths, cost if mode == "forward" else None)
+
+
+def _forced(public: Callable[..., Any], tensors: dict[str, Any], backend: str) -> Fn:
+    return lambda: public(**tensors, backend=backend)
+
+
+def unfused(op: Op, tensors: dict[str, Any]) -> Fn:
+    """The reference on these arguments, without the front end's checks: what eager PyTorch runs."""
+    reference = getattr(op.reference, op.name)
+    with mock.patch.object(op.reference, op.name, side_effect=reference) as recorder, torch.no_grad():
+        getattr(functional, op.name)(**tensors, backend="reference")
+    (args, kwargs) = recorder.call_args
+    return lambda: reference(*args, **kwargs)
+
+
+def can_compile(device: str) -> bool:
+    """Whether torch.compile has a compiler here: Triton on a GPU, a C++ compiler on a CPU."""
+    return device != "cpu" or shutil.which("g++") is not None or shutil.which("clang++") is not None
+
+
+def compile_call(fn: Fn, device: str) -> Fn:
+    """Tuned as far as it goes on a GPU; without its own graphs, which are measured apart."""
+    return torch.compile(fn, dynamic=False, mode=None if device == "cpu" else "max-autotune-no-cudagraphs")
+
+
+def _leaves(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value] if value.requires_grad else []
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [leaf for item in items for leaf in _leaves(item)]
+
+
+def _timed(forward: Fn, leaves: list[Tensor], mode: str) -> Fn:
+    if mode == "forward":
+
+        def infer() -> None:
+            with torch.no_grad():
+                forward()
+
+        return infer
+
+    gradients: list[Tensor] = []
+
+    def train() -> None:
+        y = forward()
+        y = y[0] if isinstance(y, tuple) else y
+        if not gradients:
+            gradients.append(torch.randn_like(y))
+        torch.autograd.grad(y, leaves, gradients[0], allow_unused=True)
+
+    return train
+
+
+def _of_module(
+    name: str, case: str, build: Callable[[], tuple[Any, tuple[int, ...]]], mode: str, device: str, dtype: torch.dtype,
+    quick: bool, compiled: bool,
+) -> Subject:  # fmt: skip
+    torch.manual_seed(0)
+    fused, shape = build()
+    plain = fused.to_reference()
+    for module in (fused, plain):
+        module.to(device, dtype, memory_format=torch.channels_last).train(mode == "training")
+    x = torch.randn(1 if quick and mode == "forward" else shape[0], *shape[1:]).to(device, dtype)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    forwards: dict[str, Fn] = {"auto": lambda: fused(x), EAGER: lambda: plain(x)}
+    paths = {"auto": _module_path(fused, x), EAGER: "original"}
+    if compiled and can_compile(device):
+        forwards[COMPILE], paths[COMPILE] = compile_call(forwards[EAGER], device), "inductor"
+    calls = {
+        provider: _timed(fn, [x, *(fused if provider == "auto" else plain).parameters()], mode)
+        for provider, fn in forwards.items()
+    }
+    outputs = {"auto": forwards["auto"], EAGER: forwards[EAGER], "exact": lambda: _in_float64(plain, x)}
+    return Subject(name, case, mode, dtype, calls, paths, outputs=outputs)
+
+
+def _in_float64(module: torch.nn.Module, x: Tensor) -> Tensor:
+    return copy.deepcopy(module).double()(x.detach().double())
+
+
+def _module_path(module: Any, x: Tensor) -> str:
+    decisions = module.decisions(x)
+    return "original" if decisions[0].startswith("original") else ", ".join(decisions)
+
+
+def _aspp(channels: int, size: int, rates: tuple[int, ...]) -> Callable[[], tuple[Any, tuple[int, ...]]]:
+    return lambda: (nn.ASPP(channels, rates, dropout=0.0), (2, channels, size, size))
+
+
+def _ppm(channels: int, rows: int, cols: int) -> Callable[[], tuple[Any, tuple[int, ...]]]:
+    return lambda: (nn.PPM(channels, channels // 4, (1, 2, 3, 6)), (2, channels, rows, cols))
+
+
+#: Modules beside the ops: what a user of ``fuse_`` gets, against the same module in plain PyTorch.
+MODULES: dict[str, dict[str, Callable[[], tuple[Any, tuple[int, ...]]]]] = {
+    "nn.ASPP": {
+        "2048-33x33-r12": _aspp(2048, 33, (12, 24, 36)),
+        "960-33x33-r12": _aspp(960, 33, (12, 24, 36)),
+        "512-32x32-r6": _aspp(512, 32, (6, 12, 18)),
+    },
+    "nn.PPM": {"2048-60x60": _ppm(2048, 60, 60), "768-16x16": _ppm(768, 16, 16)},
+}

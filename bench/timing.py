@@ -1,0 +1,162 @@
+"""Time and memory of a call: interleaved samples, graph replay, CPU time, launches, peak memory, a device's floors."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+Call = Callable[[], object]
+
+
+class Stats(NamedTuple):
+    """Seconds."""
+
+    median: float
+    p20: float
+    p80: float
+
+    @staticmethod
+    def of(samples: list[float]) -> Stats:
+        if len(samples) == 1:
+            return Stats(*samples * 3)
+        cuts = statistics.quantiles(samples, n=10, method="inclusive")
+        return Stats(statistics.median(samples), cuts[1], cuts[7])
+
+
+def interleaved(
+    calls: dict[str, Call], device: str, rounds: int, budget: float, cold: bool = False
+) -> dict[str, list[float]]:
+    """Seconds of every call, one sample of each per round: a drifting clock then slows all of them alike.
+
+    At most ``rounds`` rounds and about ``budget`` seconds, at least three rounds; ``cold`` empties a GPU's L2 first.
+    """
+    for call in calls.values():
+        sample(call, device, cold)
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + budget
+    names = list(calls)
+    for i in range(rounds):
+        if i >= 3 and time.perf_counter() > end:
+            break
+        # Whoever runs second finds the caches its predecessor left: take turns.
+        for name in names if i % 2 else reversed(names):
+            samples[name].append(sample(calls[name], device, cold))
+    return samples
+
+
+def paired_ratio(theirs: list[float], ours: list[float]) -> float:
+    """Median over rounds of their time over ours: above 1, ours is faster."""
+    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
+
+
+def sample(call: Call, device: str, cold: bool = False) -> float:
+    """Seconds of one call: between events on a GPU, wall time on a CPU."""
+    if device == "cpu":
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+    if cold:
+        _l2_filler().zero_()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    # A head start for the CPU, so that launch gaps of short calls do not count as GPU time.
+    torch.cuda._sleep(1_000_000)
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
+@functools.lru_cache
+def _l2_filler() -> torch.Tensor:
+    return torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
+
+
+def wall_time(call: Call, repeats: int = 20) -> float:
+    """Median seconds per call on a GPU, launches and one synchronisation included."""
+    samples = []
+    for _ in range(repeats):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        call()
+        torch.cuda.synchronize()
+        samples.append(time.perf_counter() - start)
+    return statistics.median(samples)
+
+
+def cpu_time(call: Call, repeats: int = 50) -> float:
+    """Median seconds that one call keeps the CPU, the GPU running behind."""
+    samples = []
+    for _ in range(repeats):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        call()
+        samples.append(time.perf_counter() - start)
+    return statistics.median(samples)
+
+
+def graph_time(call: Call, repeats: int = 20) -> float:
+    """Median seconds of replaying the call as a CUDA graph."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return statistics.median(sample(graph.replay, "cuda") for _ in range(repeats))
+
+
+def gpu_launches(call: Call) -> int:
+    """Kernels, copies and fills that one call launches."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        call()
+        torch.cuda.synchronize()
+    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events() or [])
+
+
+def peak_memory(call: Call, device: str) -> int:
+    """Bytes that one call has allocated at its peak, above what was allocated before it."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    now = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    return peak
+
+
+class Floors(NamedTuple):
+    """What this device reaches: bytes per second of a copy (read + write), FLOP per second of a matrix product."""
+
+    copy: float
+    matmul: float
+
+
+@functools.lru_cache
+def floors(device: str, dtype: torch.dtype) -> Floors:
+    """Measured on random data, best of many."""
+    big, n = (1 << 28, 8192) if device != "cpu" else (1 << 24, 1024)
+    source = torch.randn(big, device=device).to(dtype)
+    target = torch.empty_like(source)
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(a)
+
+    def best(call: Call) -> float:
+        return min(interleaved({"": call}, device, 20, 5.0)[""])
+
+    copy = 2 * source.numel() * source.element_size() / best(lambda: target.copy_(source))
+    return Floors(copy, 2 * n**3 / best(lambda: torch.mm(a, b, out=out)))

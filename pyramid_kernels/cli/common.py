@@ -1,0 +1,137 @@
+"""What the commands share: usage errors, choices with a hint, progress, tables, where things run."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import torch
+
+from ..backends import BACKENDS
+
+T = TypeVar("T")
+
+
+class UsageError(Exception):
+    """The command cannot run as asked; the message is one line: what was got, what is expected."""
+
+
+def unknown(kind: str, got: str, choices: Iterable[str]) -> str:
+    """One line that names the choices, and the closest of them first."""
+    names = list(choices)
+    close = difflib.get_close_matches(got, names, 1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"unknown {kind} {got!r}; {hint}It is one of {', '.join(names)}"
+
+
+def op_name(text: str) -> str:
+    """An argparse type: the name of an op."""
+    from ..ops import all_ops
+
+    return _one_of("op", text, all_ops())
+
+
+def backend_name(text: str) -> str:
+    """An argparse type: a backend to force."""
+    return _one_of("backend", text, [b for b in BACKENDS if b != "auto"])
+
+
+def _one_of(kind: str, text: str, choices: Iterable[str]) -> str:
+    if text not in choices:
+        raise UsageError(unknown(kind, text, choices))
+    return text
+
+
+def interpret_without_gpu() -> str:
+    """The device to check kernels on; on a CPU, Triton's interpreter is switched on before anything imports Triton."""
+    if torch.cuda.is_available():
+        return "cuda"
+    if "triton" not in sys.modules:
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+    return "cpu"
+
+
+def commit() -> str:
+    """The commit this package was built from, or that of the source tree it runs from."""
+    built = Path(__file__).parents[1] / "build_info.json"
+    if built.is_file():
+        return json.loads(built.read_text())["commit"]
+    root = Path(__file__).parents[2]
+    git = shutil.which("git")
+    if not git or not (root / ".git").exists():
+        return "unknown"
+    done = subprocess.run([git, "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def versions() -> dict[str, str]:
+    """What a measurement or verification belongs to: the commit, torch and its CUDA, Triton and the driver."""
+    parts = [f"torch {torch.__version__}", f"CUDA {torch.version.cuda}", f"triton {installed('triton')}"]
+    if torch.cuda.is_available():
+        parts.append(f"driver {driver()}")
+    return {"versions": ", ".join(parts), "commit": commit()}
+
+
+def installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def driver() -> str:
+    """The NVIDIA driver's version, or "unknown" without its tool."""
+    tool = shutil.which("nvidia-smi")
+    if not tool:
+        return "unknown"
+    query = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, text=True).stdout.strip().split("\n")[0] or "unknown"
+
+
+def progress(items: Sequence[T], text: str, name: Callable[[T], str] = str) -> Iterable[T]:
+    """``items`` behind a progress bar on stderr that shows the one at work and disappears when done."""
+    from tqdm import tqdm
+
+    bar = tqdm(items, desc=text, leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    for item in bar:
+        bar.set_postfix_str(name(item))
+        yield item
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A plain table, columns as wide as their content; numbers to the right."""
+    cells = [list(header), *([str(v) for v in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    right = [all(_numeric(v) for v in column[1:]) and len(column) > 1 for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(v.rjust(w) if r else v.ljust(w) for v, w, r in zip(row, widths, right, strict=True)).rstrip()
+        for row in cells
+    ]
+    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+
+
+def _numeric(text: str) -> bool:
+    return text[:1].isdigit() or text in ("-", "")
+
+
+def bench_module(name: str) -> ModuleType:
+    """A module of the benchmarks: installed as ``pyramid_kernels._bench``, ``bench/`` in a source tree."""
+    installed = f"{__package__.rpartition('.')[0]}._bench"
+    if importlib.util.find_spec(installed) is not None:
+        return importlib.import_module(f"{installed}.{name}")
+    root = Path(__file__).parents[2]
+    if not (root / "bench" / f"{name}.py").is_file():
+        raise UsageError("the benchmarks are not installed; reinstall pyramid_kernels with pip")
+    sys.path.insert(0, str(root))
+    return importlib.import_module(f"bench.{name}")
