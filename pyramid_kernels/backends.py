@@ -108,11 +108,14 @@ def select(op: Op, problem: Problem, sizes: tuple[int, ...], backend: str) -> st
     return _resolved(op.name, problem, backend)
 
 
-@torch.compiler.assume_constant_result
 def _resolved(name: str, problem: Problem, backend: str) -> str:
-    from .ops import all_ops
+    from .ops import find_op
 
-    return resolve(all_ops()[name], problem, backend).backend
+    return resolve(find_op(name), problem, backend).backend
+
+
+# What torch.compiler.assume_constant_result does; calling it would import Dynamo, and Triton with it, for everyone.
+_resolved._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def why_not_composed(op: Op, problem: Problem, sizes: tuple[int, ...]) -> str | None:
