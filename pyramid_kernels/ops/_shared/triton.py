@@ -11,6 +11,9 @@ from ...backends import Problem
 #: The interpreter runs kernels on a CPU; Triton reads TRITON_INTERPRET when kernels are decorated.
 INTERPRETED: bool = triton.knobs.runtime.interpret
 
+#: The architecture whose tiles are chosen off the GPU: the interpreter runs these, ahead-of-time compiles set it.
+COMPILED_FOR = 90
+
 
 def cannot_launch(problem: Problem, float64: bool = True) -> str | None:
     """Why no Triton kernel can run on this device and dtype; None if it can."""
@@ -48,3 +51,11 @@ def tile(channels_last: bool, c: int, pixels: int) -> tuple[int, int]:
         return min(2048 // bc, max(16, triton.next_power_of_2(pixels))), bc
     bp = min(256, max(16, triton.next_power_of_2(pixels)))
     return bp, min(2048 // bp, triton.next_power_of_2(c))
+
+
+def arch(x: torch.Tensor) -> int:
+    """Compute capability times ten of x's device; that of ``COMPILED_FOR`` off the GPU."""
+    if not x.is_cuda:
+        return COMPILED_FOR
+    major, minor = torch.cuda.get_device_capability(x.device)
+    return 10 * major + minor

@@ -20,9 +20,9 @@ from .triton_tiles import (
     accumulate,
     branch_affine,
     channels_last,
-    columns,
-    depth,
     first_channels,
+    fit,
+    gemm_block,
     packed,
     pixel_tile,
     tile_pixels,
@@ -125,7 +125,8 @@ def launch_forward(
     rows = [
         (*weights[b].shape[::2][:2], dilations[b], first[b], weights[b].stride(0), weights[b].stride(3)) for b in order
     ]
-    bn = columns(max(weight.shape[0] for weight in weights))
+    block = gemm_block(x, precision)
+    bn = fit(max(weight.shape[0] for weight in weights), block.columns)
     o_tiles = [triton.cdiv(weight.shape[0], bn) for weight in weights]
     like = x if y is None else y
     launch(
@@ -134,7 +135,8 @@ def launch_forward(
         y, z, part, tuple(eps[b] for b in order), tuple(v for row in rows for v in row), n, c, h, w,
         x.stride(0), x.stride(2), x.stride(3), *like.stride(), first[-1],
         RELU=relu, SUM=merged, STORE_Y=y is not None, STORE_Z=z is not None, STATS=part is not None,
-        PRECISION=precision, BT=tile.bt, BH=tile.bh, BW=tile.bw, BN=bn, BK=depth(c, x), num_warps=8, num_stages=3,
+        PRECISION=precision, BT=tile.bt, BH=tile.bh, BW=tile.bw, BN=bn, BK=fit(c, block.depth), num_warps=8,
+        num_stages=block.stages,
     )  # fmt: skip
     return tile
 

@@ -16,9 +16,9 @@ from .triton_tiles import (
     accumulate,
     branch_affine,
     channels_last,
-    columns,
-    depth,
     first_channels,
+    fit,
+    gemm_block,
     packed,
     pixel_tile,
     tile_pixels,
@@ -247,7 +247,7 @@ def launch_dz(
     n, _, h, w = dy.shape
     first = first_channels(weights)
     channels = [weight.shape[0] for weight in weights]
-    bc = columns(max(channels), 64)
+    bc = fit(max(channels), 64)
     grid = (triton.cdiv(n * h * w, PIXELS), sum(triton.cdiv(o, bc) for o in channels))
     branches = tuple(v for row in zip(channels, first, strict=False) for v in row)
     launch(
@@ -277,7 +277,7 @@ def launch_gradients(
         launch_dw(dz, channels_last(x), dweights, first, dilations, precision)
     if needs[3]:
         o, kernel = weights[0].shape[0], weights[0].shape[2]
-        bc = columns(o, 64)
+        bc = fit(o, 64)
         launch(
             dilated_branches_bwd_dimage_kernel, (x.shape[0] * kernel * kernel, triton.cdiv(o, bc)), dz,
             dz, dimage, o, kernel, dilations[0], *x.shape[2:], dz.stride(0), dz.stride(2), dz.stride(3),
@@ -290,7 +290,8 @@ def launch_dx(
 ) -> None:
     n, c, h, w = dx.shape
     weights = [packed(weight) for weight in weights]
-    tile, bn = pixel_tile(n, h, w), columns(c)
+    tile, block = pixel_tile(n, h, w), gemm_block(dz, precision)
+    bn = fit(c, block.columns)
     rows = [
         (weight.shape[0], weight.shape[2], d, f, weight.stride(0), weight.stride(3))
         for weight, d, f in zip(weights, dilations, first, strict=False)
@@ -299,7 +300,8 @@ def launch_dx(
         dilated_branches_bwd_dx_kernel, (tile.count(n, h, w) * triton.cdiv(c, bn),), dz,
         dz, tuple(weights), dx, tuple(v for row in rows for v in row), n, c, h, w,
         dz.stride(0), dz.stride(2), dz.stride(3), *dx.stride(), PRECISION=precision,
-        BT=tile.bt, BH=tile.bh, BW=tile.bw, BN=bn, BK=depth(max(row[0] for row in rows), dz), num_warps=8, num_stages=3,
+        BT=tile.bt, BH=tile.bh, BW=tile.bw, BN=bn, BK=fit(max(row[0] for row in rows), block.depth), num_warps=8,
+        num_stages=block.stages,
     )  # fmt: skip
 
 
@@ -307,21 +309,26 @@ def launch_dw(
     dz: Tensor, x: Tensor, dweights: list[Tensor], first: list[int], dilations: list[int], precision: str
 ) -> None:
     n, c, h, w = x.shape
-    bo, bc = columns(max(dw.shape[0] for dw in dweights)), columns(c)
+    block = gemm_block(dz, precision)
+    bo, bc = (fit(length, block.columns) for length in (max(dw.shape[0] for dw in dweights), c))
     elements = first_channels([dw.flatten() for dw in dweights])
     rows = [
         (dw.shape[0], dw.shape[2], d, f, e, dw.stride(0), dw.stride(1), dw.stride(3))
         for dw, d, f, e in zip(dweights, dilations, first, elements, strict=False)
     ]
     branches = tuple(v for row in rows for v in row)
-    tiles = sum(row[1] ** 2 * triton.cdiv(row[0], bo) for row in rows) * triton.cdiv(c, bc)
-    splits = max(1, min(triton.cdiv(TILES, tiles), 16, n * h * w // (4 * PIXELS)))
+    taps = [row[1] ** 2 for row in rows]
+    tiles = sum(t * triton.cdiv(row[0], bo) for t, row in zip(taps, rows, strict=True)) * triton.cdiv(c, bc)
+    # Splits are counted in 128 x 128 tiles, so that the order of summation is one for every dtype and architecture.
+    wide = fit(max(row[0] for row in rows), 128), fit(c, 128)
+    wide_tiles = sum(t * triton.cdiv(row[0], wide[0]) for t, row in zip(taps, rows, strict=True)) * triton.cdiv(c, wide[1])
+    splits = max(1, min(triton.cdiv(TILES, wide_tiles), 16, n * h * w // 256))
     part = torch.empty((splits if splits > 1 else 0, elements[-1]), dtype=torch.float32, device=x.device)
     launch(
         dilated_branches_bwd_dw_kernel, (tiles, splits), dz,
         dz, x, tuple(dweights), part, branches, n, c, h, w, dz.stride(0), dz.stride(2), dz.stride(3),
         x.stride(0), x.stride(2), x.stride(3), elements[-1], SPLITS=splits, PRECISION=precision,
-        BO=bo, BC=bc, BP=PIXELS, num_warps=8, num_stages=3,
+        BO=bo, BC=bc, BP=128 // x.element_size(), num_warps=8, num_stages=3,
     )  # fmt: skip
     if splits > 1:
         be = 1024

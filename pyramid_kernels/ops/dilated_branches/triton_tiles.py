@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .._shared.triton import arch
+
 
 @triton.jit
 def tile_pixels(tile, n, h, w, BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr):
@@ -86,14 +88,25 @@ def pixel_tile(n: int, h: int, w: int, pixels: int = 128) -> Tile:
     return Tile(max(bt, 16 // (bh * bw)), bh, bw)
 
 
-def columns(length: int, most: int = 128) -> int:
-    """A block along output channels: a power of two from 16, which tensor cores need, to ``most``."""
+class Block(NamedTuple):
+    """The largest block of a matrix product along columns and depth, and its pipeline stages."""
+
+    columns: int
+    depth: int
+    stages: int
+
+
+def gemm_block(x: Tensor, precision: str) -> Block:
+    """What fits the registers without a spill: checked by compiling for compute capability 8.0 and 9.0."""
+    if x.dtype == torch.float32 and precision == "ieee":
+        return Block(64, 16, 2)
+    hopper = arch(x) >= 90
+    return Block(128, (128 if hopper else 64) // x.element_size(), 3 if hopper else 4)
+
+
+def fit(length: int, most: int) -> int:
+    """A power of two from 16, the least that tensor cores take, to ``most``, that covers ``length`` if it can."""
     return max(16, min(most, triton.next_power_of_2(length)))
-
-
-def depth(length: int, x: Tensor) -> int:
-    """A block along the reduction: 128 bytes of channels."""
-    return max(16, min(128 // x.element_size(), triton.next_power_of_2(length)))
 
 
 def channels_last(x: Tensor) -> Tensor:

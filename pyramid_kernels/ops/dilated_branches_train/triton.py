@@ -15,7 +15,7 @@ from torch import Tensor
 from .._shared.launch import launch
 from ..dilated_branches.triton import launch_forward, supports
 from ..dilated_branches.triton_bwd import empty_dz, empty_part, launch_dz, launch_gradients, launch_sums
-from ..dilated_branches.triton_tiles import branch_affine, columns, first_channels, pixel_tile
+from ..dilated_branches.triton_tiles import branch_affine, first_channels, fit, pixel_tile
 
 __all__ = ["backward", "forward", "supports"]
 
@@ -97,7 +97,7 @@ def forward(
         part, mean, var, tiles, channels, BT=64, BC=32,
     )  # fmt: skip
     sizes = [weight.shape[0] for weight in weights]
-    bp, bc = 64, columns(max(sizes), 64)
+    bp, bc = 64, fit(max(sizes), 64)
     launch(
         dilated_branches_train_normalise_kernel, (triton.cdiv(n * h * w, bp), sum(triton.cdiv(o, bc) for o in sizes)), x,
         z, tuple(with_statistics(weights, affine, mean, var)), y, tuple(eps),
