@@ -24,11 +24,17 @@ def _problem(x: Tensor, with_pool: bool) -> Problem:
 
 
 def _problems(
-    x: Tensor, weights: Sequence[Tensor], project_weight: Tensor, *, pool_weight: Tensor | None = None, **_: Any
+    x: Tensor,
+    weights: Sequence[Tensor],
+    project_weight: Tensor,
+    *,
+    dilations: Sequence[int],
+    pool_weight: Tensor | None = None,
+    **_: Any,
 ) -> list[Any]:
     own = (OP, _problem(x, pool_weight is not None), tuple(x.shape))
     pool = pool_op._problems(x, [1]) if pool_weight is not None else []
-    return [own, *branches_op._problems(x, weights), *pool]
+    return [own, *branches_op._problems(x, weights, dilations=dilations), *pool]
 
 
 @explained_by(_problems)

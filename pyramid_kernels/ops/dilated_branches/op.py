@@ -14,9 +14,9 @@ from .._shared.autocast import autocast
 from .._shared.checks import check_choice, check_floating, check_length, check_like, check_map, check_vector
 from .._shared.layout import empty_map, is_channels_last
 from .._shared.precision import conv_precision
-from . import reference
+from . import composed, reference
 
-OP = Op("dilated_branches", "gemm", reference)
+OP = Op("dilated_branches", "gemm", reference, composed)
 
 #: Longer lists of branches are computed in chunks of this many.
 CHUNK = 8
@@ -28,8 +28,13 @@ def _problem(x: Tensor) -> Problem:
     return describe(x, is_channels_last(x))
 
 
-def _problems(x: Tensor, weights: Sequence[Tensor], **_: Any) -> list[Any]:
-    return [(OP, _problem(x), tuple(x.shape))]
+def _sizes(x: Tensor, weights: Sequence[Tensor], dilations: Sequence[int]) -> tuple[int, ...]:
+    """What the composed form's decision looks at: x's shape, then the dilations of the 3x3 branches."""
+    return (*x.shape, *(d for d, w in zip(dilations, weights, strict=True) if w.shape[2] == 3))
+
+
+def _problems(x: Tensor, weights: Sequence[Tensor], *, dilations: Sequence[int], **_: Any) -> list[Any]:
+    return [(OP, _problem(x), _sizes(x, weights, dilations))]
 
 
 @explained_by(_problems)
@@ -78,7 +83,7 @@ def dilated_branches(
         raise ValueError(f"weights must have equal output channels for merge='sum', got {[len(w) for w in weights]}")
     affine, eps = check_affine(x, weights, scale, shift, norm)
     dilations = [int(d) for d in dilations]
-    backend = select(OP, _problem(x), tuple(x.shape), backend)
+    backend = select(OP, _problem(x), _sizes(x, weights, dilations), backend)
     if backend in ("reference", "composed"):
         return OP.python(backend)(
             x, weights, dilations=dilations, affine=affine, eps=eps, activation=activation, merge=merge,
