@@ -98,14 +98,18 @@ def _arch(device: torch.device) -> int:
     return 10 * major + minor
 
 
+def automatic(backend: str) -> bool:
+    """Whether neither the call nor PYRAMID_KERNELS_BACKEND names a backend."""
+    return backend == "auto" and _DEFAULT == "auto"
+
+
 def select(op: Op, problem: Problem, sizes: tuple[int, ...], backend: str) -> str:
     """The backend that runs this call: "reference", "composed", "triton" or "cuda"."""
     if torch.onnx.is_in_onnx_export():
         return "reference"
-    backend = _DEFAULT if backend == "auto" else backend
-    if backend == "auto" and problem.device == "cpu":
+    if automatic(backend) and problem.device == "cpu":
         return "reference" if why_not_composed(op, problem, sizes) else "composed"
-    return _resolved(op.name, problem, backend)
+    return _resolved(op.name, problem, _DEFAULT if backend == "auto" else backend)
 
 
 def _resolved(name: str, problem: Problem, backend: str) -> str:
