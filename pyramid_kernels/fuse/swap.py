@@ -9,11 +9,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..nn import structure
-from ..nn.base import Fused, check_backend
+from ..nn.base import Fused, check_backend, to_channels_last
 from . import check, registry
 from .report import Entry, FuseError, FuseReport
 
@@ -155,26 +155,14 @@ def _decisions(module: Fused) -> str:
     """The backends for a small batch of float maps, in the mode the module stands in."""
     unit = module.units(module)[0]
     channels = (unit.depthwise or unit.conv).in_channels
-    return ", ".join(module.decisions(unit.conv.weight.detach().new_empty(1).expand(2, channels, 33, 33)))
+    with torch.set_grad_enabled(module.training):
+        return ", ".join(module.decisions(unit.conv.weight.detach().new_empty(1).expand(2, channels, 33, 33)))
 
 
 def _swap(module: nn.Module, cls: Any, backend: str) -> None:
     module.__class__ = cls
     module.kernel_backend = backend  # type: ignore[assignment]
-    strides = {}
-    for name, parameter in module.named_parameters():
-        if tuple(parameter.shape[2:]) == (3, 3) and parameter.shape[1] > 1 and _owns_storage(parameter):
-            strides[name] = parameter.stride()
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    setattr(module, STRIDES, strides)
-
-
-def _owns_storage(parameter: Tensor) -> bool:
-    """Whether nothing else can rely on where its values lie, as views of a flat buffer or other processes would."""
-    storage = parameter.untyped_storage()
-    return storage.nbytes() == parameter.numel() * parameter.element_size() and not (
-        parameter.is_shared() and not parameter.is_cuda
-    )
+    setattr(module, STRIDES, to_channels_last(module))
 
 
 def _restore(module: nn.Module) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .. import functional
 from ..backends import Op, Problem
 from . import structure
-from .base import Fused, Unit, check_backend
+from .base import Fused, Unit, check_backend, problems_of, to_channels_last
 from .norm import as_eval, track, uses_batch
 
 
@@ -89,8 +89,10 @@ class ASPPForward(Fused):
 
     @classmethod
     def why_not(cls, module: nn.Module) -> str | None:
-        convs, project = (module._modules.get(name) for name in ("convs", "project"))
-        if not isinstance(convs, nn.ModuleList) or not isinstance(project, nn.Sequential) or len(convs) < 2:
+        convs: Any = module._modules.get("convs")
+        project: Any = module._modules.get("project")
+        sequences = isinstance(convs, nn.ModuleList) and isinstance(project, nn.Sequential)
+        if not sequences or len(convs) < 2:
             return "convs and project are not a ModuleList of branches and a Sequential"
         dropout = [nn.Module] * (len(project) - 3)
         return (
@@ -98,12 +100,13 @@ class ASPPForward(Fused):
             or structure.why_not_sequence("project", project, nn.Conv2d, nn.Module, nn.ReLU, *dropout[:1])
             or structure.why_not_conv("project.0", project[0], (1, 3))
             or structure.why_not_units(cls.units(module))
-            or cls._why_not_widths(module)
+            or cls._why_not_project(module)
         )
 
     @classmethod
     def _why_not_branches(cls, convs: nn.ModuleList) -> str | None:
-        *branches, pool = convs
+        children: list[Any] = list(convs)
+        *branches, pool = children
         for i, branch in enumerate(branches):
             path = f"convs.{i}"
             separable = isinstance(branch, nn.Sequential) and any(isinstance(part, nn.Sequential) for part in branch)
@@ -111,20 +114,22 @@ class ASPPForward(Fused):
             reason = structure.why_not_sequence(path, branch, kind, nn.Module, nn.ReLU)
             if separable and not reason:
                 reason = structure.why_not_sequence(f"{path}.0", branch[0], nn.Conv2d, nn.Conv2d)
-            reason = reason or structure.why_not_branch(f"{path}.0", _unit(*branch))  # type: ignore[misc]
+            reason = reason or structure.why_not_branch(f"{path}.0", _unit(*branch))
             if reason:
                 return reason
         path = f"convs.{len(branches)}"
         if cls.image_pooling not in (None, type(pool)):
-            return f"{path} is a {type(pool).__name__}, not {cls.image_pooling.__name__}"  # type: ignore[union-attr]
+            return f"{path} is a {type(pool).__name__}, not {cls.image_pooling.__name__}"
         reason = structure.why_not_sequence(path, pool, nn.AdaptiveAvgPool2d, nn.Conv2d, nn.Module, nn.ReLU)
-        if not reason and pool[0].output_size not in (1, (1, 1)):  # type: ignore[index]
-            reason = f"{path}.0 pools to {pool[0].output_size}, not 1"  # type: ignore[index]
-        return reason or structure.why_not_conv(f"{path}.1", pool[1])  # type: ignore[index]
+        if not reason and pool[0].output_size not in (1, (1, 1)):
+            reason = f"{path}.0 pools to {pool[0].output_size}, not 1"
+        return reason or structure.why_not_conv(f"{path}.1", pool[1])
 
     @classmethod
-    def _why_not_widths(cls, module: nn.Module) -> str | None:
+    def _why_not_project(cls, module: nn.Module) -> str | None:
         *branches, project = cls.units(module)
+        if project.conv.kernel_size != (1, 1) and project.conv.dilation != (1, 1):
+            return f"project.0 has dilation={project.conv.dilation}, not 1"
         joined = sum(unit.conv.out_channels for unit in branches)
         if joined != project.conv.in_channels:
             return f"project.0 takes {project.conv.in_channels} channels, and the branches give {joined}"
@@ -143,13 +148,13 @@ class ASPPForward(Fused):
         dilations = [unit.conv.dilation[0] for unit in parts.branches]
         project: Any = parts.project.conv.weight
         if self._is_whole(parts):
-            return functional.aspp.problems(x, weights, project, dilations=dilations)
+            return problems_of(functional.aspp, x, weights, project, dilations=dilations)
         trained = {uses_batch(unit.norm) for unit in (*parts.branches, parts.project)}
         ops = [functional.dilated_branches] * (False in trained) + [functional.dilated_branches_train] * (
             True in trained
         )
-        found = functional.pyramid_pool.problems(x, [1])
-        return found + [problem for op in ops for problem in op.problems(x, weights, dilations=dilations)]
+        found = problems_of(functional.pyramid_pool, x, [1])
+        return found + [problem for op in ops for problem in problems_of(op, x, weights, dilations=dilations)]
 
     def _is_whole(self, parts: _Parts) -> bool:
         """Whether one op computes it all: dense branches, every norm in eval mode."""
@@ -185,11 +190,9 @@ class ASPPForward(Fused):
         return conv_norm_relu(y, [parts.project], backend, weight[:, : y.shape[1]], image_bias)
 
 
-def _unit(conv: Any, norm: nn.Module, relu: nn.Module) -> Unit:
-    if isinstance(conv, nn.Sequential):
-        depthwise, conv = conv
-        return Unit(conv, norm, depthwise)
-    return Unit(conv, norm)
+def _unit(conv: Any, norm: nn.Module, _: nn.Module) -> Unit:
+    separable = isinstance(conv, nn.Sequential)
+    return Unit(conv[1], norm, conv[0]) if separable else Unit(conv, norm)
 
 
 def conv_norm_relu(
@@ -256,6 +259,7 @@ class ASPP(ASPPForward, ReferenceASPP):
             in_channels, atrous_rates, out_channels, separable=separable, project_kernel=project_kernel, dropout=dropout
         )
         self.kernel_backend = check_backend(backend)
+        to_channels_last(self)
 
     @classmethod
     def from_reference(cls, module: nn.Module, *, backend: str = "auto") -> Self:
@@ -271,6 +275,7 @@ class ASPP(ASPPForward, ReferenceASPP):
         aspp.project = nn.Sequential(*source.project)
         for container in (aspp, aspp.convs, *aspp.convs, aspp.project):
             container.training = module.training  # a new container is in training mode
+        to_channels_last(aspp)
         return aspp
 
 

@@ -15,8 +15,10 @@ from ..ops._shared.checks import FLOATS, check_choice
 from .norm import synchronises
 from .norm import why_not as why_not_norm
 
-# A mixin: the class it stands in front of brings nn.Module.
-_Base = nn.Module if TYPE_CHECKING else object
+if TYPE_CHECKING:
+    _Base = nn.Module
+else:
+    _Base = object  # a mixin: the class it stands in front of brings nn.Module
 
 
 class Unit(NamedTuple):
@@ -77,8 +79,8 @@ class Fused(_Base):
         reason = self.why_original(x)
         if reason:
             return [f"original forward: {reason}"]
-        chosen = [f"{op.name}: {select(op, *rest, self.kernel_backend)}" for op, *rest in self.problems(x)]
-        return list(dict.fromkeys(chosen))
+        chosen = [(op, select(op, problem, sizes, self.kernel_backend)) for op, problem, sizes in self.problems(x)]
+        return [f"{op.name}: {backend}" for op, backend in dict.fromkeys(chosen)]
 
     def to_reference(self) -> nn.Module:
         """A copy as the original class: plain PyTorch, same parameters' values and ``state_dict`` keys."""
@@ -86,6 +88,28 @@ class Fused(_Base):
         module.__class__ = self.original
         module.__dict__.pop("kernel_backend", None)
         return module
+
+
+def problems_of(fn: Any, *args: Any, **kwargs: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    """What ``explain`` would ask the public function ``fn`` about this call."""
+    return fn.problems(*args, **kwargs)
+
+
+def to_channels_last(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Lay dense 3x3 weights out as the kernels read them: same Parameters and values. Returns the strides they had."""
+    strides = {}
+    for name, parameter in module.named_parameters():
+        if tuple(parameter.shape[2:]) == (3, 3) and parameter.shape[1] > 1 and _owns_storage(parameter):
+            strides[name] = parameter.stride()
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return strides
+
+
+def _owns_storage(parameter: Tensor) -> bool:
+    """Whether nothing else can rely on where its values lie, as views of a flat buffer or other processes would."""
+    if parameter.is_shared() and not parameter.is_cuda:
+        return False
+    return parameter.untyped_storage().nbytes() == parameter.numel() * parameter.element_size()
 
 
 def check_backend(backend: str) -> str:

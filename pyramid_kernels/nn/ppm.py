@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Op, Problem
+from ..backends import Op, Problem, automatic
 from . import structure
-from .base import Fused, Unit, check_backend
+from .base import Fused, Unit, check_backend, problems_of
 from .norm import as_eval, uses_batch
 
 
@@ -91,6 +91,11 @@ class PPMForward(Fused):
                 return reason
         return structure.why_not_units(cls.units(module))
 
+    def why_original(self, x: Tensor) -> str | None:
+        if x.device.type == "cpu" and automatic(self.kernel_backend) and torch.is_grad_enabled():
+            return "on a CPU the unfused chain trains faster"
+        return super().why_original(x)
+
     def fused_forward(self, x: Tensor) -> Tensor:
         levels, backend = self.levels(self), self.kernel_backend
         units = [level.unit for level in levels]
@@ -120,9 +125,9 @@ class PPMForward(Fused):
         pooled = x.new_empty((len(x), x.shape[1], sum(rows * cols for rows, cols in grids)))
         maps = [x, *(x.new_empty((len(x), len(w), *grid)) for w, grid in zip(weights, grids, strict=True))]
         return [
-            *functional.pyramid_pool.problems(x, grids),
-            *functional.pyramid_project.problems(pooled, grids, weights),
-            *functional.upsample_merge.problems(maps, align_corners=self.align_corners),
+            *problems_of(functional.pyramid_pool, x, grids),
+            *problems_of(functional.pyramid_project, pooled, grids, weights),
+            *problems_of(functional.upsample_merge, maps, align_corners=self.align_corners),
         ]
 
 
