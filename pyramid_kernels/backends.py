@@ -109,13 +109,14 @@ def select(op: Op, problem: Problem, sizes: tuple[int, ...], backend: str) -> st
         return "reference"
     if automatic(backend) and problem.device == "cpu":
         return "reference" if why_not_composed(op, problem, sizes) else "composed"
-    return _resolved(op.name, problem, _DEFAULT if backend == "auto" else backend)
+    return _resolved(op.name, _DEFAULT if backend == "auto" else backend, *problem)
 
 
-def _resolved(name: str, problem: Problem, backend: str) -> str:
+def _resolved(name: str, backend: str, *problem: Any) -> str:
+    """``resolve`` on plain values: the tracer evaluates it and keeps the answer as a constant."""
     from .ops import find_op
 
-    return resolve(find_op(name), problem, backend).backend
+    return resolve(find_op(name), Problem(*problem), backend).backend
 
 
 # What torch.compiler.assume_constant_result does; calling it would import Dynamo, and Triton with it, for everyone.

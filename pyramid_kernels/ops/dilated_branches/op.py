@@ -186,7 +186,7 @@ class DilatedBranches(OpFunction):
     ) -> tuple[Tensor, Tensor]:
         dilations, eps, *flags, backend = settings
         weights, affine = tensors[: len(dilations)], tensors[len(dilations) :]
-        return _fwd(x, weights, affine, image_bias, dilations, eps, *flags, conv_precision(x.dtype), backend)
+        return _fwd(x, weights, affine, image_bias, dilations, eps, *flags, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -205,7 +205,7 @@ class DilatedBranches(OpFunction):
         needs = [wanted[0], any(wanted[3 : 3 + branches]), any(wanted[3 + branches :]), wanted[1]]
         dx, dweights, dvectors, dimage = _bwd(
             dy, x, tensors[:branches], tensors[branches:], saved, dilations, eps, *flags, needs,
-            conv_precision(x.dtype), backend,
+            backend,
         )  # fmt: skip
         return (
             dx if needs[0] else None,
@@ -229,10 +229,12 @@ def spread(sums: Tensor, weights: list[Tensor], affine: list[Tensor | None]) -> 
 
 def _forward(
     x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, dilations: list[int],
-    eps: list[float], relu: bool, merged: bool, keep: bool, precision: str, backend: str,
+    eps: list[float], relu: bool, merged: bool, keep: bool, backend: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     y, z = _allocate(x, weights, merged, keep)
-    OP.kernels(backend).forward(x, weights, affine, image_bias, y, z, dilations, eps, relu, merged, precision)
+    OP.kernels(backend).forward(
+        x, weights, affine, image_bias, y, z, dilations, eps, relu, merged, conv_precision(x.dtype)
+    )
     return y, z
 
 
@@ -247,12 +249,12 @@ def _allocate(x: Tensor, weights: list[Tensor], merged: bool, keep: bool) -> tup
 
 def _backward(
     dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], saved: Tensor, dilations: list[int],
-    eps: list[float], relu: bool, merged: bool, keep: bool, needs: list[bool], precision: str, backend: str,
+    eps: list[float], relu: bool, merged: bool, keep: bool, needs: list[bool], backend: str,
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:  # fmt: skip
     dx, dweights, dvectors, dimage = allocate_gradients(x, weights, needs)
     OP.kernels(backend).backward(
         dy, x, weights, affine, saved, dx, dweights, dvectors, dimage, dilations, eps, relu, merged, keep, needs,
-        precision,
+        conv_precision(x.dtype),
     )  # fmt: skip
     return dx, dweights, dvectors, dimage
 
@@ -273,18 +275,17 @@ def allocate_gradients(
 _TENSORS = "Tensor x, Tensor[] weights, Tensor?[] affine"
 _SETTINGS = "int[] dilations, float[] eps, bool relu, bool merged, bool keep"
 _fwd = register_op(
-    f"dilated_branches_fwd({_TENSORS}, Tensor? image_bias, {_SETTINGS}, str precision, str backend)"
-    " -> (Tensor, Tensor)",
+    f"dilated_branches_fwd({_TENSORS}, Tensor? image_bias, {_SETTINGS}, str backend) -> (Tensor, Tensor)",
     _forward,
-    lambda x, weights, affine, image_bias, dilations, eps, relu, merged, keep, precision, backend: _allocate(
+    lambda x, weights, affine, image_bias, dilations, eps, relu, merged, keep, backend: _allocate(
         x, weights, merged, keep
     ),
 )
 _bwd = register_op(
-    f"dilated_branches_bwd(Tensor dy, {_TENSORS}, Tensor saved, {_SETTINGS}, bool[] needs, str precision, str backend)"
+    f"dilated_branches_bwd(Tensor dy, {_TENSORS}, Tensor saved, {_SETTINGS}, bool[] needs, str backend)"
     " -> (Tensor, Tensor[], Tensor, Tensor)",
     _backward,
-    lambda dy, x, weights, affine, saved, dilations, eps, relu, merged, keep, needs, precision, backend: (
-        allocate_gradients(x, weights, needs)
+    lambda dy, x, weights, affine, saved, dilations, eps, relu, merged, keep, needs, backend: allocate_gradients(
+        x, weights, needs
     ),
 )

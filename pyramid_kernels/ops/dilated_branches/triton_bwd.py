@@ -321,7 +321,9 @@ def launch_dw(
     tiles = sum(t * triton.cdiv(row[0], bo) for t, row in zip(taps, rows, strict=True)) * triton.cdiv(c, bc)
     # Splits are counted in 128 x 128 tiles, so that the order of summation is one for every dtype and architecture.
     wide = fit(max(row[0] for row in rows), 128), fit(c, 128)
-    wide_tiles = sum(t * triton.cdiv(row[0], wide[0]) for t, row in zip(taps, rows, strict=True)) * triton.cdiv(c, wide[1])
+    wide_tiles = sum(t * triton.cdiv(row[0], wide[0]) for t, row in zip(taps, rows, strict=True)) * triton.cdiv(
+        c, wide[1]
+    )
     splits = max(1, min(triton.cdiv(TILES, wide_tiles), 16, n * h * w // 256))
     part = torch.empty((splits if splits > 1 else 0, elements[-1]), dtype=torch.float32, device=x.device)
     launch(

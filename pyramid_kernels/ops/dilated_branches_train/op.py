@@ -102,7 +102,7 @@ class DilatedBranchesTrain(OpFunction):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         dilations, eps, relu, backend = settings
         weights, affine = tensors[: len(dilations)], tensors[len(dilations) :]
-        return _fwd(x, weights, affine, image_bias, dilations, eps, relu, conv_precision(x.dtype), backend)
+        return _fwd(x, weights, affine, image_bias, dilations, eps, relu, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -119,7 +119,7 @@ class DilatedBranchesTrain(OpFunction):
         needs = [wanted[0], any(wanted[3 : 3 + branches]), any(wanted[3 + branches :]), wanted[1]]
         dx, dweights, dvectors, dimage = _bwd(
             dy, x, tensors[:branches], tensors[branches:], z, mean, var, dilations, eps, relu, needs,
-            conv_precision(x.dtype), backend,
+            backend,
         )  # fmt: skip
         return (
             dx if needs[0] else None,
@@ -132,10 +132,12 @@ class DilatedBranchesTrain(OpFunction):
 
 def _forward(
     x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, dilations: list[int],
-    eps: list[float], relu: bool, precision: str, backend: str,
+    eps: list[float], relu: bool, backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     y, z, mean, var = _allocate(x, weights)
-    OP.kernels(backend).forward(x, weights, affine, image_bias, y, z, mean, var, dilations, eps, relu, precision)
+    OP.kernels(backend).forward(
+        x, weights, affine, image_bias, y, z, mean, var, dilations, eps, relu, conv_precision(x.dtype)
+    )
     return y, z, mean, var
 
 
@@ -150,11 +152,26 @@ def _allocate(x: Tensor, weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor,
 
 def _backward(
     dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], z: Tensor, mean: Tensor, var: Tensor,
-    dilations: list[int], eps: list[float], relu: bool, needs: list[bool], precision: str, backend: str,
+    dilations: list[int], eps: list[float], relu: bool, needs: list[bool], backend: str,
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:  # fmt: skip
     dx, dweights, dvectors, dimage = allocate_gradients(x, weights, needs)
     OP.kernels(backend).backward(
-        dy, x, weights, affine, z, mean, var, dx, dweights, dvectors, dimage, dilations, eps, relu, needs, precision
+        dy,
+        x,
+        weights,
+        affine,
+        z,
+        mean,
+        var,
+        dx,
+        dweights,
+        dvectors,
+        dimage,
+        dilations,
+        eps,
+        relu,
+        needs,
+        conv_precision(x.dtype),
     )
     return dx, dweights, dvectors, dimage
 
@@ -162,16 +179,16 @@ def _backward(
 _TENSORS = "Tensor x, Tensor[] weights, Tensor?[] affine"
 _SETTINGS = "int[] dilations, float[] eps, bool relu"
 _fwd = register_op(
-    f"dilated_branches_train_fwd({_TENSORS}, Tensor? image_bias, {_SETTINGS}, str precision, str backend)"
+    f"dilated_branches_train_fwd({_TENSORS}, Tensor? image_bias, {_SETTINGS}, str backend)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     _forward,
-    lambda x, weights, affine, image_bias, dilations, eps, relu, precision, backend: _allocate(x, weights),
+    lambda x, weights, affine, image_bias, dilations, eps, relu, backend: _allocate(x, weights),
 )
 _bwd = register_op(
     f"dilated_branches_train_bwd(Tensor dy, {_TENSORS}, Tensor z, Tensor mean, Tensor var, {_SETTINGS}, bool[] needs,"
-    " str precision, str backend) -> (Tensor, Tensor[], Tensor, Tensor)",
+    " str backend) -> (Tensor, Tensor[], Tensor, Tensor)",
     _backward,
-    lambda dy, x, weights, affine, z, mean, var, dilations, eps, relu, needs, precision, backend: allocate_gradients(
+    lambda dy, x, weights, affine, z, mean, var, dilations, eps, relu, needs, backend: allocate_gradients(
         x, weights, needs
     ),
 )
