@@ -27,15 +27,27 @@ def register_op(schema: str, implementation: Callable[..., Any], fake: Callable[
 class OpFunction(torch.autograd.Function):
     """Base of every op's autograd function. A subclass sets ``op_name``, ``forward``, ``setup_context``, ``backward``.
 
-    ``backward`` runs unrecorded; differentiating its results again, or mapping over the function, raises
+    ``backward`` gets None for an output without gradient and runs unrecorded; differentiating its results again, or mapping over the function, raises
     NotImplementedError naming the op.
     """
 
     op_name: str
 
     def __init_subclass__(cls) -> None:
+        cls.setup_context = staticmethod(_without_zeros(cls.setup_context))
         cls.backward = staticmethod(_first_order_only(cls.op_name, cls.backward))
         cls.vmap = staticmethod(_refuse_vmap(cls.op_name))
+
+
+def _without_zeros(setup_context: Callable[..., None]) -> Callable[..., None]:
+    """Autograd hands ``backward`` None, not a tensor of zeros, for an output that has no gradient."""
+
+    @functools.wraps(setup_context)
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        setup_context(ctx, inputs, output)
+
+    return setup
 
 
 def _refuse_vmap(name: str) -> Callable[..., Any]:

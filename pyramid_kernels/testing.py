@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import ledger
@@ -31,8 +32,6 @@ def error_ratio(ours: Tensor, unfused: Tensor, exact: Tensor) -> float:
     rounded to it after every op). The limit, for the largest and for the root-mean-square error each, is twice the
     unfused chain's error plus one rounding of the largest exact value in the dtype of ``ours``.
     """
-    import torch
-
     if not ours.shape == unfused.shape == exact.shape:
         raise ValueError(
             f"ours, unfused and exact must have one shape, got {tuple(ours.shape)}, {tuple(unfused.shape)}, "
@@ -48,13 +47,18 @@ def error_ratio(ours: Tensor, unfused: Tensor, exact: Tensor) -> float:
     wrong, allowed = ((t.double() - exact)[finite].abs() for t in (ours, unfused))
     if wrong.numel() == 0:
         return 0.0
-    unit = torch.finfo(ours.dtype).eps / 2 * exact[finite].abs().max()
+    unit = rounding_of(exact, ours.dtype)
     worst = 0.0
     for measure in (lambda e: e.max(), lambda e: e.square().mean().sqrt()):
         limit = 2 * measure(allowed) + unit
         error = measure(wrong)
         worst = max(worst, 0.0 if error == 0 else (error / limit).item() if limit > 0 else float("inf"))
     return worst
+
+
+def rounding_of(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """One rounding to ``dtype`` of the largest finite value of ``exact``."""
+    return torch.finfo(dtype).eps / 2 * exact[exact.isfinite()].abs().max()
 
 
 def gpu_ledger() -> list[dict[str, Any]]:

@@ -6,16 +6,16 @@ from .._shared.spec import Case, Cost, arg
 from .._shared.windows import grids
 
 CASES = [
-    Case("psp-12x18", {"x": arg(2, 5, 12, 18), "bins": (1, 2, 3, 6)}, exact=False),
+    Case("psp-12x18", {"x": arg(1, 5, 12, 18), "bins": (1, 2, 3, 6)}, exact=False),
     Case("psp-16x16-overlapping", {"x": arg(1, 3, 16, 16), "bins": (2, 3)}, exact=False),
-    Case("global-33x47-split", {"x": arg(2, 5, 33, 47), "bins": (1,)}, exact=False),
+    Case("global-33x47-split", {"x": arg(2, 3, 33, 47), "bins": (1,)}, exact=False),
     Case("pairs-13x17", {"x": arg(1, 70, 13, 17), "bins": ((1, 2), (3, 1))}, exact=False),
     Case("more-bins-than-pixels", {"x": arg(1, 4, 5, 2), "bins": (4, 1)}, exact=False),
     Case("one-pixel", {"x": arg(2, 4, 1, 1), "bins": (1, 2)}),
-    Case("power-of-two-areas", {"x": arg(2, 6, 16, 8), "bins": (1, 2, 4)}),
-    Case("max-spp", {"x": arg(2, 5, 13, 15, kind="distinct"), "bins": (4, 2, 1), "mode": "max"}),
+    Case("power-of-two-areas", {"x": arg(1, 6, 16, 8), "bins": (1, 4)}),
+    Case("max-spp", {"x": arg(1, 5, 13, 15, kind="distinct"), "bins": (3, 2, 1), "mode": "max"}),
     Case("max-more-bins", {"x": arg(1, 4, 3, 5, kind="distinct"), "bins": (4, 1), "mode": "max"}),
-    Case("fixed-speed", {"x": arg(1, 6, 12, 16), "bins": (2, 8), "windows": "fixed"}),
+    Case("fixed-speed", {"x": arg(2, 6, 8, 16), "bins": (2, 4), "windows": "fixed"}),
     Case("fixed-remainder", {"x": arg(1, 6, 11, 10), "bins": (2, 4), "windows": "fixed"}, exact=False),
     Case("ceil-spp", {"x": arg(1, 5, 13, 14), "bins": (4, 2), "windows": "ceil"}, exact=False),
     Case("ceil-max", {"x": arg(1, 5, 13, 14, kind="distinct"), "bins": (4, 1), "windows": "ceil", "mode": "max"}),

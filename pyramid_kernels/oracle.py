@@ -1,0 +1,245 @@
+"""Every op against its float64 reference: the checks behind the test-suite and ``python -m pyramid_kernels verify``.
+
+The limit of an error is twice that of the *unfused chain*: the reference computed in fp32 with operands and every
+result rounded to the tested dtype. docs/numerics.md says why.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from . import functional
+from .backends import Op, cannot
+from .observe import Rounded, Watched, watched
+from .ops._shared.precision import conv_precision
+from .ops._shared.spec import Case, materialise
+from .testing import count_launches, error_ratio, rounding_of
+
+#: What an fp32 chain's error becomes in float64.
+_TO_FLOAT64 = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+
+Arguments = dict[str, Any]
+
+
+class Finding(NamedTuple):
+    """One output ("y", "mean", ...) or gradient ("d weights[0]"): its error over the limit, and where it is worst."""
+
+    name: str
+    ratio: float
+    detail: str
+
+
+class Run(NamedTuple):
+    """One forward and backward call: results and gradients by name, and what happened on the way."""
+
+    results: dict[str, Tensor]
+    outputs: list[Tensor]
+    forward: Counter[str]  # launches by kernel
+    backward: Counter[str]
+    calls: tuple[Counter[str], Counter[str]]  # ATen calls of forward and backward besides allocations and views
+    raw: list[tuple[Any, tuple[Any, ...]]]  # every registered operator called, with its arguments
+    broken: list[str]
+
+
+@dataclass
+class Report:
+    findings: list[Finding]
+    run: Run
+
+    @property
+    def worst(self) -> float:
+        return max((f.ratio for f in self.findings), default=0.0)
+
+    @property
+    def launches(self) -> int:
+        return (self.run.forward + self.run.backward).total()
+
+    def failures(self) -> list[str]:
+        """Everything wrong, one line each."""
+        wrong = [f"{f.name}: error over limit {f.ratio:.3g}; {f.detail}" for f in self.findings if not f.ratio <= 1]
+        return wrong + self.run.broken
+
+
+def spec(op: str) -> ModuleType:
+    """The op's ``spec.py``."""
+    return importlib.import_module(f"pyramid_kernels.ops.{op}.spec")
+
+
+def cannot_check(op: str, case: Case, backend: str, dtype: torch.dtype, channels_last: bool, device: str) -> str | None:
+    """Why ``backend`` cannot run ``case``; None if it can."""
+    tensors = materialise(case, dtype, device, channels_last)
+    entries: list[tuple[Op, Any, Any]] = getattr(functional, op).problems(**tensors)
+    return next((reason for part, problem, _ in entries if (reason := cannot(part, problem, backend))), None)
+
+
+def check(
+    op: str, case: Case, backend: str, dtype: torch.dtype, channels_last: bool = False, seed: int = 0,
+    *, exact: bool = False, sliced: bool = False, device: str = "cpu",
+) -> Report:  # fmt: skip
+    """Run ``case`` forward and backward on ``backend`` and compare every output and gradient with float64.
+
+    ``exact``: small-integer data and equality with the reference rounded once. ``sliced``: arguments are misaligned
+    slices of NaN-filled buffers, and the call is repeated, bit for bit.
+    """
+    tensors = materialise(case, dtype, device, channels_last, seed, exact)
+    doubled = converted(tensors, lambda t: t.double())
+    dys = _incoming(op, doubled, dtype, seed, exact)
+    truth = run(op, doubled, "reference", dys)
+    given = converted(tensors, embedded) if sliced else tensors
+    before = [t.detach().clone() for _, t in leaves(given)]
+    ours = run(op, given, backend, dys, sliced)
+    if sliced:
+        again = run(op, given, backend, dys, sliced)
+        ours.broken.extend(f"a second run differs in {name}" for name in ours.results if not _same(ours, again, name))
+    after = zip(leaves(given), before, strict=True)
+    ours.broken.extend(f"{name} was changed" for (name, t), b in after if not torch.equal(t, b))
+    baseline = None if exact else _baseline(op, tensors, dys, dtype)
+    return Report([_compare(k, ours.results.get(k), baseline, truth.results[k]) for k in truth.results], ours)
+
+
+def run(op: str, arguments: Arguments, backend: str, dys: list[Tensor], sliced: bool = False) -> Run:
+    """One forward and backward call; a kernel backend's buffers are poisoned, guarded and watched.
+
+    ``dys``: one float64 tensor per output, brought to its dtype and layout (``sliced``: to a misaligned slice).
+    """
+    inputs = [(name, t) for name, t in leaves(arguments) if t.requires_grad]
+    look = watched if backend not in ("reference", "composed") else lambda: nullcontext(Watched())
+    with count_launches() as forward, look() as ahead:
+        outputs = call(op, arguments, backend)
+    pairs = [(y, _beside(y, d, sliced)) for y, d in zip(outputs, dys, strict=True) if y.requires_grad]
+    with count_launches() as backward, look() as back:
+        gradients = _gradients(pairs, [t for _, t in inputs])
+    names = ["y"] if len(outputs) == 1 else [f"y[{i}]" for i in range(len(outputs))]
+    results = {name: y.detach() for name, y in zip(names, outputs, strict=True)}
+    results |= {f"d {name}": g for (name, _), g in zip(inputs, gradients, strict=True) if g is not None}
+    return Run(
+        results, outputs, _by_kernel(forward), _by_kernel(backward), (ahead.calls, back.calls), ahead.raw + back.raw,
+        ahead.overruns() + back.overruns(),
+    )  # fmt: skip
+
+
+def call(op: str, arguments: Arguments, backend: str) -> list[Tensor]:
+    """The outputs of ``pyramid_kernels.functional.<op>``, as a list."""
+    result = getattr(functional, op)(**arguments, backend=backend)
+    return [result] if isinstance(result, Tensor) else list(result)
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in ``value`` with its place in it, such as "weights[0]"."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from leaves(item, key)
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield from leaves(item, f"{name}[{i}]")
+
+
+def converted(arguments: Arguments, fn: Callable[[Tensor], Tensor]) -> Arguments:
+    """``arguments`` with ``fn`` of every tensor as a new leaf."""
+    return tree_map_only(Tensor, lambda t: fn(t.detach()).requires_grad_(t.requires_grad), arguments)
+
+
+def embedded(t: Tensor) -> Tensor:
+    """``t`` as a slice, in the same order of strides, of a larger buffer of NaN; misaligned by one element or more."""
+    order = sorted(range(t.dim()), key=lambda i: (-t.stride(i), i))
+    buffer = torch.full([t.shape[i] + 2 for i in order], float("nan"), dtype=t.dtype, device=t.device)
+    view = buffer[(slice(1, -1),) * t.dim()].permute([order.index(i) for i in range(t.dim())])
+    return view.copy_(t)
+
+
+def _beside(y: Tensor, d: Tensor, sliced: bool) -> Tensor:
+    like = torch.empty_like(y).copy_(d)
+    return embedded(like) if sliced else like
+
+
+def _gradients(pairs: list[tuple[Tensor, Tensor]], inputs: list[Tensor]) -> tuple[Tensor | None, ...]:
+    if not pairs or not inputs:
+        return (None,) * len(inputs)
+    outputs, dys = zip(*pairs, strict=True)
+    return torch.autograd.grad(outputs, inputs, dys, allow_unused=True)
+
+
+def _by_kernel(launches: Counter[tuple[str, str]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for (kernel, _), count in launches.items():
+        total[kernel] += count
+    return total
+
+
+def _same(a: Run, b: Run, name: str) -> bool:
+    return torch.equal(a.results[name].nan_to_num(), b.results[name].nan_to_num())
+
+
+def _incoming(op: str, arguments: Arguments, dtype: torch.dtype, seed: int, exact: bool) -> list[Tensor]:
+    """Random float64 gradients of every output, rounded to ``dtype``; zero where a ReLU might go either way."""
+    outputs = call(op, arguments, "reference")
+    generator = torch.Generator().manual_seed(seed + 1)
+    shapes = [y.shape for y in outputs]
+    if exact:
+        dys = [torch.randint(-2, 3, shape, generator=generator).to(dtype).double() for shape in shapes]
+    else:
+        dys = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).double() for shape in shapes]
+    dys = [d.to(y.device) for d, y in zip(dys, outputs, strict=True)]
+    distance = None if exact else _margin(op, arguments)
+    if distance is not None and distance.numel():
+        dys[0] *= distance > 8 * _rounding(dtype) * distance.max()
+    return dys
+
+
+def _margin(op: str, arguments: Arguments) -> Tensor | None:
+    """How far from zero every output's pre-activation is, in float64; None without an activation."""
+    if hasattr(spec(op), "margin"):
+        return spec(op).margin(arguments)
+    if not arguments.get("activation"):
+        return None
+    return call(op, {**arguments, "activation": None}, "reference")[0].detach().abs()
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    return 2.0**-11 if conv_precision(dtype) == "tf32" else torch.finfo(dtype).eps / 2
+
+
+def _baseline(op: str, tensors: Arguments, dys: list[Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The unfused chain's results; for float64, the fp32 chain's."""
+    half = dtype in (torch.float16, torch.bfloat16)
+    with Rounded(dtype if half else torch.float32, conv_precision(dtype) == "tf32"):
+        return run(op, converted(tensors, lambda t: t.float()), "reference", dys).results
+
+
+def _compare(name: str, ours: Tensor | None, baseline: dict[str, Tensor] | None, truth: Tensor) -> Finding:
+    if ours is None:
+        return Finding(name, float("inf"), "no gradient")
+    if ours.shape != truth.shape:
+        return Finding(name, float("inf"), f"shape {tuple(ours.shape)}, expected {tuple(truth.shape)}")
+    if baseline is None:
+        wrong = ours != truth.to(ours.dtype)
+        return Finding(name, float("inf") if wrong.any() else 0.0, _where(ours, truth, wrong))
+    unfused = baseline[name].double()
+    if ours.dtype == torch.float64:
+        unfused = truth + (unfused - truth) * _TO_FLOAT64
+    ratio = error_ratio(ours, unfused, truth)
+    limit = 2 * (unfused - truth).abs().max() + rounding_of(truth, ours.dtype) if truth.numel() else 0.0
+    return Finding(name, ratio, _where(ours, truth, ~((ours - truth).abs() <= limit)))
+
+
+def _where(ours: Tensor, truth: Tensor, wrong: Tensor) -> str:
+    """The worst coordinate, both values there, and the share of elements that fail."""
+    if not truth.numel():
+        return "empty"
+    error = (ours - truth).abs().nan_to_num(nan=float("inf"))
+    worst = tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
+    share = wrong.double().mean().item()
+    values = f"got {ours[worst].item():.9g}, expected {truth[worst].item():.9g}"
+    return f"worst at {worst}: {values}; {share:.2%} over the limit"

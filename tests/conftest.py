@@ -1,0 +1,78 @@
+"""Set-up of the whole suite, and the list of kernels that it must have launched."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are decorated: before any import of them
+# A user's own verified kernels and tables must not change what is tested.
+os.environ["PYRAMID_KERNELS_HOME"] = tempfile.mkdtemp(prefix="pyramid_kernels_")
+
+from pyramid_kernels.ops._shared import launch  # noqa: E402
+from tests.kernels import expected_launches  # noqa: E402
+
+_launched: Counter[tuple[str, str]] = Counter()
+launch.counters.append(_launched)
+
+
+def _define_detection_schemas() -> None:
+    """torchvision's wheel registers these two from C++ that a CPU build of torch cannot load."""
+    try:
+        torch.ops.torchvision.nms  # noqa: B018
+    except (AttributeError, RuntimeError):
+        library = torch.library.Library("torchvision", "FRAGMENT")  # noqa: TOR901
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        globals()["_detection"] = library  # a Library undoes its definitions when it is collected
+
+
+_define_detection_schemas()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker hands its launches on; the controller of a whole run fails on a kernel that nobody launched."""
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["launched"] = list(_launched)
+    elif _is_whole_run(config) and session.testscollected and not session.shouldfail:
+        config.stash[_MISSING] = sorted(expected_launches() - set(_launched))
+        if config.stash[_MISSING] and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+class _Workers:
+    def pytest_testnodedown(self, node: Any) -> None:
+        _launched.update(tuple(entry) for entry in getattr(node, "workeroutput", {}).get("launched", []))
+
+
+_MISSING = pytest.StashKey[list[tuple[str, str]]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(_Workers())
+
+
+def _is_whole_run(config: pytest.Config) -> bool:
+    option = config.option
+    narrowed = option.keyword or option.collectonly or option.markexpr not in ("", "not slow")
+    return config.args_source == config.ArgsSource.TESTPATHS and not narrowed
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    missing = config.stash.get(_MISSING, None)
+    if missing:
+        terminalreporter.section("kernels that no test launched", red=True)
+        for kernel, dtype in missing:
+            terminalreporter.line(f"{kernel} [{dtype}]")
+    elif missing is not None:
+        terminalreporter.line(
+            f"every Triton kernel was launched in every dtype it has here ({len(expected_launches())})"
+        )

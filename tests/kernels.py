@@ -1,0 +1,67 @@
+"""What the package holds, found by walking it: ops, the cases of their specs, Triton kernels."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import pkgutil
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from pyramid_kernels import ops
+from pyramid_kernels.ops import all_ops
+from pyramid_kernels.ops._shared.spec import Case
+from pyramid_kernels.oracle import cannot_check, spec
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def specified_ops() -> list[str]:
+    """Every op that has a ``spec.py``."""
+    return [name for name in all_ops() if importlib.util.find_spec(f"{ops.__name__}.{name}.spec")]
+
+
+def cases(op: str) -> list[Case]:
+    return list(spec(op).CASES)
+
+
+def triton_modules() -> dict[str, ModuleType]:
+    """Every module of Triton kernels by the folder it is in."""
+    found = {}
+    for folder in pkgutil.iter_modules(ops.__path__):
+        package = importlib.import_module(f"{ops.__name__}.{folder.name}")
+        names = [m.name for m in pkgutil.iter_modules(package.__path__) if "triton" in m.name]
+        found |= {f"{folder.name}.{name}": importlib.import_module(f"{package.__name__}.{name}") for name in names}
+    return found
+
+
+def kernels_of(module: ModuleType) -> dict[str, Any]:
+    """The ``*_kernel`` functions that ``module`` defines."""
+    named = {name: value for name, value in vars(module).items() if name.endswith("_kernel") and hasattr(value, "fn")}
+    return {name: value for name, value in named.items() if value.fn.__module__ == module.__name__}
+
+
+@functools.lru_cache
+def kernel_dtypes(op: str) -> tuple[torch.dtype, ...]:
+    """The dtypes in which ``op`` runs on Triton here."""
+    first = cases(op)[0]
+    return tuple(d for d in DTYPES if cannot_check(op, first, "triton", d, False, DEVICE) is None)
+
+
+@functools.lru_cache
+def expected_launches() -> frozenset[tuple[str, str]]:
+    """(kernel, dtype) of everything that a whole run launches here."""
+    expected = set()
+    for path, module in triton_modules().items():
+        folder = path.split(".")[0]
+        dtypes = kernel_dtypes(folder) if folder in specified_ops() else (torch.float32, torch.float16)
+        expected |= {(kernel, short(dtype)) for kernel in kernels_of(module) for dtype in dtypes}
+    return frozenset(expected)
