@@ -138,6 +138,8 @@ def _consider(path: str, module: nn.Module, backend: str, swapped: list[nn.Modul
         _swap(module, fused_class, backend)
         reason = check.self_check(module, fused_class is adapter)  # type: ignore[arg-type]
         if reason is None:
+            # Only now: channels_last weights change the memory format, and with it the dropout mask, of the own forward.
+            setattr(module, STRIDES, to_channels_last(module))
             return Entry(path, cls.__name__, True, _decisions(module))  # type: ignore[arg-type]
         _restore(swapped.pop())
     return Entry(path, cls.__name__, False, reason)
@@ -162,7 +164,7 @@ def _decisions(module: Fused) -> str:
 def _swap(module: nn.Module, cls: Any, backend: str) -> None:
     module.__class__ = cls
     module.kernel_backend = backend  # type: ignore[assignment]
-    setattr(module, STRIDES, to_channels_last(module))
+    setattr(module, STRIDES, {})
 
 
 def _restore(module: nn.Module) -> None:
