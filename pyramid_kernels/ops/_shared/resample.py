@@ -40,11 +40,13 @@ def offset(n, channel, p, total, pixels, CHANNELS_LAST: tl.constexpr):
 
 @triton.jit
 def quotient(a, b, ACC: tl.constexpr):
-    """a / b in ``ACC``, correctly rounded."""
-    if ACC == tl.float64:
-        return tl.cast(a, ACC) / tl.cast(b, ACC)
-    else:
-        return tl.div_rn(tl.cast(a, ACC), tl.cast(b, ACC))
+    """a / b of two sizes, correctly rounded without a division's slow path, which is a call and costs stack."""
+    inverse = (1.0 / tl.cast(b, tl.float32)).to(tl.float64)
+    a, b = tl.cast(a, tl.float64), tl.cast(b, tl.float64)
+    q = a * inverse
+    for _ in tl.static_range(2):
+        q += (a - q * b) * inverse
+    return q.to(ACC)
 
 
 @triton.jit
@@ -54,8 +56,8 @@ def source(d, size, full, MODE: tl.constexpr, ACC: tl.constexpr):
     Multiply and add are one rounding, as in ATen's CUDA build; nearest is float32 there for every dtype.
     """
     if MODE == "nearest":
-        ratio = tl.div_rn(tl.cast(size, tl.float32), tl.cast(full, tl.float32))
-        i = tl.minimum((tl.cast(d, tl.float32) * ratio).to(tl.int32), size - 1)
+        position = tl.cast(d, tl.float32) * quotient(size, full, tl.float32)
+        i = tl.minimum(position.to(tl.int32), size - 1)
         return i, i, 0.0
     elif MODE == "taken":
         return d, d, 0.0
@@ -70,14 +72,14 @@ def source(d, size, full, MODE: tl.constexpr, ACC: tl.constexpr):
 
 
 @triton.jit
-def sample(p_map, p, channel, m, shape, strides, rows, cols, MODE: tl.constexpr, ACC: tl.constexpr):
-    """A map of ``shape`` (c, h, w) and ``strides`` (c, h, w) at output pixels ``p``."""
+def sample(p_map, p, channel, m, shape, strides, full, MODE: tl.constexpr, ACC: tl.constexpr):
+    """A map of ``shape`` (c, h, w) and ``strides`` (c, h, w) at pixels ``p`` of ``full`` (rows, cols, pixels)."""
     p_map += channel.to(tl.int64) * strides[0]
     if MODE == "linear":
         return tl.load(p_map + p.to(tl.int64) * strides[2], m, 0.0).to(ACC)
     else:
-        y0, y1, dy = source(p // cols, shape[1], rows, MODE, ACC)
-        x0, x1, dx = source(p % cols, shape[2], cols, MODE, ACC)
+        y0, y1, dy = source(p // full[1], shape[1], full[0], MODE, ACC)
+        x0, x1, dx = source(p % full[1], shape[2], full[1], MODE, ACC)
         p_0, x0 = p_map + y0.to(tl.int64) * strides[1], x0.to(tl.int64) * strides[2]
         b_00 = tl.load(p_0 + x0, m, 0.0).to(ACC)
         if MODE == "nearest" or MODE == "taken":
@@ -93,7 +95,7 @@ def sample(p_map, p, channel, m, shape, strides, rows, cols, MODE: tl.constexpr,
 def support(i, size, full, MODE: tl.constexpr):
     """First and last output that source index ``i`` may reach: the algebraic bounds, one wider on each side."""
     if MODE == "taken":
-        return i, i
+        low, high = i + 1, i - 1  # itself alone
     elif MODE == "nearest":
         low, high = i * full // size, (i + 1) * full // size
     elif MODE == "align_corners":

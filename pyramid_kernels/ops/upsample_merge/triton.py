@@ -23,8 +23,10 @@ from .._shared.triton import cannot_launch, tile
 
 #: Maps per launch; a sum keeps one accumulator and takes them all.
 MAPS = 8
-#: Elements of a block, and how many outputs of one row a block of the backward gathers at once.
-BLOCK, REACH = 2048, 64
+#: Bytes of accumulators in a block (four gathers each: more would spill), and the outputs of a row gathered at once.
+BLOCK, REACH = 4096, 64
+#: Named, or ptxas aims for more blocks at once and spills a word or two of the gather.
+REGISTERS = 128
 #: Programs that share the sums of scale's and shift's gradients.
 PROGRAMS = 1024
 
@@ -50,7 +52,7 @@ def slice_of(t, shapes, SUM: tl.constexpr, MAPS: tl.constexpr, BC: tl.constexpr)
 
 @triton.jit
 def merged(
-    p_maps, n, p, channel, m, level, shapes, strides, rows, cols,
+    p_maps, n, p, channel, m, level, shapes, strides, full,
     SUM: tl.constexpr, MODES: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Map ``level``, or the sum of all, at output pixels ``p``, before the affine."""
@@ -58,23 +60,23 @@ def merged(
     for i in tl.static_range(len(MODES)):
         if SUM or level == i:
             p_map = p_maps[i] + n * strides[i][0]
-            acc += sample(p_map, p, channel, m, shapes[i], strides[i][1:], rows, cols, MODES[i], ACC)
+            acc += sample(p_map, p, channel, m, shapes[i], strides[i][1:], full, MODES[i], ACC)
     return acc
 
 
 @triton.jit
 def upsample_merge_fwd_kernel(
-    p_maps, p_scale, p_shift, p_y, shapes, strides, first, total, rows, cols,
+    p_maps, p_scale, p_shift, p_y, shapes, strides, first, total, full,
     SUM: tl.constexpr, RELU: tl.constexpr, MODES: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr,
     BP: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """One program owns BP output pixels of one image and BC channels of one map's slice (of the sum)."""
-    tiles = tl.cdiv(rows * cols, BP)
+    tiles = tl.cdiv(full[2], BP)
     n = (tl.program_id(0) // tiles).to(tl.int64)
     level, start, count, before = slice_of(tl.program_id(1), shapes, SUM, len(MODES), BC)
     p, channel = block(tl.program_id(0) % tiles * BP, start, BP, BC, CHANNELS_LAST)
-    m = (p < rows * cols) & (channel < count)
-    acc = merged(p_maps, n, p, channel, m, level, shapes, strides, rows, cols, SUM, MODES, ACC)
+    m = (p < full[2]) & (channel < count)
+    acc = merged(p_maps, n, p, channel, m, level, shapes, strides, full, SUM, MODES, ACC)
     channel += first + before
     if p_scale is not None:
         acc *= tl.load(p_scale + channel, channel < first + before + count, 0.0).to(ACC)
@@ -82,13 +84,13 @@ def upsample_merge_fwd_kernel(
         acc += tl.load(p_shift + channel, channel < first + before + count, 0.0).to(ACC)
     if RELU:
         acc = tl.where(acc < 0, 0.0, acc)
-    out = offset(n, channel.to(tl.int64), p, total, rows * cols, CHANNELS_LAST)
+    out = offset(n, channel.to(tl.int64), p, total, full[2], CHANNELS_LAST)
     tl.store(p_y + out, acc.to(p_y.dtype.element_ty), m)
 
 
 @triton.jit
 def gather(
-    p_dy, p_y, p_scale, p_dmap, u, shape, strides, first, total, rows, cols,
+    p_dy, p_y, p_scale, p_dmap, u, shape, strides, first, total, full,
     MODE: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr,
     BQ: tl.constexpr, BX: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
@@ -102,18 +104,18 @@ def gather(
         b_j, b_k, b_channel = j[:, None, None], k[None, :, None], channel[None, None, :]
     else:
         b_j, b_k, b_channel = j[None, :, None], k[None, None, :], channel[:, None, None]
-    y_low, y_high = support(i, shape[1], rows, MODE)
-    x_low, x_high = support(b_j, shape[2], cols, MODE)
+    y_low, y_high = support(i, shape[1], full[0], MODE)
+    x_low, x_high = support(b_j, shape[2], full[1], MODE)
     reach = tl.max(tl.max(tl.max(tl.where(b_j < shape[2], x_high - x_low, 0), 2), 1), 0)
     acc = tl.zeros_like(b_j + b_k + b_channel).to(ACC)
     out_channel = (first + b_channel).to(tl.int64)
     for y in range(y_low, y_high + 1):
-        down = weight(y, i, shape[1], rows, MODE, ACC)
+        down = weight(y, i, shape[1], full[0], MODE, ACC)
         for chunk in range(0, reach + 1, BX):
             x = x_low + chunk + b_k
-            share = down * weight(x, b_j, shape[2], cols, MODE, ACC)
+            share = down * weight(x, b_j, shape[2], full[1], MODE, ACC)
             m = (share != 0) & (x <= x_high) & (b_j < shape[2]) & (b_channel < shape[0])
-            at = offset(n, out_channel, y * cols + x, total, rows * cols, CHANNELS_LAST)
+            at = offset(n, out_channel, y * full[1] + x, total, full[2], CHANNELS_LAST)
             b_dy = tl.load(p_dy + at, m, 0.0).to(ACC)
             if p_y is not None:
                 b_dy = tl.where(tl.load(p_y + at, m, 0.0) <= 0, 0.0, b_dy)
@@ -131,45 +133,42 @@ def gather(
 
 @triton.jit
 def upsample_merge_bwd_dmaps_kernel(
-    p_dy, p_y, p_scale, p_dmaps, shapes, strides, firsts, images, total, rows, cols,
+    p_dy, p_y, p_scale, p_dmaps, shapes, strides, firsts, images, total, full,
     MODES: tl.constexpr, TILES: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """One program owns a strip of one map's gradient; the programs of all maps stand in one row."""
     u = tl.program_id(0)
     for i in tl.static_range(len(MODES)):
-        BQ: tl.constexpr = TILES[3 * i]
-        BX: tl.constexpr = TILES[3 * i + 1]
-        BC: tl.constexpr = TILES[3 * i + 2]
-        programs = images * tl.cdiv(shapes[i][0], BC) * shapes[i][1] * tl.cdiv(shapes[i][2], BQ)
+        programs = images * tl.cdiv(shapes[i][0], TILES[i][2]) * shapes[i][1] * tl.cdiv(shapes[i][2], TILES[i][0])
         if (u >= 0) & (u < programs):
             gather(
-                p_dy, p_y, p_scale, p_dmaps[i], u, shapes[i], strides[i], firsts[i], total, rows, cols,
-                MODES[i], CHANNELS_LAST, ACC, BQ, BX, BC,
+                p_dy, p_y, p_scale, p_dmaps[i], u, shapes[i], strides[i], firsts[i], total, full,
+                MODES[i], CHANNELS_LAST, ACC, *TILES[i],
             )  # fmt: skip
         u -= programs
 
 
 @triton.jit
 def upsample_merge_bwd_affine_kernel(
-    p_dy, p_y, p_maps, p_part, shapes, strides, first, images, total, rows, cols, steps,
+    p_dy, p_y, p_maps, p_part, shapes, strides, first, images, total, full, steps,
     SUM: tl.constexpr, RECOMPUTE: tl.constexpr, MODES: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr,
     BP: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """One program sums ``steps`` pixel tiles of BC channels: part[0] dshift, part[1] dscale, each (parts, total)."""
-    tiles = tl.cdiv(rows * cols, BP)
+    tiles = tl.cdiv(full[2], BP)
     level, start, count, before = slice_of(tl.program_id(1), shapes, SUM, len(MODES), BC)
     p, channel = block(0, start, BP, BC, CHANNELS_LAST)
     shift, scale = tl.zeros_like(p + channel).to(ACC), tl.zeros_like(p + channel).to(ACC)
     for t in range(tl.program_id(0) * steps, tl.minimum((tl.program_id(0) + 1) * steps, images * tiles)):
         n, at = (t // tiles).to(tl.int64), t % tiles * BP + p
-        m = (at < rows * cols) & (channel < count)
-        out = offset(n, (first + before + channel).to(tl.int64), at, total, rows * cols, CHANNELS_LAST)
+        m = (at < full[2]) & (channel < count)
+        out = offset(n, (first + before + channel).to(tl.int64), at, total, full[2], CHANNELS_LAST)
         b_dy = tl.load(p_dy + out, m, 0.0).to(ACC)
         if p_y is not None:
             b_dy = tl.where(tl.load(p_y + out, m, 0.0) <= 0, 0.0, b_dy)
         shift += b_dy
         if RECOMPUTE:
-            scale += b_dy * merged(p_maps, n, at, channel, m, level, shapes, strides, rows, cols, SUM, MODES, ACC)
+            scale += b_dy * merged(p_maps, n, at, channel, m, level, shapes, strides, full, SUM, MODES, ACC)
     axis: tl.constexpr = 0 if CHANNELS_LAST else 1
     channel = start + tl.arange(0, BC)
     p_part += tl.program_id(0).to(tl.int64) * total + first + before + channel
@@ -210,6 +209,19 @@ def _chunks(maps: list[Tensor], merge: str) -> list[tuple[int, list[Tensor]]]:
     return [(first, maps[i * MAPS : (i + 1) * MAPS]) for i, first in enumerate(firsts)]
 
 
+def _tile(maps: list[Tensor], pixels: int, channels_last: bool) -> tuple[int, int]:
+    """(BP, BC), wide along whichever of pixels and channels is contiguous."""
+    elements = _elements(maps[0])
+    c, p = triton.next_power_of_2(max(m.shape[1] for m in maps)), max(16, triton.next_power_of_2(pixels))
+    if channels_last:
+        return min(elements // min(64, c), p), min(64, c)
+    return min(256, p), min(elements // min(256, p), c)
+
+
+def _elements(x: Tensor) -> int:
+    return BLOCK // (8 if x.dtype == torch.float64 else 4)
+
+
 def _tiles(maps: list[Tensor], merge: str, bc: int) -> int:
     return sum(triton.cdiv(m.shape[1], bc) for m in (maps[:1] if merge == "sum" else maps))
 
@@ -222,22 +234,22 @@ def forward(
     n, total, rows, cols = y.shape
     last = is_channels_last(y)
     for first, some in _chunks(maps, merge):
-        bp, bc = tile(last, max(m.shape[1] for m in some), rows * cols)
+        bp, bc = _tile(some, rows * cols, last)
         shapes, strides, modes = _maps(some, (rows, cols), mode, align_corners)
         launch(
             upsample_merge_fwd_kernel, (n * triton.cdiv(rows * cols, bp), _tiles(some, merge, bc)), y,
-            tuple(some), scale, shift, y, shapes, strides, first, total, rows, cols,
+            tuple(some), scale, shift, y, shapes, strides, first, total, (rows, cols, rows * cols),
             SUM=merge == "sum", RELU=relu, MODES=modes, CHANNELS_LAST=last, ACC=accumulator_type(y), BP=bp, BC=bc,
         )  # fmt: skip
 
 
-def _strip(shape: tuple[int, ...], mode: str, cols: int, channels_last: bool) -> tuple[int, int, int]:
-    """(BQ, BX, BC): pixels of a strip, outputs gathered at once for each, channels; about BLOCK elements."""
+def _strip(shape: tuple[int, ...], mode: str, cols: int, channels_last: bool, elements: int) -> tuple[int, int, int]:
+    """(BQ, BX, BC): pixels of a strip, outputs gathered at once for each, channels."""
     c, _, w = shape
     reach = 1 if mode == "taken" else cols if w == 1 else math.ceil(2 * cols / w) + 3
     bx = min(REACH, triton.next_power_of_2(min(reach, cols)))
-    bc = min(triton.next_power_of_2(c), max(1, BLOCK // bx), 64 if channels_last else 8)
-    return min(triton.next_power_of_2(w), max(1, BLOCK // (bx * bc))), bx, bc
+    bc = min(triton.next_power_of_2(c), max(1, elements // bx), 64 if channels_last else 8)
+    return min(triton.next_power_of_2(w), max(1, elements // (bx * bc))), bx, bc
 
 
 def backward_maps(
@@ -251,7 +263,7 @@ def backward_maps(
         some = dmaps[start : start + MAPS]
         shapes = tuple(tuple(d.shape[1:]) for d in some)
         modes = tuple(resampling(s, (rows, cols), mode, align_corners) for s in shapes)
-        tiles = [_strip(s, m, cols, last) for s, m in zip(shapes, modes, strict=True)]
+        tiles = tuple(_strip(s, m, cols, last, _elements(dy)) for s, m in zip(shapes, modes, strict=True))
         programs = sum(
             n * triton.cdiv(c, bc) * h * triton.cdiv(w, bq)
             for (c, h, w), (bq, _, bc) in zip(shapes, tiles, strict=True)
@@ -259,8 +271,8 @@ def backward_maps(
         launch(
             upsample_merge_bwd_dmaps_kernel, (programs,), dy,
             dy, y, scale, tuple(some), shapes, tuple(d.stride() for d in some),
-            tuple(firsts[start : start + MAPS]), n, total, rows, cols,
-            MODES=modes, TILES=tuple(v for t in tiles for v in t), CHANNELS_LAST=last, ACC=accumulator_type(dy),
+            tuple(firsts[start : start + MAPS]), n, total, (rows, cols, rows * cols),
+            MODES=modes, TILES=tiles, CHANNELS_LAST=last, ACC=accumulator_type(dy), maxnreg=REGISTERS,
         )  # fmt: skip
 
 
@@ -272,7 +284,7 @@ def backward_affine(
     last, recompute = is_channels_last(dy), bool(maps)
     # Without maps the channels are one slice, and nothing is read but dy and y.
     maps, merge = (maps, merge) if recompute else ([dy], "sum")
-    bp, bc = tile(last, max(m.shape[1] for m in maps), rows * cols)
+    bp, bc = _tile(maps, rows * cols, last)
     tiles = n * triton.cdiv(rows * cols, bp)
     steps = max(1, triton.cdiv(tiles * triton.cdiv(total, bc), PROGRAMS))
     parts = triton.cdiv(tiles, steps)
@@ -281,7 +293,7 @@ def backward_affine(
         shapes, strides, modes = _maps(some, (rows, cols), mode, align_corners)
         launch(
             upsample_merge_bwd_affine_kernel, (parts, _tiles(some, merge, bc)), dy,
-            dy, y, tuple(some), part, shapes, strides, first, n, total, rows, cols, steps,
+            dy, y, tuple(some), part, shapes, strides, first, n, total, (rows, cols, rows * cols), steps,
             SUM=merge == "sum", RECOMPUTE=recompute, MODES=modes, CHANNELS_LAST=last, ACC=accumulator_type(dy),
             BP=bp, BC=bc,
         )  # fmt: skip
