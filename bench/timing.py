@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
 import statistics
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+
+# The profiler, which counts a CPU's allocations, reports its own start and stop on stderr otherwise.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 Call = Callable[[], object]
 

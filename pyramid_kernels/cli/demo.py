@@ -1,0 +1,178 @@
+"""``demo``: a photograph through a DeepLab v3, unfused and fused: proof of equality, training, cost, one picture."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import testing
+from ..fuse import fuse_
+from ..nn import ASPP
+from .common import UsageError, bench_module, interpret_without_gpu, progress, table, unknown
+from .demo_kernels import prove_kernels
+from .demo_model import DeepLabV3, as_batch, load_photo, require, segments, step
+
+MODELS = {"deeplabv3": DeepLabV3}
+FORMS = ("unfused", "fused")
+
+
+@dataclass
+class Outcome:
+    """What the picture shows."""
+
+    photo: Any
+    target: Any
+    paths: dict[str, str]
+    labels: dict[str, Tensor] = field(default_factory=dict)
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak: dict[str, int] = field(default_factory=dict)
+    ratio: float | None = None
+
+    @property
+    def same_path(self) -> bool:
+        """Whether both forms train through the unfused chain, so that their times say nothing."""
+        return is_unfused(self.paths["training"])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", nargs="?", type=Path, metavar="IMAGE", help="default: scikit-image's cup of coffee")
+    parser.add_argument("--model", default="deeplabv3", help=f"one of {', '.join(MODELS)}")
+    parser.add_argument("--out", type=Path, default=Path("demo.png"), help="the picture (default: demo.png)")
+    parser.add_argument("--side", type=int, default=256, help="pixels of the photograph's longer side (default: 256)")
+    parser.add_argument("--steps", type=int, default=20, help="training steps of each form (default: 20)")
+
+
+def run(args: argparse.Namespace) -> int:
+    _check(args)
+    device = interpret_without_gpu()
+    photo = load_photo(args.image, args.side)
+    x, y = as_batch(photo, target := segments(photo), device)
+    torch.manual_seed(0)
+    model: nn.Module = MODELS[args.model]().to(device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fused = copy.deepcopy(model)
+    print(f"{args.model} on {args.image or 'skimage.data.coffee()'}, {x.shape[3]}x{x.shape[2]}, {device}\n")
+    print(fuse_(fused, strict=True), "\n")
+    forms = dict(zip(FORMS, (model, fused), strict=True))
+    outcome = Outcome(photo, target, _paths(fused, x))
+    train(forms, x, y, args.steps, outcome)
+    ratios = compare(model, x, y, outcome)
+    _report(outcome, ratios)
+    measure(forms, x, y, device, outcome)
+    proven = prove_kernels(model, x, device)
+    from .demo_picture import draw
+
+    draw(outcome, args.out)
+    print(f"\nPicture: {args.out}")
+    return int(max([*ratios.values(), *proven]) > 1)
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.model not in MODELS:
+        raise UsageError(unknown("model", args.model, MODELS))
+    if not 64 <= args.side <= 2048 or args.steps < 1:
+        raise UsageError(f"--side must be 64 to 2048 and --steps at least 1, got {args.side} and {args.steps}")
+    kinds = require("matplotlib.backends.backend_agg").FigureCanvasAgg.get_supported_filetypes()
+    if args.out.suffix[1:] not in kinds:
+        raise UsageError(f"--out must end in one of {', '.join(sorted(kinds))}, got {str(args.out)!r}")
+    if not args.out.absolute().parent.is_dir():
+        raise UsageError(f"--out: the folder {str(args.out.absolute().parent)!r} does not exist")
+
+
+def _paths(fused: nn.Module, x: Tensor) -> dict[str, str]:
+    """Which code the fused ASPP runs, by mode."""
+    head: Any = next(m for m in fused.modules() if isinstance(m, ASPP))
+    with torch.no_grad():
+        features = fused.backbone(x[:1])  # type: ignore[operator]
+    found = {}
+    for mode in ("training", "inference"):
+        fused.train(mode == "training")
+        with torch.set_grad_enabled(mode == "training"):
+            found[mode] = ", ".join(head.decisions(features))
+    return found
+
+
+def is_unfused(path: str) -> bool:
+    return all(part.endswith(": reference") or part.startswith("original") for part in path.split(", "))
+
+
+def train(forms: dict[str, nn.Module], x: Tensor, y: Tensor, steps: int, outcome: Outcome) -> None:
+    """Train both forms from the same weights, a step of one after a step of the other."""
+    optimisers = {name: torch.optim.Adam(form.train().parameters(), 2e-3) for name, form in forms.items()}
+    outcome.losses = {name: [] for name in forms}
+    for _ in progress(range(steps), "train"):
+        for name, form in forms.items():
+            outcome.losses[name].append(step(form, x, y).item())
+            optimisers[name].step()
+
+
+def compare(model: nn.Module, x: Tensor, y: Tensor, outcome: Outcome) -> dict[str, float]:
+    """Error over limit of the fused form with the trained weights of the unfused one, and both label maps."""
+    fused, exact = copy.deepcopy(model), copy.deepcopy(model).double()
+    fuse_(fused, strict=True)
+    three = {"fused": fused, "unfused": model, "exact": exact}
+    images = {name: x.double() if name == "exact" else x for name in three}
+    ratios, logits = {}, {}
+    for name, form in three.items():
+        with torch.no_grad():
+            logits[name] = form.eval()(images[name])
+        outcome.labels[name] = logits[name][0].argmax(0).cpu()
+    ratios["logits, inference"] = testing.error_ratio(*logits.values())
+    features = {name: form.train().backbone(images[name]).detach() for name, form in three.items()}  # type: ignore
+    features["fused"] = features["unfused"]
+    features["exact"] = features["unfused"].double()
+    results = {name: _aspp_gradients(form.aspp, features[name]) for name, form in three.items()}  # type: ignore
+    for key in results["exact"]:
+        ratios[key] = testing.error_ratio(*(results[name][key] for name in three))
+    return ratios
+
+
+def _aspp_gradients(aspp: nn.Module, features: Tensor) -> dict[str, Tensor]:
+    """ASPP in training mode on the photograph's features: output and every gradient."""
+    features = features.clone().requires_grad_()
+    out = aspp(features)
+    generator = torch.Generator().manual_seed(0)
+    dy = torch.randn(out.shape, generator=generator).to(out)
+    names, leaves = zip(*aspp.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(out, [features, *leaves], dy)
+    return {"ASPP, training": out.detach()} | {
+        f"d {name}": g for name, g in zip(("features", *names), gradients, strict=True)
+    }
+
+
+def _report(outcome: Outcome, ratios: dict[str, float]) -> None:
+    gradients = {name: r for name, r in ratios.items() if name.startswith("d ")}
+    worst = max(gradients, key=gradients.__getitem__)
+    rows = [[name, f"{r:.2f}"] for name, r in ratios.items() if name not in gradients]
+    rows.append([f"{len(gradients)} gradients of ASPP, worst: {worst}", f"{gradients[worst]:.2f}"])
+    print(table(["fused against float64, same weights", "error/limit"], rows))
+    same = (outcome.labels["fused"] == outcome.labels["unfused"]).double().mean()
+    apart = max(abs(a - b) for a, b in zip(*outcome.losses.values(), strict=True))
+    first, last = outcome.losses["fused"][0], outcome.losses["fused"][-1]
+    print(f"label maps identical on {same:.4%} of the pixels")
+    print(f"training both forms: loss {first:.3f} -> {last:.3f}, curves at most {apart:.1e} apart\n")
+
+
+def measure(forms: dict[str, nn.Module], x: Tensor, y: Tensor, device: str, outcome: Outcome) -> None:
+    """Time and peak memory of a training step of each form."""
+    timing = bench_module("timing")
+    calls = {name: (lambda form=form: step(form.train(), x, y)) for name, form in forms.items()}
+    samples = timing.interleaved(calls, device, rounds=8, budget=10.0)
+    for name, call in calls.items():
+        outcome.seconds[name] = timing.Stats.of(samples[name]).median
+        forms[name].zero_grad(set_to_none=True)
+        outcome.peak[name] = timing.peak_memory(call, device)
+    rows = [[name, f"{1e3 * outcome.seconds[name]:.0f}", f"{outcome.peak[name] / 1e6:.0f}"] for name in FORMS]
+    print(table(["training step", "ms", "peak MB"], rows))
+    if outcome.same_path:
+        print(f"same path: on this device `auto` is the unfused chain ({outcome.paths['training']})\n")
+        return
+    outcome.ratio = timing.paired_ratio(samples["unfused"], samples["fused"])
+    print(f"time unfused / fused {outcome.ratio:.2f} (through {outcome.paths['training']})\n")
