@@ -100,9 +100,9 @@ def watched() -> Iterator[Watched]:
     """Run a block under ``Watched``; what Triton itself does during a launch is left out."""
     start = launch.start
 
-    def unseen(*args: Any) -> None:
+    def unseen(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], meta: dict[str, Any]) -> None:
         with _disable_current_modes():
-            start(*args)
+            start(kernel, grid, args, meta)
 
     launch.start = unseen
     try:

@@ -153,7 +153,8 @@ def converted(arguments: Arguments, fn: Callable[[Tensor], Tensor]) -> Arguments
 
 def embedded(t: Tensor) -> Tensor:
     """``t`` as a slice, in the same order of strides, of a larger buffer of NaN; misaligned by one element or more."""
-    order = sorted(range(t.dim()), key=lambda i: (-t.stride(i), i))
+    strides = t.stride()
+    order = sorted(range(t.dim()), key=lambda i: (-strides[i], i))
     buffer = torch.full([t.shape[i] + 2 for i in order], float("nan"), dtype=t.dtype, device=t.device)
     view = buffer[(slice(1, -1),) * t.dim()].permute([order.index(i) for i in range(t.dim())])
     return view.copy_(t)

@@ -27,16 +27,16 @@ def register_op(schema: str, implementation: Callable[..., Any], fake: Callable[
 class OpFunction(torch.autograd.Function):
     """Base of every op's autograd function. A subclass sets ``op_name``, ``forward``, ``setup_context``, ``backward``.
 
-    ``backward`` gets None for an output without gradient and runs unrecorded; differentiating its results again, or mapping over the function, raises
-    NotImplementedError naming the op.
+    ``backward`` gets None for an output without gradient and runs unrecorded; differentiating its results again, or
+    mapping over the function, raises NotImplementedError naming the op.
     """
 
     op_name: str
 
     def __init_subclass__(cls) -> None:
-        cls.setup_context = staticmethod(_without_zeros(cls.setup_context))
-        cls.backward = staticmethod(_first_order_only(cls.op_name, cls.backward))
-        cls.vmap = staticmethod(_refuse_vmap(cls.op_name))
+        cls.setup_context = staticmethod(_without_zeros(cls.setup_context))  # type: ignore[method-assign]
+        cls.backward = staticmethod(_first_order_only(cls.op_name, cls.backward))  # type: ignore[method-assign]
+        cls.vmap = staticmethod(_refuse_vmap(cls.op_name))  # type: ignore[method-assign]
 
 
 def _without_zeros(setup_context: Callable[..., None]) -> Callable[..., None]:

@@ -1,4 +1,7 @@
-"""``pyramid_pool`` as one matrix product: x is read once for all levels, and the backward is a product too."""
+"""``pyramid_pool`` as two matrix products, columns then rows: x is read once, and the backward is two products too.
+
+Two short sums keep the error near that of PyTorch's own pooling, which one long dot product does not.
+"""
 
 from __future__ import annotations
 
@@ -24,22 +27,20 @@ def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
 
 
 def pyramid_pool(x: Tensor, bins: list[tuple[int, int]], *, mode: str, windows: str) -> Tensor:
-    matrix = pooling_matrix(x, bins, windows)
-    channels_last = is_channels_last(x)
-    if channels_last:
-        return (matrix @ x.permute(0, 2, 3, 1).flatten(1, 2)).transpose(1, 2)
-    return as_cells(x.flatten(2) @ matrix.t(), channels_last)
+    over_columns, over_rows = pooling_matrices(x, bins, windows)
+    if is_channels_last(x):
+        return (over_rows @ (over_columns @ x.permute(0, 2, 3, 1)).flatten(1, 2)).transpose(1, 2)
+    return as_cells((x @ over_columns.t()).flatten(2) @ over_rows.t(), False)
 
 
-def pooling_matrix(x: Tensor, bins: list[tuple[int, int]], windows: str) -> Tensor:
-    """(S, H*W): row s averages cell s."""
-    levels = []
-    for level in bins:
-        rows, cols = (
-            _axis_matrix(b, s, windows, x) for b, s in zip(level, x.shape[2:], strict=True)
-        )  # [rows, H], [cols, W]
-        levels.append((rows[:, None, :, None] * cols[None, :, None, :]).flatten(2).flatten(0, 1))
-    return torch.cat(levels)
+def pooling_matrices(x: Tensor, bins: list[tuple[int, int]], windows: str) -> tuple[Tensor, Tensor]:
+    """(Q, W) and (S, H*Q): one averages along rows for the Q columns of all levels, the other finishes the S cells."""
+    rows, columns = (
+        [_axis_matrix(level[axis], x.shape[2 + axis], windows, x) for level in bins] for axis in (0, 1)
+    )  # [R, H] and [Q, W] per level
+    over_columns = torch.cat(columns)
+    own = torch.eye(len(over_columns), dtype=x.dtype, device=x.device).split([len(c) for c in columns])
+    return over_columns, torch.cat([torch.kron(r, o) for r, o in zip(rows, own, strict=True)])
 
 
 def _axis_matrix(bins: int, size: int, windows: str, like: Tensor) -> Tensor:

@@ -114,7 +114,14 @@ def _forward(x: Tensor, bins: list[int], mode: str, windows: str, backend: str) 
 
 
 def _backward(
-    dy: Tensor, indices: Tensor, size: list[int], channels_last: bool, bins: list[int], mode: str, windows: str, backend: str
+    dy: Tensor,
+    indices: Tensor,
+    size: list[int],
+    channels_last: bool,
+    bins: list[int],
+    mode: str,
+    windows: str,
+    backend: str,
 ) -> Tensor:
     dx = _allocate_dx(dy, indices, size, channels_last)
     OP.kernels(backend).backward(as_cells(dy, channels_last), indices, dx, _levels(bins), mode, windows)
