@@ -49,17 +49,29 @@ def op_names() -> list[str]:
     return [*all_ops(), *MODULES]
 
 
+def spec_cases(name: str) -> list[str]:
+    """The ids of an op's BENCH cases, or of a module's shapes."""
+    return list(MODULES[name]) if name in MODULES else [case.id for case in _spec(name).BENCH]
+
+
+def _spec(op: str) -> Any:
+    return importlib.import_module(f"pyramid_kernels.ops.{op}.spec")
+
+
 def subjects(
     name: str, device: str, dtype: torch.dtype, *, modes: tuple[str, ...] = MODES, quick: bool = False,
-    compiled: bool = True, channels_last: bool = True,
+    compiled: bool = True, channels_last: bool = True, only: str | None = None,
 ) -> Iterator[Subject]:  # fmt: skip
-    """Every subject of an op or module; ``quick`` takes each case with one image."""
+    """Every subject of an op or module, or that of case ``only``; ``quick`` takes each case with one image."""
     if name in MODULES:
         for shape, build in MODULES[name].items():
-            yield from (_of_module(name, shape, build, mode, device, dtype, quick, compiled) for mode in modes)
+            if only in (None, shape):
+                yield from (_of_module(name, shape, build, mode, device, dtype, quick, compiled) for mode in modes)
         return
     op = all_ops()[name]
-    for case in importlib.import_module(f"pyramid_kernels.ops.{name}.spec").BENCH:
+    for case in _spec(name).BENCH:
+        if only not in (None, case.id):
+            continue
         case = one_image(case) if quick else case
         yield from (_of_op(op, case, mode, device, dtype, channels_last, compiled) for mode in modes)
 
@@ -92,7 +104,7 @@ def _of_op(
         forwards[COMPILE], paths[COMPILE] = compile_call(eager, device), "inductor"
     leaves = _leaves(tensors)
     calls = {name: _timed(fn, leaves, mode) for name, fn in forwards.items()}
-    cost = importlib.import_module(f"pyramid_kernels.ops.{op.name}.spec").cost(case, dtype.itemsize)
+    cost = _spec(op.name).cost(case, dtype.itemsize)
     return Subject(op.name, case.id, mode, dtype, calls, paths, cost if mode == "forward" else None)
 
 

@@ -86,11 +86,13 @@ def _row(job: Job, device: str) -> Row:
     from .. import oracle
 
     reports, failures = [], []
+    settings: dict[str, Any]
     for i, case in enumerate(oracle.spec(job.op.name).CASES[: job.cases]):
         for channels_last in (False, True) if device == "cuda" else (i % 2 == 1,):
-            settings: tuple[Any, ...] = (job.op.name, case, job.backend, job.dtype, channels_last)
-            if oracle.cannot_check(*settings, device) is None:
-                report = oracle.check(*settings, device=device)
+            settings = {"op": job.op.name, "case": case, "backend": job.backend, "dtype": job.dtype}
+            settings |= {"channels_last": channels_last, "device": device}
+            if oracle.cannot_check(**settings) is None:
+                report = oracle.check(**settings)
                 reports.append(report)
                 failures += [f"{case.id}: {text}" for text in report.failures()]
     worst = max((r.worst for r in reports), default=0.0)
