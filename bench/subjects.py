@@ -20,6 +20,8 @@ from pyramid_kernels.ops._shared.spec import Arg, Case, Cost, map_args, material
 
 MODES = ("forward", "training")
 EAGER, COMPILE = "eager", "compile"
+#: What a forward call may cost for a case to be among the quick ones: under a second on two CPU cores.
+QUICK_FLOP = 4e10
 
 Fn = Callable[[], Any]
 
@@ -49,9 +51,18 @@ def op_names() -> list[str]:
     return [*all_ops(), *MODULES]
 
 
-def spec_cases(name: str) -> list[str]:
+def case_names(name: str, quick: bool) -> list[str]:
     """The ids of an op's BENCH cases, or of a module's shapes."""
-    return list(MODULES[name]) if name in MODULES else [case.id for case in _spec(name).BENCH]
+    return list(MODULES[name]) if name in MODULES else [case.id for case in _cases(name, quick)]
+
+
+def _cases(op: str, quick: bool) -> list[Case]:
+    """The op's BENCH cases; ``quick``: one image each, no case twice, none above QUICK_FLOP."""
+    spec = _spec(op)
+    if not quick:
+        return list(spec.BENCH)
+    distinct = {repr(case.args): case for case in map(one_image, reversed(spec.BENCH))}
+    return [case for case in reversed(distinct.values()) if spec.cost(case, 4).total <= QUICK_FLOP]
 
 
 def _spec(op: str) -> Any:
@@ -62,18 +73,16 @@ def subjects(
     name: str, device: str, dtype: torch.dtype, *, modes: tuple[str, ...] = MODES, quick: bool = False,
     compiled: bool = True, channels_last: bool = True, only: str | None = None,
 ) -> Iterator[Subject]:  # fmt: skip
-    """Every subject of an op or module, or that of case ``only``; ``quick`` takes each case with one image."""
+    """Every subject of an op or module, or those of case ``only``; ``quick`` takes cases of one image."""
     if name in MODULES:
         for shape, build in MODULES[name].items():
             if only in (None, shape):
                 yield from (_of_module(name, shape, build, mode, device, dtype, quick, compiled) for mode in modes)
         return
     op = all_ops()[name]
-    for case in _spec(name).BENCH:
-        if only not in (None, case.id):
-            continue
-        case = one_image(case) if quick else case
-        yield from (_of_op(op, case, mode, device, dtype, channels_last, compiled) for mode in modes)
+    for case in _cases(name, quick):
+        if only in (None, case.id):
+            yield from (_of_op(op, case, mode, device, dtype, channels_last, compiled) for mode in modes)
 
 
 def one_image(case: Case) -> Case:

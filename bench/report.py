@@ -1,0 +1,137 @@
+"""``python -m bench.report [--write]``: the README's tables and docs/gpu-ledger.md, from what was measured.
+
+Without ``--write`` it changes nothing and exits with 1 where a file differs from what it would generate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pyramid_kernels import ledger
+from pyramid_kernels.ops import all_ops
+
+from .subjects import MODES, op_names
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+HEADER = (
+    "op or module", "case", "mode", "dtype", "path of `auto`", "auto ms", "eager ms", "compile ms", "eager / auto",
+    "auto MB", "eager MB",
+)  # fmt: skip
+Row = dict[str, str]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description="Generate tables from results.")
+    parser.add_argument("--write", action="store_true", help="write the files")
+    write = parser.parse_args(argv).write
+    stale = [path for path, text in generated().items() if not path.is_file() or path.read_text() != text]
+    for path in stale:
+        if write:
+            path.write_text(generated()[path])
+        print(f"{path.relative_to(ROOT)}: {'written' if write else 'differs; run python -m bench.report --write'}")
+    return int(bool(stale) and not write)
+
+
+def generated() -> dict[Path, str]:
+    """Every generated file's content."""
+    readme = ROOT / "README.md"
+    return {readme: fill(readme.read_text()), ROOT / "docs" / "gpu-ledger.md": gpu_ledger()}
+
+
+def fill(text: str) -> str:
+    """``text`` with the tables between its markers generated anew."""
+    tables = {"measured": measured()}
+    for name, content in tables.items():
+        pattern = rf"(<!-- {name}: .*? -->\n).*?(<!-- end {name} -->)"
+        text, count = re.subn(pattern, lambda m, c=content: m[1] + c + m[2], text, flags=re.S)  # type: ignore[misc]
+        if count != 1:
+            raise ValueError(f"README.md must hold the markers of table {name!r} once, found {count}")
+    return text
+
+
+def measured() -> str:
+    """One table per device: the newest row of every case, slower ones included."""
+    parts = []
+    for path in sorted(RESULTS.glob("*.csv")):
+        if not path.stem.startswith("peers-"):
+            parts.append(_device(newest(path)))
+    return "\n".join(parts) if parts else "No measurement is committed yet.\n"
+
+
+def newest(path: Path) -> list[Row]:
+    """The last row of every op, case, dtype, layout, mode and provider."""
+    with path.open(newline="") as file:
+        rows = {
+            tuple(r[k] for k in ("op", "case", "dtype", "layout", "mode", "provider")): r for r in csv.DictReader(file)
+        }
+    return list(rows.values())
+
+
+def _device(rows: list[Row]) -> str:
+    groups: dict[tuple[str, ...], dict[str, Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[k] for k in ("op", "case", "mode", "dtype")), {})[row["provider"]] = row
+    order = op_names()
+    keys = sorted(groups, key=lambda k: (order.index(k[0]), k[1], MODES.index(k[2]), k[3]))
+    sample = rows[-1]
+    driver = f", CUDA {sample['cuda']}, driver {sample['driver']}" if sample["driver"] else ""
+    commits = ", ".join(sorted({row["commit"] for row in rows}))
+    lines = [
+        f"**{sample['device']}**, {sample['threads']} threads, torch {sample['torch']}{driver}; commit {commits}",
+        "",
+        f"| {' | '.join(HEADER)} |",
+        "|---|---|---|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    lines += [_line(key, groups[key]) for key in keys if {"auto", "eager"} <= groups[key].keys()]
+    return "\n".join(lines) + "\n"
+
+
+def _line(key: tuple[str, ...], by: dict[str, Row]) -> str:
+    ours, eager = by["auto"], by["eager"]
+    compiled = by["compile"]["median_ms"] if "compile" in by else ""
+    cells = [*key, ours["path"], ours["median_ms"], eager["median_ms"], compiled, ours["vs_eager"]]
+    return f"| {' | '.join([*cells, ours['peak_mb'], eager['peak_mb']])} |"
+
+
+def gpu_ledger() -> str:
+    """Per kernel what has run on which GPU, by the shipped ledger."""
+    entries = json.loads(ledger.SHIPPED.read_text())["verified"]
+    lines = [
+        "# GPU ledger",
+        "",
+        "What has run on a GPU, kernel by kernel. `python -m bench.report --write` generates this page from",
+        "`pyramid_kernels/gpu_ledger.json` and the kernels in the source; `python -m pyramid_kernels verify` on a GPU",
+        "writes the entries. Without a GPU every kernel runs in Triton's interpreter and is compiled ahead of time for",
+        "sm_80 and sm_90.",
+        "",
+        "| op | kernel | GPU | versions | commit | what ran | result |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for op in all_ops():
+        mine = [e for e in entries if (e["op"], e["backend"]) == (op, "triton")]
+        for kernel in kernels(op):
+            lines += [_entry(op, kernel, e) for e in mine] or [f"| {op} | `{kernel}` | not yet run on a GPU | | | | |"]
+    return "\n".join(lines) + "\n"
+
+
+def _entry(op: str, kernel: str, e: dict[str, Any]) -> str:
+    return f"| {op} | `{kernel}` | {' | '.join(e[k] for k in ('gpu', 'versions', 'commit', 'ran', 'result'))} |"
+
+
+def kernels(op: str) -> list[str]:
+    """Every ``@triton.jit`` function of the op whose name ends in ``_kernel``, read from its source."""
+    sources = (file.read_text() for file in sorted((ROOT / "pyramid_kernels" / "ops" / op).glob("triton*.py")))
+    pattern = r"@triton\.jit[^\n]*\n(?:@[^\n]*\n)*def (\w+_kernel)\("
+    return [name for text in sources for name in re.findall(pattern, text)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
