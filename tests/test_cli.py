@@ -1,0 +1,127 @@
+"""The command line: exit codes, one line per error, and what each command prints."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pyramid_kernels.backends import BACKENDS
+from pyramid_kernels.cli import COMMANDS, main
+from pyramid_kernels.ops import all_ops
+
+needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+
+
+def run(*argv: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pyramid_kernels", *argv]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=Path(__file__).parents[1])
+
+
+BAD = {
+    (): "a command is missing",
+    ("verfy",): "did you mean 'verify'?",
+    ("verify", "--op", "pyramid_pol"): "did you mean 'pyramid_pool'?",
+    ("verify", "--backend", "tritn"): "did you mean 'triton'?",
+    ("verify", "--op", "pyramid_pool", "--backend", "cuda"): "pyramid_pool has no cuda backend in this build",
+    ("info", "--jsn"): "unrecognized arguments: --jsn",
+    ("bench", "--op", "pyramid_pol"): "did you mean 'pyramid_pool'?",
+    ("bench", "--mode", "sideways"): "invalid choice: 'sideways'",
+    ("demo", "missing.jpg"): "IMAGE 'missing.jpg' is not a file",
+    ("demo", "pyproject.toml"): "is not an image that can be read",
+    ("demo", "--model", "deeplabv4"): "did you mean 'deeplabv3'?",
+    ("demo", "--out", "picture.doc"): "--out must end in one of",
+    ("demo", "--out", "no/such/folder/picture.png"): "does not exist",
+    ("demo", "--steps", "0"): "--steps at least 1",
+}
+
+
+@pytest.mark.parametrize("argv", BAD, ids=lambda argv: " ".join(argv) or "nothing")
+def test_bad_input_is_one_line_and_exit_code_2(
+    argv: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert BAD[argv] in err
+    assert err.count("\n") == 1 and out == ""
+
+
+@needs_cpu
+@pytest.mark.parametrize("argv", [("tune",), ("bench", "--device", "cuda")], ids=" ".join)
+def test_gpu_commands_say_so_without_one(argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    assert "PyTorch sees no" in (err := capsys.readouterr().err) and err.count("\n") == 1
+
+
+def test_errors_reach_the_shell_without_a_traceback() -> None:
+    done = run("demo", "missing.jpg")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "pyramid_kernels: IMAGE 'missing.jpg' is not a file\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert "usage: python -m pyramid_kernels" in capsys.readouterr().out
+
+
+def test_info_lists_every_op_and_backend(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["torch"] == torch.__version__
+    assert set(facts["ops"]) == set(all_ops())
+    for found in facts["ops"].values():
+        assert set(found) == set(BACKENDS)
+        assert found["reference"] == "available"
+    assert "no cuda backend" in facts["ops"]["pyramid_pool"]["cuda"]
+
+
+def test_info_check_runs_kernels(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--json", "--check"]) == 0
+    rows = json.loads(capsys.readouterr().out)["check"]
+    triton = [row for row in rows if row["backend"] == "triton"]
+    assert {row["op"] for row in triton} == {"pyramid_pool", "dilated_branches"}
+    assert all(row["launches"] > 0 and row["error"] <= 1 for row in triton)
+
+
+def test_info_check_fails_on_a_wrong_result(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pyramid_kernels.ops.pyramid_pool import composed
+
+    right = composed.pyramid_pool
+    monkeypatch.setattr(composed, "pyramid_pool", lambda *args, **kwargs: right(*args, **kwargs) * 1.001)
+    assert main(["info", "--check"]) == 1
+    assert "pyramid_pool" in capsys.readouterr().out
+    assert main(["verify", "--op", "pyramid_pool", "--backend", "composed"]) == 1
+    assert "error over limit" in capsys.readouterr().err
+
+
+@needs_cpu
+def test_verify_in_a_fresh_process_interprets_the_kernels() -> None:
+    done = run("verify", "--op", "pyramid_project", "--backend", "triton")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("pyramid_project")]
+    assert {row[2] for row in rows} == {"float32", "float16"}
+    assert all(int(row[4]) > 0 and float(row[5]) <= 1 for row in rows)
+    assert "nothing is recorded" in done.stdout
+
+
+def test_demo_writes_the_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from skimage import data, io
+
+    photo, picture = tmp_path / "photo.png", tmp_path / "out.png"
+    io.imsave(photo, data.astronaut())
+    assert main(["demo", str(photo), "--side", "64", "--steps", "2", "--out", str(picture)]) == 0
+    text = capsys.readouterr().out
+    assert "label maps identical on" in text
+    assert ("same path" in text) != ("time unfused / fused" in text)
+    assert "kernels in" in text or "kernels on" in text
+    assert io.imread(picture).shape[1] > 1000

@@ -1,0 +1,65 @@
+"""The pages say what is there: generated tables are current, commands exist, every op has its page."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bench import report
+from pyramid_kernels.cli import COMMANDS
+from pyramid_kernels.ops import all_ops
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", report.generated(), ids=lambda path: path.name)
+def test_generated_pages_are_current(path: Path) -> None:
+    assert path.read_text() == report.generated()[path], "run: make docs"
+
+
+def test_ledger_lists_every_kernel() -> None:
+    listed = set(re.findall(r"`(\w+_kernel)`", report.gpu_ledger()))
+    in_source = set()
+    for file in (ROOT / "pyramid_kernels" / "ops").glob("*/triton*.py"):
+        in_source |= set(re.findall(r"^def (\w+_kernel)\(", file.read_text(), flags=re.M))
+    assert len(in_source) >= 15
+    assert listed == in_source
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_exist(page: Path) -> None:
+    text = page.read_text()
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.M)) <= targets
+    assert set(re.findall(r"python -m pyramid_kernels (\w+)", text)) <= set(COMMANDS)
+    for module in re.findall(r"python -m (bench|tests)\.(\w+)", text):
+        assert ROOT.joinpath(*module).with_suffix(".py").is_file(), module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_readme_opens_with_the_two_commands() -> None:
+    commands = re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), flags=re.M)
+    assert commands[:2] == ["demo", "test"]
+
+
+@pytest.mark.parametrize("op", all_ops())
+def test_every_op_has_a_page(op: str) -> None:
+    assert (ROOT / "docs" / f"{op}.md").is_file()
+    assert f"(docs/{op}.md)" in (ROOT / "README.md").read_text()
+
+
+def test_settings_are_documented() -> None:
+    page = (ROOT / "docs" / "environment.md").read_text()
+    sources = [*(ROOT / "pyramid_kernels").rglob("*.py"), ROOT / "setup.py"]
+    pattern = r"environ[^\n]*?\"(PYRAMID_KERNELS_\w+)\""
+    read = {name for file in sources for name in re.findall(pattern, file.read_text())}
+    assert len(read) >= 4
+    assert {name for name in read if f"`{name}`" not in page} == set()
