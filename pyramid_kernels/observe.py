@@ -18,6 +18,10 @@ from .ops._shared import launch
 GUARD = 1 << 16
 
 _ALLOCATIONS = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided"}
+_NORMS = {
+    op: torch._decomp.decomposition_table[op]
+    for op in (torch.ops.aten.native_batch_norm.default, torch.ops.aten.native_batch_norm_backward.default)
+}
 _CONVOLUTIONS = {"convolution", "convolution_backward"}
 
 
@@ -25,8 +29,8 @@ class Rounded(TorchDispatchMode):
     """Runs an fp32 chain as if every result were stored in ``dtype``: the unfused baseline of a half-precision op.
 
     Views alias what is rounded already, an in-place result is rounded where it lies, and 1-D tensors stay fp32, as
-    normalisation parameters and statistics do in mixed precision. ``tf32`` cuts the operands of convolutions to 10
-    mantissa bits.
+    normalisation parameters and statistics do in mixed precision. Sums are fp32 sums in the plainest order: on a CPU
+    PyTorch takes those of a BatchNorm in float64. ``tf32`` cuts the operands of convolutions to 10 mantissa bits.
     """
 
     def __init__(self, dtype: torch.dtype, tf32: bool = False) -> None:
@@ -36,14 +40,31 @@ class Rounded(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.tf32 and func.overloadpacket.__name__ in _CONVOLUTIONS:
             args = tree_map_only(Tensor, _to_tf32, args)
-        result = func(*args, **(kwargs or {}))
-        results = result if isinstance(result, tuple | list) else [result]
+        result = self._call(func, args, kwargs or {})
         if func.is_view or self.dtype == torch.float32:
             return result
-        for t in tree_leaves(results):
+        for t in tree_leaves(result):
             if isinstance(t, Tensor) and t.dtype == torch.float32 and t.dim() > 1:
                 t.copy_(t.to(self.dtype))
         return result
+
+    def _call(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if func is torch.ops.aten.sum.dim_IntList and args[0].dtype == torch.float32:
+            return _plain_sum(*args, **kwargs)
+        if func in _NORMS:
+            with Rounded(torch.float32):
+                return _NORMS[func](*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _plain_sum(t: Tensor, dims: list[int] | None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Tensor:
+    """One term after the other."""
+    reduced = sorted(d % t.dim() for d in (dims or range(t.dim())))
+    terms = t.movedim(reduced, list(range(len(reduced)))).flatten(0, len(reduced) - 1)
+    total = torch.zeros_like(terms[0]) if len(terms) else terms.sum(0)
+    for term in terms:
+        total = total + term
+    return total.view([1 if d in reduced else s for d, s in enumerate(t.shape)]) if keepdim else total
 
 
 def _to_tf32(t: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,28 +37,33 @@ def error_ratio(ours: Tensor, unfused: Tensor, exact: Tensor) -> float:
             f"ours, unfused and exact must have one shape, got {tuple(ours.shape)}, {tuple(unfused.shape)}, "
             f"{tuple(exact.shape)}"
         )
-    if exact.numel() == 0:
-        return 0.0
+    return over_limit(ours, exact, relative_errors(unfused, exact))
+
+
+class Errors(NamedTuple):
+    """Largest and root-mean-square error, both over the largest exact value."""
+
+    largest: float = 0.0
+    rms: float = 0.0
+
+
+def relative_errors(values: Tensor, exact: Tensor) -> Errors:
+    """The errors of ``values``, where ``exact`` is finite."""
     finite = exact.isfinite()
-    if not torch.equal(ours.isfinite(), finite):
-        return float("inf")
-    if not torch.equal(ours.isnan(), exact.isnan()):
-        return float("inf")
-    wrong, allowed = ((t.double() - exact)[finite].abs() for t in (ours, unfused))
-    if wrong.numel() == 0:
-        return 0.0
-    unit = rounding_of(exact, ours.dtype)
-    worst = 0.0
-    for measure in (lambda e: e.max(), lambda e: e.square().mean().sqrt()):
-        limit = 2 * measure(allowed) + unit
-        error = measure(wrong)
-        worst = max(worst, 0.0 if error == 0 else (error / limit).item() if limit > 0 else float("inf"))
-    return worst
+    if not finite.any():
+        return Errors()
+    error = (values.double() - exact)[finite].abs()
+    scale = exact[finite].abs().max().item()
+    found = error.max().item(), error.square().mean().sqrt().item()
+    return Errors(*(e / scale if scale else float("inf") if e else 0.0 for e in found))
 
 
-def rounding_of(exact: Tensor, dtype: torch.dtype) -> Tensor:
-    """One rounding to ``dtype`` of the largest finite value of ``exact``."""
-    return torch.finfo(dtype).eps / 2 * exact[exact.isfinite()].abs().max()
+def over_limit(ours: Tensor, exact: Tensor, chain: Errors) -> float:
+    """Error of ``ours`` over the limit that the unfused chain's errors set; see ``error_ratio``."""
+    if not torch.equal(ours.isfinite(), exact.isfinite()) or not torch.equal(ours.isnan(), exact.isnan()):
+        return float("inf")
+    rounding = torch.finfo(ours.dtype).eps / 2
+    return max(e / (2 * c + rounding) for e, c in zip(relative_errors(ours, exact), chain, strict=True))
 
 
 def gpu_ledger() -> list[dict[str, Any]]:

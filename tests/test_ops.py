@@ -7,6 +7,7 @@ both layouts, and the other combinations are left to ``make test-all``.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,11 +15,12 @@ import torch
 
 from pyramid_kernels import oracle
 from pyramid_kernels.ops import all_ops
-from pyramid_kernels.ops._shared.spec import Case, materialise
+from pyramid_kernels.ops._shared.spec import Arg, Case, map_args, materialise
 from tests.kernels import DEVICE, DTYPES, cases, short, specified_ops
 
 F32, F16, BF16, F64 = DTYPES
 PYTHON = ("reference", "composed")
+MAPS = ("map", "distinct")
 
 
 def test_every_op_has_a_spec() -> None:
@@ -107,3 +109,166 @@ def test_exact(op: str, case: Case, backend: str, dtype: torch.dtype, channels_l
 def test_hygiene(op: str, case: Case, backend: str, dtype: torch.dtype, channels_last: bool) -> None:
     """Misaligned slices of NaN-filled buffers: same limits, inputs unchanged, a second run equal bit for bit."""
     assert_passes(oracle.check(op, case, backend, dtype, channels_last, sliced=True, device=DEVICE))
+
+
+# The contract: what PyTorch expects of a function, on the cheapest case of every op.
+
+
+def contract(*names: str) -> Any:
+    """Parametrises over (op, backend) with the op's cheapest case, for the named backends or all."""
+    found = [(op, backend) for op in specified_ops() for backend in ("reference", *backends(op))]
+    chosen = [pair for pair in found if not names or pair[1] in names]
+    return pytest.mark.parametrize("op,backend", chosen, ids=["-".join(pair) for pair in chosen])
+
+
+def cheapest(op: str, backend: str, count: int = 1) -> list[Case]:
+    """The cases with the fewest elements, batches of one or more, that ``backend`` runs in fp32."""
+    able = [c for c in cases(op) if not oracle.cannot_check(op, c, backend, F32, False, DEVICE)]
+    return sorted(able, key=lambda c: sum(t.numel() for _, t in oracle.leaves(materialise(c, F32))))[:count]
+
+
+def inputs(arguments: dict[str, Any]) -> list[torch.Tensor]:
+    return [t for _, t in oracle.leaves(arguments) if t.requires_grad]
+
+
+def scalar(op: str, arguments: dict[str, Any], backend: str) -> torch.Tensor:
+    """A loss whose gradient with respect to the output is not constant."""
+    return oracle.call(op, arguments, backend)[0].float().square().sum()
+
+
+@contract("triton")
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
+def test_opcheck(op: str, backend: str, layout: str) -> None:
+    """Schema, fake tensors (strides too) and dynamic tracing of every registered operator behind the op."""
+    case = cheapest(op, backend)[0]
+    arguments = materialise(case, F32, DEVICE, layout != "contiguous")
+    if layout == "sliced":
+        arguments = oracle.converted(arguments, oracle.embedded)
+    outputs = oracle.call(op, arguments, "reference")
+    seen = oracle.run(op, arguments, backend, [torch.ones_like(y, dtype=F64) for y in outputs])
+    assert seen.raw
+    for operator, args in seen.raw:
+        torch.library.opcheck(operator, args)
+
+
+@contract("composed", "triton")
+def test_gradcheck(op: str, backend: str) -> None:
+    case = cheapest(op, backend)[0]
+    if reason := oracle.cannot_check(op, case, backend, F64, False, DEVICE):
+        pytest.skip(reason)
+    arguments = materialise(case, F64, DEVICE)
+    leaves = inputs(arguments)
+
+    def function(*tensors: torch.Tensor) -> Any:
+        given = iter(tensors)
+        changed = oracle.replaced(arguments, lambda t: next(given) if t.requires_grad else t)
+        return tuple(oracle.call(op, changed, backend))
+
+    assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
+
+
+@contract()
+def test_functional_gradient(op: str, backend: str) -> None:
+    """``torch.func.grad`` gives the gradients of ``backward``."""
+    arguments = materialise(cheapest(op, backend)[0], F32, DEVICE)
+    leaves = inputs(arguments)
+
+    def loss(tensors: list[torch.Tensor]) -> torch.Tensor:
+        given = iter(tensors)
+        wanted = {id(t) for t in leaves}
+        return scalar(op, oracle.replaced(arguments, lambda t: next(given) if id(t) in wanted else t), backend)
+
+    expected = torch.autograd.grad(scalar(op, arguments, backend), leaves)
+    for ours, theirs in zip(torch.func.grad(loss)([t.detach() for t in leaves]), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@contract()
+def test_compiles_whole_with_dynamic_shapes(op: str, backend: str) -> None:
+    """One graph without breaks, forward and backward; at most two graphs for five shapes."""
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda **a: oracle.call(op, a, backend), fullgraph=True, dynamic=True, backend=counter)
+    for step in range(5):
+        arguments = materialise(resized(dynamic_case(op, backend), step), F32, DEVICE)
+        expected = oracle.call(op, arguments, backend)
+        for ours, theirs in zip(compiled(**arguments), expected, strict=True):
+            torch.testing.assert_close(ours, theirs)
+            assert ours.stride() == theirs.stride()
+        gradients = torch.autograd.grad(compiled(**arguments)[0].sum(), inputs(arguments))
+        for ours, theirs in zip(gradients, torch.autograd.grad(expected[0].sum(), inputs(arguments)), strict=True):
+            torch.testing.assert_close(ours, theirs)
+    assert counter.frame_count <= 2
+
+
+def dynamic_case(op: str, backend: str) -> Case:
+    """The cheapest case without a dimension of one, which tracing always specialises on."""
+    every = cheapest(op, backend, count=100)
+    return next(c for c in every if all(min(a.shape[2:] or (2,)) > 1 for a in arguments_of(c) if a.kind in MAPS))
+
+
+def arguments_of(case: Case) -> list[Arg]:
+    found: list[Arg] = []
+    for value in case.args.values():
+        map_args(found.append, value)
+    return found
+
+
+def resized(case: Case, step: int) -> Case:
+    """``case`` with a batch of 2 + ``step`` and maps larger by as much."""
+
+    def grow(a: Arg) -> Arg:
+        if a.kind not in (*MAPS, "cells"):
+            return a
+        rest = [s + step for s in a.shape[2:]] if a.kind in MAPS else a.shape[2:]
+        return replace(a, shape=(2 + step, a.shape[1], *rest))
+
+    return replace(case, args={name: map_args(grow, value) for name, value in case.args.items()})
+
+
+@contract()
+def test_autocast(op: str, backend: str) -> None:
+    """GEMM ops give the autocast dtype, memory-bound ops that of their input; gradients are in the inputs' dtypes."""
+    if backend == "triton" and DEVICE == "cpu":
+        pytest.skip("the CPU's autocast dtype is bfloat16, which Triton's interpreter computes wrongly")
+    arguments = materialise(cheapest(op, backend)[0], F32, DEVICE)
+    dtype = torch.get_autocast_dtype(DEVICE)
+    with torch.autocast(DEVICE):
+        y = oracle.call(op, arguments, backend)[0]
+    assert y.dtype == (F32 if op in ("pyramid_pool", "upsample_merge") else dtype)
+    leaves = inputs(arguments)
+    gradients = torch.autograd.grad(y.float().sum(), leaves)
+    assert [g.dtype for g in gradients] == [t.dtype for t in leaves]
+
+
+@contract()
+def test_empty_batch(op: str, backend: str) -> None:
+    """N = 0 gives an empty result and zero gradients of what has no batch."""
+    case = cheapest(op, backend)[0]
+    empty = {k: map_args(lambda a: replace(a, shape=(0, *a.shape[1:])) if a.kind in (*MAPS, "cells") else a, v)
+             for k, v in case.args.items()}  # fmt: skip
+    arguments = materialise(replace(case, args=empty), F32, DEVICE)
+    if op == "dilated_branches_train":
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
+            oracle.call(op, arguments, backend)
+        return
+    y = oracle.call(op, arguments, backend)[0]
+    assert y.shape[0] == 0 and y.shape[1:] == oracle.call(op, materialise(case, F32), "reference")[0].shape[1:]
+    for t, g in zip(inputs(arguments), torch.autograd.grad(y.sum(), inputs(arguments)), strict=True):
+        assert g.shape == t.shape and not g.any()
+
+
+@contract("triton")
+def test_second_derivative_and_vmap_name_the_op(op: str, backend: str) -> None:
+    arguments = materialise(cheapest(op, backend)[0], F32, DEVICE)
+    leaves = inputs(arguments)
+    first = torch.autograd.grad(scalar(op, arguments, backend), leaves, create_graph=True)
+    with pytest.raises(NotImplementedError, match="double backward is not implemented"):
+        torch.autograd.grad(sum(g.sum() for g in first), leaves)
+    x = leaves[0].detach()
+
+    def mapped(t: torch.Tensor) -> torch.Tensor:
+        return oracle.call(op, oracle.replaced(arguments, lambda a: t if a is leaves[0] else a), backend)[0]
+
+    with pytest.raises(NotImplementedError, match="vmap is not implemented"):
+        torch.vmap(mapped)(torch.stack([x, x]))

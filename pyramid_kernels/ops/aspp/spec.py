@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import ModuleType
 from typing import Any
 
 from .._shared.spec import Case, Cost, arg
 from ..dilated_branches import spec as branches_spec
+from ..pyramid_pool import spec as pool_spec
+from ..pyramid_project import spec as project_spec
 
 
 def _norm(o: int, eps: float) -> tuple[Any, ...]:
@@ -55,30 +58,48 @@ BENCH = [
 ]
 
 
-def _parts(case: Case) -> tuple[Case, Case]:
-    """The branches and the projection as cases of ``dilated_branches``."""
+def _parts(case: Case) -> list[tuple[ModuleType, Case]]:
+    """The calls of other ops that the composition makes: (their spec, the case)."""
     args = case.args
-    n, _, h, w = args["x"].shape
+    n, c, h, w = args["x"].shape
     width = sum(weight.shape[0] for weight in args["weights"])
     o, _, k, _ = args["project_weight"].shape
-    shared = {"activation": "relu"}
     branches = {"x": args["x"], "weights": args["weights"], "dilations": args["dilations"], "norm": args["norms"]}
     project = {"x": arg(n, width, h, w), "weights": [arg(o, width, k, k, kind="weight")], "dilations": (1,),
                "norm": [args["project_norm"]]}  # fmt: skip
+    parts = [(branches_spec, branches)]
     if "pool_weight" in args:
+        p = args["pool_weight"].shape[0]
         project["image_bias"] = arg(n, o, k * k, kind="cells")
-    return Case("branches", branches | shared), Case("project", project | shared)
+        cell = {"grids": [(1, 1)]}
+        level = {"pooled": arg(n, c, 1, kind="cells"), "weights": [args["pool_weight"]], "norm": [args["pool_norm"]]}
+        columns = {"pooled": arg(n, p, 1, kind="cells"), "weights": [arg(o * k * k, p, kind="weight")]}
+        parts += [
+            (pool_spec, {"x": args["x"], "bins": (1,)}),
+            (project_spec, cell | level | {"activation": "relu"}),
+            (project_spec, cell | columns),
+        ]
+    parts.append((branches_spec, project))
+    return [(spec, Case("part", a | ({"activation": "relu"} if spec is branches_spec else {}))) for spec, a in parts]
 
 
 def launches(case: Case, channels_last: bool) -> tuple[dict[str, int], dict[str, int]]:
     forward, backward = Counter[str](), Counter[str]()
-    for part in _parts(case):
-        f, b = branches_spec.launches(part, channels_last)
+    for spec, part in _parts(case):
+        f, b = spec.launches(part, channels_last)
         forward += Counter(f)
         backward += Counter(b)
     return dict(forward), dict(backward)
 
 
 def cost(case: Case, itemsize: int) -> Cost:
-    branches, project = (branches_spec.cost(part, itemsize) for part in _parts(case))
-    return Cost(*(a + b for a, b in zip(branches, project, strict=True)))
+    costs = [spec.cost(part, itemsize) for spec, part in _parts(case)]
+    return Cost(*(sum(values) for values in zip(*costs, strict=True)))
+
+
+def calls(case: Case, channels_last: bool) -> tuple[dict[str, int], dict[str, int]]:
+    """The projection's weight is split between branches and image level: a slice that starts late is repacked, the
+    gradients of both parts are joined, and so are the two of x."""
+    if "pool_weight" not in case.args:
+        return {}, {}
+    return {"clone": 1} if case.args.get("pool_first") else {}, {"cat": 1, "add": 1}

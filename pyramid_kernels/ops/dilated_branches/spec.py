@@ -93,6 +93,12 @@ def launches(case: Case, channels_last: bool) -> tuple[dict[str, int], dict[str,
     return {"dilated_branches_fwd_kernel": chunks}, backward
 
 
+def calls(case: Case, channels_last: bool) -> tuple[dict[str, int], dict[str, int]]:
+    """What joins the chunks of more than eight branches: their outputs, and their gradients of x."""
+    chunked = len(case.args["weights"]) > 8
+    return ({"cat": 1}, {"add": 1}) if chunked else ({}, {})
+
+
 def weight_splits(shape: tuple[int, ...], weights: list[Arg]) -> int:
     """In how many shares of the pixels the weight gradient is computed: the rule of ``triton_bwd.launch_dw``."""
     n, c, h, w = shape

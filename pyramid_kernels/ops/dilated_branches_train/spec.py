@@ -67,4 +67,4 @@ def cost(case: Case, itemsize: int) -> Cost:
 
 def margin(tensors: dict[str, Any]) -> Tensor:
     with torch.no_grad():
-        return dilated_branches_train(**(tensors | {"activation": None}))[0].abs()
+        return dilated_branches_train(**({"image_bias": None} | tensors | {"activation": None}))[0].abs()
