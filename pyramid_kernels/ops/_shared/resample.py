@@ -40,13 +40,14 @@ def offset(n, channel, p, total, pixels, CHANNELS_LAST: tl.constexpr):
 
 @triton.jit
 def quotient(a, b, ACC: tl.constexpr):
-    """a / b of two sizes, correctly rounded without a division's slow path, which is a call and costs stack."""
-    inverse = (1.0 / tl.cast(b, tl.float32)).to(tl.float64)
-    a, b = tl.cast(a, tl.float64), tl.cast(b, tl.float64)
-    q = a * inverse
-    for _ in tl.static_range(2):
-        q += (a - q * b) * inverse
-    return q.to(ACC)
+    """a / b of two sizes, correctly rounded; in fp32 without a slow path, which is a call and costs stack."""
+    if ACC == tl.float64:
+        return tl.cast(a, ACC) / tl.cast(b, ACC)
+    else:
+        inverse = (1.0 / tl.cast(b, tl.float32)).to(tl.float64)
+        a, b = tl.cast(a, tl.float64), tl.cast(b, tl.float64)
+        q = a * inverse
+        return (q + (a - q * b) * inverse).to(ACC)
 
 
 @triton.jit

@@ -30,9 +30,10 @@ def pyramid_project(
     for i, (x, w) in enumerate(zip(pooled.split(cells, 2), weights, strict=True)):
         z = F.conv1d(x, w.flatten(1).unsqueeze(2))
         if norm is not None:
-            gamma, beta, mean, var, eps = norm[i]
+            *vectors, eps = norm[i]
             if z.dtype == torch.float64:
-                gamma, beta, mean, var = (v if v is None else v.double() for v in (gamma, beta, mean, var))
+                vectors = [v if v is None else v.double() for v in vectors]
+            gamma, beta, mean, var = vectors
             z = F.batch_norm(z, mean, var, gamma, beta, training=False, eps=eps)
         y = affine(z, scale[i], shift[i], activation)
         levels.append(F.pad(y, (0, max(cells) - cells[i])))

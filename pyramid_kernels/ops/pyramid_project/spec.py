@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from .._shared.spec import Arg, Case, Cost, arg
-from . import reference
 
 Grids = list[tuple[int, int]]
 
 
 def _case(
-    name: str, n: int, c: int, grids: Grids, channels: list[int], exact: bool = True, square: bool = False, **options: Any
-) -> Case:
+    name: str, n: int, c: int, grids: Grids, channels: list[int], *, exact: bool = True, square: bool = False,
+    **options: Any,
+) -> Case:  # fmt: skip
     """``square`` gives (O, C) weights instead of (O, C, 1, 1)."""
     shapes = [(o, c) if square else (o, c, 1, 1) for o in channels]
     pyramid = {
@@ -71,23 +68,6 @@ def launches(case: Case, channels_last: bool) -> tuple[dict[str, int], dict[str,
     if any(case.args.get(name) is not None for name in ("scale", "shift", "norm", "activation")):
         backward["pyramid_project_bwd_dz_kernel"] = 1
     return {"pyramid_project_fwd_kernel": 1}, backward
-
-
-def margin(tensors: dict[str, Any]) -> Tensor:
-    """Distance of every pre-activation on the levels' cells from zero, in float64; infinite on padding."""
-
-    def double(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.double()
-        return type(value)(map(double, value)) if isinstance(value, list | tuple) else value
-
-    none = [None] * len(tensors["grids"])
-    values = {"scale": none, "shift": none, "norm": None} | {k: v for k, v in tensors.items() if k != "activation"}
-    cells = [rows * cols for rows, cols in tensors["grids"]]
-    distance = reference.pyramid_project(**{k: double(v) for k, v in values.items()}, activation=None).abs()
-    for block, count in zip(distance.split([len(w) for w in tensors["weights"]], 1), cells, strict=True):
-        block[:, :, count:] = torch.inf
-    return distance
 
 
 def cost(case: Case, itemsize: int) -> Cost:

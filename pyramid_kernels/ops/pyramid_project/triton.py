@@ -129,7 +129,8 @@ def pyramid_project_bwd_dz_kernel(
             m_o = o < channels[i]
             gain, mean = vector(p_gains[i], o, m_o, 1.0)[None, :], vector(p_means[i], o, m_o, 0.0)[None, :]
             inverse = inverse_deviation(p_vars[i], o, m_o, eps[i])[None, :]
-            dgain, dbias = tl.zeros([BM, BN], tl.float32), tl.zeros([BM, BN], tl.float32)
+            # Few rows, and their sum may cancel: float64 costs nothing here.
+            dgain, dbias = tl.zeros([BM, BN], tl.float64), tl.zeros([BM, BN], tl.float64)
             at = (before(channels, i) + o)[None, :]
             for start in range(0, images * cells[i], BM):
                 n, s, m_r = rows(start, images, cells[i], BM)
@@ -144,8 +145,8 @@ def pyramid_project_bwd_dz_kernel(
                     dgain += tl.where(m, b_dy * (tl.load(p_z + saved, m, 0.0).to(tl.float32) - mean) * inverse, 0.0)
                 tl.store(p_dz + here, (b_dy * gain * inverse).to(p_dz.dtype.element_ty), m)
             p_out = p_sums + before(channels, i) + o
-            tl.store(p_out, tl.sum(dgain, 0), m_o)
-            tl.store(p_out + total, tl.sum(dbias, 0), m_o)
+            tl.store(p_out, tl.sum(dgain, 0).to(tl.float32), m_o)
+            tl.store(p_out + total, tl.sum(dbias, 0).to(tl.float32), m_o)
         u -= blocks
 
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from .._shared.spec import Case, Cost, arg
-from . import reference
 
 
 def _case(name: str, *shapes: tuple[int, ...], exact: bool = True, affine: bool = False, **options: Any) -> Case:
@@ -75,16 +71,6 @@ def launches(case: Case, channels_last: bool) -> tuple[dict[str, int], dict[str,
         backward["upsample_merge_bwd_affine_kernel"] = chunks if "scale" in args else 1
         backward["upsample_merge_sums_kernel"] = 1
     return {"upsample_merge_fwd_kernel": chunks}, backward
-
-
-def margin(tensors: dict[str, Any]) -> Tensor:
-    """Distance of every pre-activation from zero, in float64."""
-    values = {k: [m.double() for m in v] if k == "maps" else v for k, v in tensors.items()}
-    options = {"mode": "bilinear", "align_corners": False, "merge": "concat", "scale": None, "shift": None} | values
-    options |= {k: options[k].double() for k in ("scale", "shift") if isinstance(options[k], torch.Tensor)}
-    maps = options.pop("maps")
-    size = options.pop("size", None) or tuple(maps[0].shape[2:])
-    return reference.upsample_merge(maps, size, **(options | {"activation": None})).abs()
 
 
 def cost(case: Case, itemsize: int) -> Cost:
