@@ -131,7 +131,11 @@ def compare(model: nn.Module, x: Tensor, y: Tensor, outcome: Outcome) -> dict[st
 
 
 def _aspp_gradients(aspp: nn.Module, features: Tensor) -> dict[str, Tensor]:
-    """ASPP in training mode on the photograph's features: output and every gradient."""
+    """ASPP in training mode on the photograph's features: output and every gradient.
+
+    The image-level norm is frozen: with two images its statistics hold two values, and its true gradient is zero.
+    """
+    aspp.convs[-1][2].eval()  # type: ignore[index,union-attr]
     features = features.clone().requires_grad_()
     out = aspp(features)
     generator = torch.Generator().manual_seed(0)
@@ -162,7 +166,8 @@ def measure(forms: dict[str, nn.Module], x: Tensor, y: Tensor, device: str, outc
     calls = {name: (lambda form=form: step(form.train(), x, y)) for name, form in forms.items()}
     samples = timing.interleaved(calls, device, rounds=8, budget=10.0)
     for name, call in calls.items():
-        outcome.seconds[name] = timing.Stats.of(samples[name]).median
+        # The best of them: what else the machine does only ever adds.
+        outcome.seconds[name] = min(samples[name])
         forms[name].zero_grad(set_to_none=True)
         outcome.peak[name] = timing.peak_memory(call, device)
     rows = [[name, f"{1e3 * outcome.seconds[name]:.0f}", f"{outcome.peak[name] / 1e6:.0f}"] for name in FORMS]
@@ -170,5 +175,5 @@ def measure(forms: dict[str, nn.Module], x: Tensor, y: Tensor, device: str, outc
     if outcome.same_path:
         print(f"same path: on this device `auto` is the unfused module ({outcome.paths['training']})\n")
         return
-    outcome.ratio = timing.paired_ratio(samples["unfused"], samples["fused"])
+    outcome.ratio = outcome.seconds["unfused"] / outcome.seconds["fused"]
     print(f"time unfused / fused {outcome.ratio:.2f} (through {outcome.paths['training']})\n")
