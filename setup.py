@@ -34,7 +34,7 @@ def check_cuda() -> str:
         sys.exit("csrc/ holds CUDA sources that setup.py does not build yet")
     message = "no CUDA sources in this version: installing the Triton, composed and reference backends"
     if wanted == "1":
-        sys.exit(f"PYRAMID_KERNELS_CUDA=1: {message}; unset it to install those")
+        sys.exit("PYRAMID_KERNELS_CUDA=1 asks for the CUDA core, and this version has no CUDA sources; unset it")
     return message
 
 

@@ -159,7 +159,7 @@ def resolve(op: Op, problem: Problem, backend: str) -> Decision:
 
 
 def _automatic(op: Op, problem: Problem) -> Decision:
-    because = []
+    because: list[str] = []
     for name in op.order:
         reason = cannot(op, problem, name) or ledger.why_not(op.name, op.bound, name, problem.arch)
         if reason is None:
@@ -198,7 +198,8 @@ def explain(fn: Callable[..., Any], *args: Any, backend: str = "auto", **kwargs:
     """
     if not hasattr(fn, "problems"):
         raise TypeError(f"fn must be a function of pyramid_kernels.functional, got {fn!r}")
-    text = "\n".join(_explanation(*entry, backend) for entry in fn.problems(*args, **kwargs))
+    entries: list[tuple[Op, Problem, tuple[int, ...]]] = fn.problems(*args, **kwargs)
+    text = "\n".join(_explanation(op, problem, sizes, backend) for op, problem, sizes in entries)
     print(text)
     return text
 

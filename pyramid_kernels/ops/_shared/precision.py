@@ -10,4 +10,5 @@ def conv_precision(dtype: torch.dtype) -> str:
 
     ``torch.backends.cudnn.conv.fp32_precision`` also answers for the legacy ``torch.backends.cudnn.allow_tf32`` flag.
     """
-    return "tf32" if dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
+    setting = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    return "tf32" if dtype == torch.float32 and setting == "tf32" else "ieee"

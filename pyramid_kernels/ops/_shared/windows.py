@@ -14,7 +14,7 @@ class Axis(NamedTuple):
     """The windows of one level along one axis of length ``size``."""
 
     size: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
     step: int
     lead: int
     tail: int

@@ -84,7 +84,7 @@ def aspp(
         channels += pool_weight.shape[0]
     project_weight = _check_conv("project_weight", project_weight, x, channels, (1, 3))
     _check_norm("project_norm", project_norm, project_weight, x)
-    settings = {
+    settings: dict[str, Any] = {
         "dilations": dilations, "norms": norms, "project_norm": project_norm, "pool_weight": pool_weight,
         "pool_norm": pool_norm, "pool_first": pool_first,
     }  # fmt: skip

@@ -163,7 +163,7 @@ def check_affine(
             for name, t in zip(("gamma", "beta", "mean", "var"), entry[:4], strict=True):
                 if t is not None or name in ("mean", "var"):
                     check_vector(f"norm[{i}] {name}", t, w.shape[0], x)
-        return [tuple(entry[:4]) for entry in norm], [float(entry[4]) for entry in norm]
+        return [(entry[0], entry[1], entry[2], entry[3]) for entry in norm], [float(entry[4]) for entry in norm]
     lists = []
     for name, given in (("scale", scale), ("shift", shift)):
         vectors = [None] * branches if given is None else given

@@ -64,7 +64,7 @@ def pyramid_pool(
     check_choice("mode", mode, ("avg", "max"))
     check_choice("windows", windows, WINDOWS)
     levels = pairs("bins", bins)
-    grids(levels, x.shape[2:], windows)
+    grids(levels, (x.shape[2], x.shape[3]), windows)
     backend = select(OP, _problem(x, mode, windows, len(levels)), tuple(x.shape), backend)
     if backend in ("reference", "composed"):
         return OP.python(backend)(x, levels, mode=mode, windows=windows)
