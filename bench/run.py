@@ -21,7 +21,7 @@ from pyramid_kernels.cli.verify import verify
 from pyramid_kernels.ops import all_ops
 
 from . import timing
-from .subjects import EAGER, MODES, Subject, op_names, subjects
+from .subjects import EAGER, MODES, Subject, case_names, op_names, subjects
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SHOWN = ("op", "case", "mode", "provider", "path", "median_ms", "p20_ms", "p80_ms", "peak_mb", "vs_eager")
@@ -95,17 +95,20 @@ def _module_failures(subject: Subject) -> Iterator[str]:
 
 def measure(name: str, device: str, dtype: torch.dtype, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     modes = (args.mode,) if args.mode else MODES
-    channels_last = args.layout == "channels_last"
-    found = list(subjects(name, device, dtype, modes=modes, quick=args.quick, channels_last=channels_last,
-                          compiled=not args.no_compile))  # fmt: skip
-    for subject in progress(found, "bench", lambda s: s.name):
+    work = [(case, mode) for case in case_names(name, args.quick) for mode in modes]
+    for case, mode in progress(work, "bench", "/".join):
+        # Compiled callables share their code, and with it one limit on recompilations.
+        torch.compiler.reset()
+        (subject,) = subjects(
+            name, device, dtype, modes=(mode,), quick=args.quick, compiled=not args.no_compile,
+            channels_last=args.layout == "channels_last", only=case,
+        )  # fmt: skip
         yield from rows_of(subject, device, args.layout, quick=args.quick)
-        subject.calls.clear()
 
 
 def rows_of(subject: Subject, device: str, layout: str, quick: bool) -> Iterator[dict[str, Any]]:
     """One row per provider."""
-    rounds, budget = (10, 5.0) if quick else (60, 20.0)
+    rounds, budget = (20, 8.0) if quick else (60, 20.0)
     times = timing.interleaved(subject.calls, device, rounds, budget, cold=device != "cpu")
     warm = timing.interleaved(subject.calls, device, rounds, budget) if device != "cpu" else {}
     for provider, call in subject.calls.items():

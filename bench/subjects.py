@@ -137,7 +137,9 @@ def can_compile(device: str) -> bool:
 
 def compile_call(fn: Fn, device: str) -> Fn:
     """Tuned as far as it goes on a GPU; without its own graphs, which are measured apart."""
-    return torch.compile(fn, dynamic=False, mode=None if device == "cpu" else "max-autotune-no-cudagraphs")
+    return torch.compile(
+        fn, fullgraph=True, dynamic=False, mode=None if device == "cpu" else "max-autotune-no-cudagraphs"
+    )
 
 
 def _leaves(value: Any) -> list[Tensor]:

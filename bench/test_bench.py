@@ -25,6 +25,7 @@ ratios: list[tuple[str, str, str]] = []
 @pytest.fixture(scope="module")
 def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     name, case, mode = request.param
+    torch.compiler.reset()
     (found,) = subjects(name, DEVICE, DTYPE, modes=(mode,), quick=DEVICE == "cpu", compiled=name in MODULES, only=case)
     path = found.paths["auto"]
     if found.same_path("auto"):
