@@ -117,10 +117,10 @@ def before(counts, LEVEL: tl.constexpr):
 
 @triton.jit
 def pyramid_project_bwd_dz_kernel(
-    p_dy, p_y, p_z, p_gains, p_means, p_vars, eps, p_dz, p_sums, images, total, cells, channels, dy_strides, y_strides,
-    BM: tl.constexpr, BN: tl.constexpr,
+    p_dy, p_y, p_z, p_gains, p_means, p_vars, eps, p_dz, p_sums, images, total, full, cells, channels,
+    dy_strides, y_strides, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """One program owns all rows and BN channels of one level: dz, and its sums for gain (row 0) and bias (row 1)."""
+    """One program owns all rows and BN channels of one level: dz, zero beyond its cells, and sums: dgain, then dbias."""
     u = tl.program_id(0)
     for i in tl.static_range(len(p_gains)):
         blocks = tl.cdiv(channels[i], BN)
@@ -132,9 +132,10 @@ def pyramid_project_bwd_dz_kernel(
             # Few rows, and their sum may cancel: float64 costs nothing here.
             dgain, dbias = tl.zeros([BM, BN], tl.float64), tl.zeros([BM, BN], tl.float64)
             at = (before(channels, i) + o)[None, :]
-            for start in range(0, images * cells[i], BM):
-                n, s, m_r = rows(start, images, cells[i], BM)
-                m = m_r[:, None] & m_o[None, :]
+            for start in range(0, images * full, BM):
+                n, s, m_r = rows(start, images, full, BM)
+                m_row = m_r[:, None] & m_o[None, :]
+                m = m_row & (s < cells[i])[:, None]
                 here = n[:, None] * dy_strides[0] + at * dy_strides[1] + s[:, None] * dy_strides[2]
                 saved = n[:, None] * y_strides[0] + at * y_strides[1] + s[:, None] * y_strides[2]
                 b_dy = tl.load(p_dy + here, m, 0.0).to(tl.float32)  # [BM, BN]
@@ -143,7 +144,7 @@ def pyramid_project_bwd_dz_kernel(
                 dbias += b_dy
                 if p_z is not None:
                     dgain += tl.where(m, b_dy * (tl.load(p_z + saved, m, 0.0).to(tl.float32) - mean) * inverse, 0.0)
-                tl.store(p_dz + here, (b_dy * gain * inverse).to(p_dz.dtype.element_ty), m)
+                tl.store(p_dz + here, (b_dy * gain * inverse).to(p_dz.dtype.element_ty), m_row)
             p_out = p_sums + before(channels, i) + o
             tl.store(p_out, tl.sum(dgain, 0).to(tl.float32), m_o)
             tl.store(p_out + total, tl.sum(dbias, 0).to(tl.float32), m_o)
@@ -247,8 +248,8 @@ def backward_dz(
     block = {"BM": 32, "BN": 32}
     launch(
         pyramid_project_bwd_dz_kernel, (sum(triton.cdiv(o, block["BN"]) for o in channels),), dy,
-        dy, y, z, gains, means, variances, tuple(eps), dz, sums, dy.shape[0], dy.shape[1], tuple(cells),
-        tuple(channels), dy.stride(), saved.stride(), **block,
+        dy, y, z, gains, means, variances, tuple(eps), dz, sums, *dy.shape, tuple(cells), tuple(channels),
+        dy.stride(), saved.stride(), **block,
     )  # fmt: skip
 
 

@@ -88,9 +88,7 @@ def upsample_merge(
     return UpsampleMerge.apply(list(target), mode, align_corners, merge, relu, backend, scale, shift, *maps)
 
 
-def _check(
-    maps: Any, size: Any, mode: str, align_corners: bool, merge: str
-) -> tuple[list[Tensor], tuple[int, int]]:
+def _check(maps: Any, size: Any, mode: str, align_corners: bool, merge: str) -> tuple[list[Tensor], tuple[int, int]]:
     """The maps in one dtype, and the result's size."""
     check_choice("mode", mode, MODES)
     check_choice("merge", merge, MERGES)
