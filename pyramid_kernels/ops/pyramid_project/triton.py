@@ -120,7 +120,7 @@ def pyramid_project_bwd_dz_kernel(
     p_dy, p_y, p_z, p_gains, p_means, p_vars, eps, p_dz, p_sums, images, total, full, cells, channels,
     dy_strides, y_strides, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """One program owns all rows and BN channels of one level: dz, zero beyond its cells, and sums: dgain, then dbias."""
+    """One program owns all rows and BN channels of one level: dz, zero beyond its cells, and dgain and dbias."""
     u = tl.program_id(0)
     for i in tl.static_range(len(p_gains)):
         blocks = tl.cdiv(channels[i], BN)
@@ -244,7 +244,7 @@ def backward_dz(
 ) -> None:  # fmt: skip
     """Fill ``dz`` on the cells of every level, and ``sums`` (2, sum O): dgain (0 without ``z``) and dbias."""
     gains, _, means, variances = map(tuple, vectors)
-    saved = dy if y is None and z is None else y if z is None else z
+    saved = next(t for t in (y, z, dy) if t is not None)  # y and z have the same strides
     block = {"BM": 32, "BN": 32}
     launch(
         pyramid_project_bwd_dz_kernel, (sum(triton.cdiv(o, block["BN"]) for o in channels),), dy,
