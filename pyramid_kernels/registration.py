@@ -59,7 +59,9 @@ def _refuse_vmap(name: str) -> Callable[..., Any]:
 
 def _first_order_only(name: str, backward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(backward)
-    def first_order(ctx: Any, *dys: torch.Tensor) -> Any:
+    def first_order(ctx: Any, *dys: torch.Tensor | None) -> Any:
+        if all(dy is None for dy in dys):
+            return (None,) * len(ctx.needs_input_grad)
         # A traced backward is never differentiated again.
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return backward(ctx, *dys)

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from pyramid_kernels import oracle
 from pyramid_kernels.ops import all_ops
+from pyramid_kernels.ops._shared import launch
 from pyramid_kernels.ops._shared.spec import Arg, Case, map_args, materialise
 from tests.kernels import DEVICE, DTYPES, cases, short, specified_ops
 
@@ -148,7 +150,7 @@ def test_opcheck(op: str, backend: str, layout: str) -> None:
     seen = oracle.run(op, arguments, backend, [torch.ones_like(y, dtype=F64) for y in outputs])
     assert seen.raw
     for operator, args in seen.raw:
-        torch.library.opcheck(operator, args)
+        torch.library.opcheck(operator, oracle.replaced(args, torch.Tensor.detach))
 
 
 @contract("composed", "triton")
@@ -184,20 +186,25 @@ def test_functional_gradient(op: str, backend: str) -> None:
 
 
 @contract()
-def test_compiles_whole_with_dynamic_shapes(op: str, backend: str) -> None:
+@torch.fx.experimental._config.patch(use_duck_shape=False)  # sizes that happen to be equal are not one size
+def test_compiles_whole_with_dynamic_shapes(op: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One graph without breaks, forward and backward; at most two graphs for five shapes."""
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     torch._dynamo.reset()
     compiled = torch.compile(lambda **a: oracle.call(op, a, backend), fullgraph=True, dynamic=True, backend=counter)
-    for step in range(5):
-        arguments = materialise(resized(dynamic_case(op, backend), step), F32, DEVICE)
-        expected = oracle.call(op, arguments, backend)
-        for ours, theirs in zip(compiled(**arguments), expected, strict=True):
-            torch.testing.assert_close(ours, theirs)
-            assert ours.stride() == theirs.stride()
-        gradients = torch.autograd.grad(compiled(**arguments)[0].sum(), inputs(arguments))
-        for ours, theirs in zip(gradients, torch.autograd.grad(expected[0].sum(), inputs(arguments)), strict=True):
-            torch.testing.assert_close(ours, theirs)
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "start", lambda *_: None)  # tracing is what is looked at
+        for step in (4, 3, 2, 1):
+            arguments = materialise(resized(dynamic_case(op, backend), step), F32, DEVICE)
+            compiled(**arguments)[0].sum().backward()
+    arguments = materialise(resized(dynamic_case(op, backend), 0), F32, DEVICE)
+    leaves, expected, found = inputs(arguments), oracle.call(op, arguments, backend), compiled(**arguments)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+        assert ours.stride() == theirs.stride()
+    gradients = zip(*(torch.autograd.grad(y.square().sum(), leaves) for (y, *_) in (found, expected)), strict=True)
+    for ours, theirs in gradients:
+        torch.testing.assert_close(ours, theirs)
     assert counter.frame_count <= 2
 
 
@@ -248,11 +255,9 @@ def test_empty_batch(op: str, backend: str) -> None:
     empty = {k: map_args(lambda a: replace(a, shape=(0, *a.shape[1:])) if a.kind in (*MAPS, "cells") else a, v)
              for k, v in case.args.items()}  # fmt: skip
     arguments = materialise(replace(case, args=empty), F32, DEVICE)
-    if op == "dilated_branches_train":
-        with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
-            oracle.call(op, arguments, backend)
-        return
-    y = oracle.call(op, arguments, backend)[0]
+    y, *statistics = oracle.call(op, arguments, backend)
+    for ours, theirs in zip(statistics, oracle.call(op, arguments, "reference")[1:], strict=True):
+        torch.testing.assert_close(ours, theirs, equal_nan=True)
     assert y.shape[0] == 0 and y.shape[1:] == oracle.call(op, materialise(case, F32), "reference")[0].shape[1:]
     for t, g in zip(inputs(arguments), torch.autograd.grad(y.sum(), inputs(arguments)), strict=True):
         assert g.shape == t.shape and not g.any()

@@ -45,4 +45,4 @@ def as_cells(y: Tensor, channels_last: bool) -> Tensor:
 
 def cells_are_channels_last(y: Tensor) -> bool:
     """Whether the (N, C, S) tensor ``y`` has channels innermost."""
-    return y.stride(1) == 1 and not y.is_contiguous()
+    return True if y.stride(1) == 1 and not y.is_contiguous() else False  # traced, the comparison is no bool

@@ -31,7 +31,7 @@ def dilated_branches_train(
         mean, var = (torch.zeros(w.shape[0], dtype=wide, device=x.device) for _ in range(2))
         a, b = (None if t is None else t.to(wide) for t in (a, b))
         y = F.batch_norm(z.to(wide), mean, var, a, b, True, 1.0, e).to(z.dtype)
-        count = z.numel() // z.shape[1]
+        count = max(1, z.numel() // z.shape[1])
         branches.append(torch.relu(y) if activation == "relu" else y)
         means.append(mean)
         variances.append(var * ((count - 1) / count))

@@ -28,9 +28,10 @@ def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
 
 def pyramid_pool(x: Tensor, bins: list[tuple[int, int]], *, mode: str, windows: str) -> Tensor:
     over_columns, over_rows = pooling_matrices(x, bins, windows)
-    if is_channels_last(x):
-        return (over_rows @ (over_columns @ x.permute(0, 2, 3, 1)).flatten(1, 2)).transpose(1, 2)
-    return as_cells((x @ over_columns.t()).flatten(2) @ over_rows.t(), False)
+    with torch.autocast(x.device.type, enabled=False):  # pooling is no convolution: it keeps x's dtype
+        if is_channels_last(x):
+            return (over_rows @ (over_columns @ x.permute(0, 2, 3, 1)).flatten(1, 2)).transpose(1, 2)
+        return as_cells((x @ over_columns.t()).flatten(2) @ over_rows.t(), False)
 
 
 def pooling_matrices(x: Tensor, bins: list[tuple[int, int]], windows: str) -> tuple[Tensor, Tensor]:
@@ -40,7 +41,8 @@ def pooling_matrices(x: Tensor, bins: list[tuple[int, int]], windows: str) -> tu
     )  # [R, H] and [Q, W] per level
     over_columns = torch.cat(columns)
     own = torch.eye(len(over_columns), dtype=x.dtype, device=x.device).split([len(c) for c in columns])
-    return over_columns, torch.cat([torch.kron(r, o) for r, o in zip(rows, own, strict=True)])
+    finished = [(r[:, None, :, None] * o[None, :, None, :]).flatten(2) for r, o in zip(rows, own, strict=True)]
+    return over_columns, torch.cat([f.flatten(0, 1) for f in finished])
 
 
 def _axis_matrix(bins: int, size: int, windows: str, like: Tensor) -> Tensor:

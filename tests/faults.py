@@ -1,0 +1,160 @@
+"""One-line faults planted in copies of the shipped kernels, each of which the oracle must find.
+
+``python -m tests.faults PLACE`` plants fault number PLACE in a copy of the package and prints what found it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+TILES, BWD = "dilated_branches/triton_tiles.py", "dilated_branches/triton_bwd.py"
+
+
+class Fault(NamedTuple):
+    """``line``, which occurs in ``file`` (under ops/), becomes ``patch``; ``case`` is looked at first."""
+
+    op: str
+    case: str
+    what: str
+    file: str
+    line: str
+    patch: str
+
+
+def _fault(op: str, case: str, what: str, line: str, patch: str, file: str = "") -> Fault:
+    return Fault(op, case, what, file or f"{op}/triton.py", line, patch)
+
+
+FAULTS = [
+    _fault("pyramid_pool", "pairs-13x17", "pooling reads one column short",
+           "    width = x1 - x0\n", "    width = tl.maximum(x1 - x0 - 1, 1)\n"),
+    _fault("pyramid_pool", "one-pixel", "channels beyond the map are stored",
+           "tl.store(p_part + out, tl.sum(acc, 0), channel < c)", "tl.store(p_part + out, tl.sum(acc, 0))"),
+    _fault("pyramid_pool", "ceil-spp", "the average divides by a row too many",
+           "area = step_h * step_w if WINDOWS", "area = (step_h + 1) * step_w if WINDOWS"),
+    _fault("pyramid_pool", "max-more-bins", "maximum starts at zero, not at minus infinity",
+           'acc = accumulator(p_x, BP, BC, float("-inf") if MAX else 0.0)', "acc = accumulator(p_x, BP, BC, 0.0)"),
+    _fault("pyramid_pool", "max-more-bins", "a gradient goes to every pixel of the window",
+           "tl.load(p_index + offset, m, -1) == p[:, None]", "tl.load(p_index + offset, m, -1) >= 0"),
+    _fault("pyramid_pool", "more-bins-than-pixels", "the last window that holds a pixel is missed",
+           "last = ((p + 1) * den - 1 - lead) // step", "last = (p * den - 1 - lead) // step"),
+    _fault("pyramid_pool", "more-bins-than-pixels", "all levels gather from the first level's cells",
+           "                s = base + i * cols + j\n", "                s = i * cols + j\n"),
+    _fault("upsample_merge", "one-pixel", "the right neighbour is not clamped at the border",
+           "return i, tl.minimum(i + 1, size - 1), position - i.to(ACC)", "return i, i + 1, position - i.to(ACC)",
+           "_shared/resample.py"),
+    _fault("upsample_merge", "ppm-corners-13x17", "corners are mapped as half pixels",
+           "quotient(size - 1, tl.maximum(full - 1, 1), ACC)", "quotient(size, full, ACC)", "_shared/resample.py"),
+    _fault("upsample_merge", "fpn-add", "the half-pixel position is not clamped at zero",
+           "            position = tl.where(position < 0, 0.0, position)\n", "", "_shared/resample.py"),
+    _fault("upsample_merge", "hrnet-row-relu", "one is added before the affine",
+           "level, shapes, strides, full, SUM, MODES, ACC)\n    channel",
+           "level, shapes, strides, full, SUM, MODES, ACC) + 1\n    channel"),
+    _fault("upsample_merge", "fpn-add", "the gradient's support ends early",
+           "tl.minimum(high + 1, full - 1)", "tl.minimum(high - 1, full - 1)", "_shared/resample.py"),
+    _fault("upsample_merge", "hrnet-row-relu", "the ReLU's mask is left out of the gradient of maps",
+           "b_dy = tl.where(tl.load(p_y + at, m, 0.0) <= 0, 0.0, b_dy)", "b_dy = b_dy"),
+    _fault("upsample_merge", "smaller-corners-scale", "the gradient of maps is not scaled",
+           "        b_dmap *= tl.load(p_scale", "        tl.load(p_scale"),
+    _fault("upsample_merge", "concat-33x47-relu", "the last pixel tile stores beyond the map",
+           "    tl.store(p_y + out, acc.to(p_y.dtype.element_ty), m)\n",
+           "    tl.store(p_y + out, acc.to(p_y.dtype.element_ty), channel < total)\n"),
+    _fault("pyramid_project", "matrices", "the second level reads the first level's cells",
+           "p_x + before(cells, i) * x_strides[2], p_weights", "p_x, p_weights"),
+    _fault("pyramid_project", "primes-37-to-13-17", "depth beyond the channels is multiplied",
+           "m_r[:, None] & m_k[None, :], 0.0)\n        b_b", "m_r[:, None], 0.0)\n        b_b"),
+    _fault("pyramid_project", "matrices", "cells that a level does not have are not zero",
+           "tl.where(beyond, 0.0, acc)", "tl.where(beyond, 1.0, acc)"),
+    _fault("pyramid_project", "affine-relu", "the gain is left out of dz",
+           "(b_dy * gain * inverse)", "(b_dy * inverse)"),
+    _fault("pyramid_project", "matrices", "the weight's gradient starts at the second row",
+           "n, s, m_k = rows(start, images, cells[i], BK)", "n, s, m_k = rows(start + 1, images, cells[i], BK)"),
+    _fault("dilated_branches", "bias-relu", "a tap left of the map reads the row above",
+           "m_a = m_row & (y + dy >= 0) & (y + dy < h) & (x + dx >= 0) & (x + dx < w)",
+           "m_a = m_row & (y + dy >= 0) & (y + dy < h) & (x + dx < w)", TILES),
+    _fault("dilated_branches", "many-images", "live taps at the tile's lower edge are skipped",
+           "(first_y + BH - 1 + dy >= 0)", "(first_y + dy >= 0)", TILES),
+    _fault("dilated_branches", "one-pixel", "eps is left out of the deviation",
+           "tl.sqrt_rn(var + eps[B])", "tl.sqrt_rn(var)", TILES),
+    _fault("dilated_branches", "scale-shift", "a sum's channel offset is used for a concat",
+           "out = first * (0 if SUM else 1) + o", "out = first * 0 + o"),
+    _fault("dilated_branches", "image-bias-3x3", "taps outside the map still add their image bias",
+           "m = m_row & (y + dy >= 0) & (y + dy < h) & (x + dx >= 0) & (x + dx < w)", "m = m_row"),
+    _fault("dilated_branches", "bias-relu", "the input's gradient shifts taps the wrong way",
+           "branches[6 * B + 1], -branches[6 * B + 2], BH", "branches[6 * B + 1], branches[6 * B + 2], BH", BWD),
+    _fault("dilated_branches", "bias-relu", "the weight's gradient starts at the wrong row",
+           "y0, x0 = tl.maximum(0, -dy), tl.maximum(0, -dx)", "y0, x0 = tl.maximum(0, dy), tl.maximum(0, -dx)", BWD),
+    _fault("dilated_branches", "scale-shift", "the multiplier is left out of dz",
+           "dz = g * (multiplier * deviation)[None, :]", "dz = g * deviation[None, :]", BWD),
+    _fault("dilated_branches", "bias-relu", "the ReLU's mask is inverted at dz",
+           "g = tl.where(top > 0, g, 0.0)", "g = tl.where(top <= 0, g, 0.0)", BWD),
+    _fault("dilated_branches", "image-bias-3x3", "the image bias's gradient counts pixels outside the map",
+           "    rows, cols = tl.maximum(h - tl.abs(dy), 0), tl.maximum(w - tl.abs(dx), 0)\n    acc",
+           "    rows, cols = tl.maximum(h - tl.abs(dy), 0), w\n    acc", BWD),
+    _fault("dilated_branches_train", "no-affine", "pixels beyond the map enter the tile's mean",
+           "tl.sum(tl.where(m, acc, 0.0), 0) / count", "tl.sum(tl.where(m, acc, 0.0), 0) / BM",
+           "dilated_branches/triton.py"),
+    _fault("dilated_branches_train", "many-tiles-33x47", "Chan's merge forgets the distance between means",
+           "squares += tl.load(p + 2 * channels, m, 0.0) + tl.load(p, m, 0.0) * away * away",
+           "squares += tl.load(p + 2 * channels, m, 0.0)"),
+    _fault("dilated_branches_train", "no-affine", "the mean gradient is not taken off",
+           "g = g - mean_g[None, :] - normal * share[None, :]", "g = g - normal * share[None, :]", BWD),
+]  # fmt: skip
+
+
+def planted(fault: Fault, folder: Path) -> str | None:
+    """Copy the package into ``folder`` with ``fault`` in it; what is wrong where that cannot be done."""
+    shutil.copytree(ROOT / "pyramid_kernels", folder / "pyramid_kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    path = folder / "pyramid_kernels" / "ops" / fault.file
+    text = path.read_text()
+    if fault.line not in text:
+        return f"the line is no longer in {fault.file}: {fault.line.strip()}"
+    path.write_text(text.replace(fault.line, fault.patch, 1))
+    return None
+
+
+def found_by(fault: Fault) -> tuple[bool, str]:
+    """Whether the oracle finds ``fault``, and its first complaint."""
+    with tempfile.TemporaryDirectory(prefix="fault_") as folder:
+        if problem := planted(fault, Path(folder)):
+            return False, problem
+        command = [sys.executable, __file__, fault.op, fault.case]
+        # The interpreter frees its arrays with the buffers that a fault has overrun: a crash is a find as well.
+        environment = os.environ | {"PYTHONPATH": folder, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    if done.returncode == 3:
+        return True, done.stdout.strip().splitlines()[0]
+    if done.returncode < 0:
+        return True, f"ended by signal {-done.returncode}"
+    return False, done.stdout + done.stderr
+
+
+def look(op: str, first: str) -> str | None:
+    """The oracle's first complaint about ``op``, looking at case ``first`` before the others."""
+    import torch
+
+    from pyramid_kernels import oracle
+
+    for case in sorted(oracle.spec(op).CASES, key=lambda c: c.id != first):
+        for channels_last in (False, True):
+            for exact in (True, False) if case.exact else (False,):
+                report = oracle.check(op, case, "triton", torch.float32, channels_last, exact=exact)
+                if report.failures():
+                    return f"{case.id}: {report.failures()[0]}"
+    return None
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2:
+        print(found_by(FAULTS[int(sys.argv[1])]))
+    else:
+        complaint = look(*sys.argv[1:])
+        print(complaint or "nothing found")
+        sys.exit(3 if complaint else 0)
