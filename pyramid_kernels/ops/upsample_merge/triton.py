@@ -2,8 +2,7 @@
 
 Forward: one program owns a tile of the output and gathers from every map behind it; small maps live in L1 and L2, so
 the cost is one write. Backward: one program owns a strip of one map's gradient and gathers from the outputs whose
-*forward* indices hold it: no atomics, no zero fill. Gradients of scale and shift recompute the value before the affine
-and add partial sums in fixed order.
+*forward* indices hold it. Gradients of scale and shift recompute the value before the affine and add in fixed order.
 """
 
 from __future__ import annotations
@@ -264,10 +263,8 @@ def backward_maps(
         shapes = tuple(tuple(d.shape[1:]) for d in some)
         modes = tuple(resampling(s, (rows, cols), mode, align_corners) for s in shapes)
         tiles = tuple(_strip(s, m, cols, last, _elements(dy)) for s, m in zip(shapes, modes, strict=True))
-        programs = sum(
-            n * triton.cdiv(c, bc) * h * triton.cdiv(w, bq)
-            for (c, h, w), (bq, _, bc) in zip(shapes, tiles, strict=True)
-        )
+        owned = zip(shapes, tiles, strict=True)
+        programs = sum(n * triton.cdiv(c, bc) * h * triton.cdiv(w, bq) for (c, h, w), (bq, _, bc) in owned)
         launch(
             upsample_merge_bwd_dmaps_kernel, (programs,), dy,
             dy, y, scale, tuple(some), shapes, tuple(d.stride() for d in some),
