@@ -138,7 +138,7 @@ def _consider(path: str, module: nn.Module, backend: str, swapped: list[nn.Modul
         _swap(module, fused_class, backend)
         reason = check.self_check(module, fused_class is adapter)  # type: ignore[arg-type]
         if reason is None:
-            # Only now: channels_last weights change the memory format, and with it the dropout mask, of the own forward.
+            # Only now: channels_last weights change the own forward's memory format, and with it its dropout mask.
             setattr(module, STRIDES, to_channels_last(module))
             return Entry(path, cls.__name__, True, _decisions(module))  # type: ignore[arg-type]
         _restore(swapped.pop())

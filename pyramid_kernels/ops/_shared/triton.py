@@ -32,7 +32,7 @@ def cannot_launch(problem: Problem, float64: bool = True) -> str | None:
 
 @triton.jit
 def accumulator(p, ROWS: tl.constexpr, COLS: tl.constexpr, value):
-    """A [ROWS, COLS] block of ``value`` in the accumulation type of pointer ``p``: float64 for float64, else float32."""
+    """A [ROWS, COLS] block of ``value`` in the type that ``p`` accumulates in: float64 for float64, else float32."""
     if p.dtype.element_ty == tl.float64:
         return tl.full([ROWS, COLS], value, tl.float64)
     else:

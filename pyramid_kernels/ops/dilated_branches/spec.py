@@ -18,7 +18,13 @@ def branches(c: int, outputs: tuple[int, ...], kernels: tuple[int, ...]) -> list
 def norms(outputs: tuple[int, ...], eps: float = 1.0) -> list[tuple[Any, ...]]:
     """An eval-mode BatchNorm per branch; with variance 3, eps = 1 makes exact data exact."""
     return [
-        (arg(o, kind="vector"), arg(o, kind="shift"), arg(o, kind="shift", grad=False), arg(o, kind="positive", grad=False), eps)
+        (
+            arg(o, kind="vector"),
+            arg(o, kind="shift"),
+            arg(o, kind="shift", grad=False),
+            arg(o, kind="positive", grad=False),
+            eps,
+        )
         for o in outputs
     ]  # fmt: skip
 

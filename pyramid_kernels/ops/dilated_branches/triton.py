@@ -2,7 +2,7 @@
 
 One program owns a tile of BT x BH x BW pixels (images x rows x columns, 128 in all) and BN output channels of one
 branch; a sum merge owns all branches. Its depth is taps x C: a tap whose shifted rectangle misses the map for the
-whole tile is never loaded nor multiplied. Branches with more taps are launched first, so that light tiles fill the tail.
+whole tile is never loaded nor multiplied. Branches with more taps come first, so that light tiles fill the tail.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def image_term(acc, p_image, image, y, x, m_row, h, w, o, m_o, o_total, kernel, 
 
 @triton.jit
 def dilated_branches_fwd_kernel(
-    p_x, weights, affine, p_image, p_y, p_z, p_part, eps, branches, n, c, h, w, sxn, sxh, sxw, syn, syc, syh, syw, z_total,
+    p_x, weights, affine, p_image, p_y, p_z, p_part, eps, branches, n, c, h, w,
+    sxn, sxh, sxw, syn, syc, syh, syw, z_total,
     RELU: tl.constexpr, SUM: tl.constexpr, STORE_Y: tl.constexpr, STORE_Z: tl.constexpr, STATS: tl.constexpr,
     PRECISION: tl.constexpr, BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip

@@ -124,7 +124,7 @@ def dilated_branches_bwd_dw_kernel(
 ):  # fmt: skip
     """One program owns BO x BC of one tap's gradient, over its share of the pixels whose tap lies inside the map.
 
-    ``branches``: (O, k, dilation, first channel in dz, first element in part, dw strides of o, of c, of tap) per branch.
+    ``branches``: (O, k, dilation, first channel in dz, first element in part, dw strides of o, c, tap) per branch.
     """
     c_tiles = tl.cdiv(c, BC)
     base = 0
@@ -193,7 +193,7 @@ def dilated_branches_bwd_dw_sum_kernel(
 def dilated_branches_bwd_dimage_kernel(
     p_dz, p_dimage, o_total, kernel, dilation, h, w, gn, gh, gw, BP: tl.constexpr, BC: tl.constexpr
 ):
-    """One program owns BC channels of one image and one tap, and sums dz over the pixels whose tap is inside the map."""
+    """One program owns BC channels of one image and one tap: the sum of dz over the pixels whose tap is in the map."""
     taps = kernel * kernel
     image, tap = (tl.program_id(0) // taps).to(tl.int64), tl.program_id(0) % taps
     o = tl.program_id(1) * BC + tl.arange(0, BC)

@@ -15,7 +15,7 @@ from .._shared.triton import arch
 
 @triton.jit
 def tile_pixels(tile, n, h, w, BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr):
-    """Image, row and column of every pixel of ``tile`` ([BM] each), which exist, and the tile's first row and column."""
+    """Image, row and column of every pixel of ``tile`` ([BM] each), which exist, and its first row and column."""
     tiles_w, tiles_h = tl.cdiv(w, BW), tl.cdiv(h, BH)
     r = tl.arange(0, BT * BH * BW)
     first_x = tile % tiles_w * BW
@@ -31,7 +31,7 @@ def accumulate(
     acc, p_a, row, y, x, m_row, first_y, first_x, h, w, sh, sw, p_b, sk, sn, st, depth, col, m_col, kernel, dilation,
     BH: tl.constexpr, BW: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """acc += A shifted by every live tap @ that tap's B. ``row``: offsets of A's pixels; B is (k*sk + col*sn + tap*st)."""
+    """acc += A shifted by every live tap @ that tap's B. ``row``: offsets of A's pixels; B: k*sk + col*sn + tap*st."""
     r_k = tl.arange(0, BK)
     for tap in range(0, kernel * kernel):
         dy = (tap // kernel - kernel // 2) * dilation

@@ -1,8 +1,8 @@
 """Triton ``dilated_branches_train``: the convolution kernels of ``dilated_branches`` around batch statistics.
 
 Forward: every tile writes the count, mean and squared deviations of its fp32 accumulators beside z; one kernel merges
-them by Chan's formula in a fixed order; one normalises. A plain sum of squares would lose the variance of channels whose
-mean is large. Backward: partial sums, their merge, dz, then dx and dw as without statistics.
+them by Chan's formula in a fixed order; one normalises. A plain sum of squares would lose the variance of channels
+whose mean is large. Backward: partial sums, their merge, dz, then dx and dw as without statistics.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def forward(
     sizes = [weight.shape[0] for weight in weights]
     bp, bc = 64, fit(max(sizes), 64)
     launch(
-        dilated_branches_train_normalise_kernel, (triton.cdiv(n * h * w, bp), sum(triton.cdiv(o, bc) for o in sizes)), x,
-        z, tuple(with_statistics(weights, affine, mean, var)), y, tuple(eps),
+        dilated_branches_train_normalise_kernel,
+        (triton.cdiv(n * h * w, bp), sum(triton.cdiv(o, bc) for o in sizes)), x, z, tuple(with_statistics(weights, affine, mean, var)), y, tuple(eps),
         tuple(v for row in zip(sizes, first_channels(weights), strict=False) for v in row), n, h, w, channels,
         *y.stride(), RELU=relu, BP=bp, BC=bc,
     )  # fmt: skip
