@@ -100,7 +100,8 @@ def forward(
     bp, bc = 64, fit(max(sizes), 64)
     launch(
         dilated_branches_train_normalise_kernel,
-        (triton.cdiv(n * h * w, bp), sum(triton.cdiv(o, bc) for o in sizes)), x, z, tuple(with_statistics(weights, affine, mean, var)), y, tuple(eps),
+        (triton.cdiv(n * h * w, bp), sum(triton.cdiv(o, bc) for o in sizes)),
+        x, z, tuple(with_statistics(weights, affine, mean, var)), y, tuple(eps),
         tuple(v for row in zip(sizes, first_channels(weights), strict=False) for v in row), n, h, w, channels,
         *y.stride(), RELU=relu, BP=bp, BC=bc,
     )  # fmt: skip
