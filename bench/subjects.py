@@ -105,7 +105,7 @@ def _of_op(
     forwards: dict[str, Fn] = {"auto": lambda: public(**tensors)}
     paths = {"auto": select(op, problem, sizes, "auto")}
     for backend in ("composed", *(KERNELS if device != "cpu" else ())):
-        if cannot(op, problem, backend) is None:
+        if cannot(op, problem, backend) is None and (device != "cpu" or paths["auto"] != backend):
             forwards[backend] = _forced(public, tensors, backend)
             paths[backend] = backend
     forwards[EAGER], paths[EAGER] = eager, "reference"

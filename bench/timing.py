@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import statistics
@@ -39,6 +40,8 @@ def interleaved(
 
     At most ``rounds`` rounds and about ``budget`` seconds, at least three rounds; ``cold`` empties a GPU's L2 first.
     """
+    if device == "cpu":
+        keep_freed_memory()
     for call in calls.values():
         sample(call, device, cold)
     samples: dict[str, list[float]] = {name: [] for name in calls}
@@ -51,6 +54,18 @@ def interleaved(
         for name in names if i % 2 else reversed(names):
             samples[name].append(sample(calls[name], device, cold))
     return samples
+
+
+@functools.lru_cache
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed: mapping every large result anew costs more than the op that fills it."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    trim_threshold, mmap_max = -1, -4
+    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(mmap_max, 0)
 
 
 def paired_ratio(theirs: list[float], ours: list[float]) -> float:
