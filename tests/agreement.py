@@ -1,10 +1,10 @@
 """Whether a fused module or model agrees with its unfused form, its float64 copy being the truth.
 
 Two things make an fp32 comparison of gradients unfair, whoever computes them. A pre-activation within rounding of zero
-switches a whole gradient on or off; so every norm in front of a ReLU gets an offset of +6 or -6 by channel, far beyond
-what a normalised value reaches. A norm over two or three values has a gradient that is all cancellation; so batches
-hold eight maps, which the image-level branch is normalised over. What lies before the pyramid needs neither: it runs
-the same code in both forms.
+switches a whole gradient on or off; so every norm in front of a ReLU gets an offset of +2 or -2 by channel, which few
+normalised values undo (a larger offset would drown what follows in its own mean). A norm over two or three values has a
+gradient that is all cancellation; so batches hold eight maps, which the image-level branch is normalised over. What
+lies before the pyramid needs neither: it runs the same code in both forms.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def fair_(model: nn.Module, x: Tensor, head: str = "") -> nn.Module:
-    """Random affines, offsets of 6 below ``head``, the running statistics of ``x``, no dropout; left in train mode."""
+    """Random affines, offsets of 2 below ``head``, the running statistics of ``x``, no dropout; left in train mode."""
     generator = torch.Generator().manual_seed(1)
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout | nn.Dropout2d):
@@ -43,7 +43,7 @@ def fair_(model: nn.Module, x: Tensor, head: str = "") -> nn.Module:
 def _randomise(norm: Any, generator: torch.Generator, gated: bool) -> None:
     norm.weight.copy_(1 + torch.rand(norm.num_features, generator=generator) / 4)
     if gated:
-        norm.bias.copy_(12.0 * torch.randint(0, 2, (norm.num_features,), generator=generator) - 6)
+        norm.bias.copy_(4.0 * torch.randint(0, 2, (norm.num_features,), generator=generator) - 2)
 
 
 def results(model: nn.Module, x: Tensor, seed: int = 0) -> dict[str, Tensor]:
@@ -57,12 +57,10 @@ def results(model: nn.Module, x: Tensor, seed: int = 0) -> dict[str, Tensor]:
     found = {"y": y.detach(), "dx": x.grad}
     found |= {f"d {name}": p.grad for name, p in model.named_parameters()}
     found |= {name: b.clone() for name, b in model.named_buffers() if b.is_floating_point()}
-    missing = [name for name, v in found.items() if v is None]
-    assert not missing, f"no gradient for {missing}"
-    return found  # type: ignore[return-value]
+    return {name: t for name, t in found.items() if t is not None}
 
 
-def assert_agrees(ours: nn.Module, unfused: nn.Module, x: Tensor, draws: int = 8) -> None:
+def assert_agrees(ours: nn.Module, unfused: nn.Module, x: Tensor, draws: int = 16) -> None:
     """Every result of ``ours`` is within the oracle's limit of a float64 copy of ``unfused``, one step in its mode.
 
     The limit rests on the unfused chain's errors, the worst of several draws: a sum of few terms may be lucky in one.
@@ -74,8 +72,9 @@ def assert_agrees(ours: nn.Module, unfused: nn.Module, x: Tensor, draws: int = 8
         truth = copy.deepcopy(unfused).double()
         truth.load_state_dict(state)
         unfused.load_state_dict(state)
-        # The same maps in another order and layout: the same problem, rounded elsewhere.
+        # The same maps in another order, and all in another layout: the same problem, rounded elsewhere.
         layout = torch.channels_last if seed % 2 else torch.contiguous_format
+        unfused.to(memory_format=layout)
         data = x.roll(seed // 2, 0).contiguous(memory_format=layout)
         exact, baseline = results(truth, data.double(), seed), results(unfused, data, seed)
         if seed == 0:
@@ -83,7 +82,7 @@ def assert_agrees(ours: nn.Module, unfused: nn.Module, x: Tensor, draws: int = 8
         for name, t in exact.items():
             pairs = zip(limits.get(name, Errors()), relative_errors(baseline[name], t), strict=True)
             limits[name] = Errors(*map(max, pairs))
-    assert got.keys() == first.keys()
+    assert got.keys() == first.keys(), got.keys() ^ first.keys()
     ratios = {name: over_limit(got[name], first[name], limits[name]) for name in first}
     worst = sorted(ratios.items(), key=lambda item: -item[1])[:5]
     assert worst[0][1] <= 1, f"error over limit: {worst}"

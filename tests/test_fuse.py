@@ -1,0 +1,498 @@
+"""``fuse_`` and ``unfuse_``: what is fused, what is declined and why, and that everything else stays as it was."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pyramid_kernels as pk
+from pyramid_kernels.backends import BackendError
+from pyramid_kernels.fuse import ASPPForward, PPMForward, registry
+from pyramid_kernels.nn import ASPP, PPM, ReferenceASPP, ReferencePPM
+from tests import third_party as user
+from tests.agreement import assert_agrees, fair_
+
+deeplabv3 = pytest.importorskip("torchvision.models.segmentation.deeplabv3", reason="needs torchvision")
+smp_deeplab = pytest.importorskip(
+    "segmentation_models_pytorch.decoders.deeplabv3.decoder", reason="needs segmentation_models_pytorch"
+)
+from segmentation_models_pytorch.decoders.pspnet.decoder import PSPModule  # noqa: E402
+from torchvision.ops import FrozenBatchNorm2d  # noqa: E402
+
+X = torch.randn(8, 8, 7, 5, generator=torch.Generator().manual_seed(0))
+
+LIBRARY = {
+    "torchvision": lambda: deeplabv3.ASPP(8, (2, 3), 6),
+    "smp": lambda: smp_deeplab.ASPP(8, 6, (1, 2, 3), separable=False, dropout=0.5),
+    "smp-separable": lambda: smp_deeplab.ASPP(8, 6, (1, 2, 3), separable=True, dropout=0.5),
+    "smp-psp": lambda: PSPModule(8, (1, 2, 3)),
+    "plain-aspp": lambda: ReferenceASPP(8, (2,), 6, project_kernel=3),
+    "plain-ppm": lambda: ReferencePPM(8, 3, (1, 2)),
+}
+
+
+@pytest.fixture(autouse=True)
+def only_shipped_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.load_libraries()
+    monkeypatch.setattr(registry, "adapters", dict(registry.adapters))
+
+
+@pytest.fixture(params=list(LIBRARY))
+def module(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(0)
+    return LIBRARY[request.param]()
+
+
+@pytest.fixture
+def aspp() -> Any:
+    torch.manual_seed(0)
+    return deeplabv3.ASPP(8, (2, 3), 6)
+
+
+def why_skipped(model: nn.Module, **kwargs: Any) -> str:
+    before = {m: type(m) for m in model.modules()}
+    report = pk.fuse_(model, **kwargs)
+    assert not report.fused and len(report.skipped) == 1, report
+    assert before == {m: type(m) for m in model.modules()}
+    return report.skipped[0].detail
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+def test_agrees(module: nn.Module, train: bool) -> None:
+    unfused = fair_(module, X).train(train)
+    ours = copy.deepcopy(unfused)
+    assert pk.fuse_(ours, backend="reference").fused
+    assert ours.why_original(X) is None
+    assert_agrees(ours, unfused, X)
+
+
+def test_dropout_draws_the_same_mask(aspp: Any) -> None:
+    unfused = copy.deepcopy(aspp)
+    pk.fuse_(aspp)
+    results = []
+    for m in (aspp, unfused):
+        torch.manual_seed(3)
+        results.append(m(X))
+    assert torch.equal(results[0] == 0, results[1] == 0)
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
+def test_class_swap_keeps_everything(module: nn.Module) -> None:
+    cls, keys = type(module), list(module.state_dict())
+    parameters = [(p, p.clone(), p.stride()) for p in module.parameters()]
+    flags = [m.training for m in module.modules()]
+    report = pk.fuse_(module)
+    assert [e.path for e in report.fused] == [""] and type(module) is not cls and isinstance(module, cls)
+    assert type(module).original is cls
+    assert list(module.state_dict()) == keys and flags == [m.training for m in module.modules()]
+    for (p, value, _), now in zip(parameters, module.parameters(), strict=True):
+        assert p is now and torch.equal(p, value)
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in module.parameters() if p.shape[2:] == (3, 3))
+    assert pk.unfuse_(module) == [""]
+    assert type(module) is cls and not {"kernel_backend", "original_strides"} & set(vars(module))
+    for (p, value, stride), now in zip(parameters, module.parameters(), strict=True):
+        assert p is now and torch.equal(p, value) and p.stride() == stride
+
+
+def test_unfuse_is_bitwise_and_fuse_idempotent(module: nn.Module) -> None:
+    module.eval()
+    expected = module(X)
+    first = pk.fuse_(module)
+    cls = type(module)
+    again = pk.fuse_(module, backend="reference")
+    assert "already fused" in again.fused[0].detail and type(module) is cls and module.kernel_backend == "reference"
+    assert "already" not in first.fused[0].detail
+    pk.unfuse_(module)
+    assert pk.unfuse_(module) == []
+    assert torch.equal(module(X), expected)
+
+
+def test_copies_pickles_and_checkpoints(module: nn.Module) -> None:
+    plain = copy.deepcopy(module)
+    pk.fuse_(module.eval(), backend="reference")
+    expected = module(X)
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), loaded):
+        assert type(other) is type(module) and torch.equal(other(X), expected)
+        assert pk.unfuse_(other) == [""] and type(other) is type(plain)
+    plain.load_state_dict(module.state_dict())
+    module.load_state_dict(plain.state_dict())
+    assert torch.equal(module(X), expected)
+
+
+def test_sync_batch_norm_conversion_after_fusing(module: nn.Module) -> None:
+    pk.fuse_(fair_(module, X), backend="reference")
+    unfused = copy.deepcopy(module)
+    pk.unfuse_(unfused)
+    module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    assert module.why_original(X) is None
+    assert_agrees(module, unfused, X)
+
+
+def test_frozen_batch_norm(aspp: Any) -> None:
+    unfused = fair_(aspp, X)
+    for parent in list(unfused.modules()):
+        for name, norm in parent.named_children():
+            if isinstance(norm, nn.BatchNorm2d):
+                frozen = FrozenBatchNorm2d(norm.num_features, eps=1e-3)
+                frozen.load_state_dict(norm.state_dict())
+                setattr(parent, name, frozen)
+    ours = copy.deepcopy(unfused)
+    assert pk.fuse_(ours, backend="reference").fused and ours.why_original(X) is None
+    assert_agrees(ours, unfused, X)
+
+
+def test_one_optimiser_step(aspp: Any) -> None:
+    unfused = fair_(aspp, X)
+    ours = copy.deepcopy(unfused)
+    pk.fuse_(ours, backend="reference")
+    for m in (unfused, ours):
+        optimiser = torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9)
+        for _ in range(2):
+            optimiser.zero_grad()
+            m(X).square().mean().backward()
+            optimiser.step()
+    pk.unfuse_(ours)
+    for (name, a), b in zip(ours.state_dict().items(), unfused.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_kernels_run_through_a_fused_model(aspp: Any) -> None:
+    unfused = fair_(aspp, X)
+    ours = copy.deepcopy(unfused)
+    report = pk.fuse_(ours.eval(), backend="triton")
+    assert "triton" in report.fused[0].detail
+    with pk.testing.count_launches() as launches, torch.no_grad():
+        y = ours(X[:2])
+    assert launches.total() > 0
+    torch.testing.assert_close(y, unfused.eval()(X[:2]), rtol=1e-4, atol=1e-4)
+
+
+def test_hooks(aspp: Any) -> None:
+    seen: list[str] = []
+    aspp.register_forward_hook(lambda *_: seen.append("own"))
+    pk.fuse_(aspp.eval())
+    aspp(X)
+    handle = aspp.convs[1][0].register_forward_hook(lambda *_: seen.append("child"))
+    aspp(X)
+    handle.remove()
+    aspp(X)
+    assert seen == ["own", "child", "own", "own"]
+
+
+def test_onnx_export_takes_the_original_forward(aspp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pk.fuse_(aspp.eval())
+    assert aspp.why_original(X) is None
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    assert "export" in aspp.why_original(X)
+
+
+def test_tracing_takes_the_original_forward(aspp: Any) -> None:
+    unfused = copy.deepcopy(aspp).eval()
+    pk.fuse_(aspp.eval())
+    traced = torch.jit.trace(aspp, X)
+    assert not any("pyramid_kernels" in node.kind() for node in traced.inlined_graph.nodes())
+    torch.testing.assert_close(traced(X), unfused(X), rtol=1e-4, atol=1e-4)
+
+
+# What is declined.
+
+
+def test_declines_an_instance_with_its_own_forward(aspp: Any) -> None:
+    aspp.forward = lambda x: x
+    assert "own forward" in why_skipped(aspp)
+
+
+def test_declines_a_child_with_its_own_forward(aspp: Any) -> None:
+    aspp.convs[1].forward = lambda x: x
+    assert "convs.1 has its own forward" in why_skipped(aspp)
+
+
+def test_declines_a_subclass_that_overrides_forward() -> None:
+    class Other(deeplabv3.ASPP):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    assert "overrides the forward of ASPP" in why_skipped(Other(8, (2,), 6))
+
+
+class KeepsForward(deeplabv3.ASPP):
+    """A subclass with the same forward."""
+
+
+def test_fuses_a_subclass_that_keeps_forward() -> None:
+    model = KeepsForward(8, (2,), 6).eval()
+    expected = model(X)
+    assert pk.fuse_(model).fused and isinstance(model, KeepsForward)
+    again = pickle.loads(pickle.dumps(model))
+    assert isinstance(again, ASPPForward) and torch.equal(again(X), model(X))
+    torch.testing.assert_close(again(X), expected, rtol=1e-4, atol=1e-4)
+    pk.unfuse_(again)
+    assert type(again) is KeepsForward
+
+
+def test_declines_parametrized_children(aspp: Any) -> None:
+    nn.utils.parametrizations.weight_norm(aspp.convs[0][0])
+    assert "convs.0.0 is parametrized" in why_skipped(aspp)
+
+
+def test_declines_sharded_children(aspp: Any) -> None:
+    class FSDPModule:
+        pass
+
+    conv = aspp.convs[0][0]
+    conv.__class__ = type("FSDPConv2d", (FSDPModule, nn.Conv2d), {})
+    assert "convs.0.0 is sharded by FSDP" in why_skipped(aspp)
+
+
+def test_declines_weights_that_are_not_plain_parameters(aspp: Any) -> None:
+    class Distributed(nn.Parameter):
+        pass
+
+    aspp.convs[1][0].weight = Distributed(aspp.convs[1][0].weight.detach())
+    assert "convs.1.0 holds its weight as a Distributed" in why_skipped(aspp)
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.GroupNorm(2, 6), nn.InstanceNorm2d(6), nn.LayerNorm([6, 7, 5]), nn.BatchNorm3d(6), nn.LazyBatchNorm2d()]
+)
+def test_declines_other_norms(aspp: Any, norm: nn.Module) -> None:
+    aspp.convs[0][1] = norm
+    reason = why_skipped(aspp)
+    assert type(norm).__name__ in reason or "Uninitialized" in reason
+
+
+def conv(**kwargs: Any) -> nn.Conv2d:
+    return nn.Conv2d(8, 6, **({"kernel_size": 3, "padding": 2, "dilation": 2, "bias": False} | kwargs))
+
+
+@pytest.mark.parametrize(
+    ("child", "reason"),
+    [
+        (conv(padding=1), "padding=(1, 1), not 2"),
+        (conv(stride=2), "stride=(2, 2)"),
+        (conv(groups=2), "groups=2"),
+        (conv(padding_mode="reflect"), "padding_mode='reflect'"),
+        (conv(dilation=(2, 1)), "dilation=(2, 1)"),
+        (conv(kernel_size=5, padding=4), "kernel_size=(5, 5)"),
+        (conv(kernel_size=(1, 3)), "kernel_size=(1, 3)"),
+        (conv(bias=True), "bias in front of its norm"),
+        (nn.Conv1d(8, 6, 1), "holds [Conv1d, BatchNorm2d, ReLU]"),
+    ],
+)
+def test_declines_other_convolutions(aspp: Any, child: nn.Module, reason: str) -> None:
+    aspp.convs[1][0] = child
+    assert reason in why_skipped(aspp)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m: m.convs[1].__setitem__(2, nn.LeakyReLU()), "not [Conv2d, Module, ReLU]"),
+        (lambda m: m.convs[-1].__setitem__(0, nn.AdaptiveAvgPool2d(2)), "pools to 2, not 1"),
+        (lambda m: m.convs[-1].__setitem__(0, nn.AdaptiveMaxPool2d(1)), "AdaptiveMaxPool2d"),
+        (lambda m: m.convs.__setitem__(3, nn.Sequential(*m.convs[3])), "not ASPPPooling"),
+        (lambda m: m.project.__setitem__(0, nn.Conv2d(24, 6, 3, padding=2, dilation=2, bias=False)), "dilation=(2, 2)"),
+        (lambda m: m.project.__setitem__(0, nn.Conv2d(18, 6, 1, bias=False)), "takes 18 channels"),
+        (lambda m: m.project.append(nn.ReLU()), "project holds"),
+        (lambda m: setattr(m, "convs", nn.ModuleList()), "convs and project are not"),
+        (lambda m: m.convs.__setitem__(1, nn.Linear(8, 6)), "convs.1 is a Linear"),
+    ],
+)
+def test_declines_other_structures(aspp: Any, change: Any, reason: str) -> None:
+    change(aspp)
+    assert reason in why_skipped(aspp)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m: setattr(m, "blocks", nn.ModuleList()), "blocks is not"),
+        (lambda m: m.blocks.__setitem__(0, nn.Identity()), "blocks.0 is a Identity"),
+        (lambda m: m.blocks[1].pool.__setitem__(0, nn.AvgPool2d(2)), "blocks.1.pool holds"),
+        (lambda m: m.blocks[1].pool.__setitem__(0, nn.AdaptiveAvgPool2d((None, 2))), "not a fixed grid"),
+        (lambda m: m.blocks[1].pool[1].__setitem__(2, nn.SiLU()), "blocks.1.pool.1 holds"),
+        (lambda m: m.blocks[1].pool[1].__setitem__(0, nn.Conv2d(8, 2, 3, padding=1, bias=False)), "kernel_size=(3, 3)"),
+    ],
+)
+def test_declines_other_psp_modules(change: Any, reason: str) -> None:
+    module = PSPModule(8, (1, 2, 3))
+    change(module)
+    assert reason in why_skipped(module)
+
+
+def test_smp_norms_other_than_batch_norm_are_declined() -> None:
+    assert "InstanceNorm2d" in why_skipped(PSPModule(8, (1, 2), use_norm="instancenorm"))
+    assert pk.fuse_(PSPModule(8, (1, 2), use_norm=False)).fused
+
+
+@pytest.mark.parametrize("lookalike", [lambda: user.SemsegPPM(8, 2, (1, 2)), lambda: user.ResearchASPP(8, (2,), 6)])
+def test_look_alikes_are_reported_and_left(lookalike: Any) -> None:
+    model = lookalike()
+    reason = why_skipped(model)
+    assert "look-alike" in reason and f"register_adapter({type(model).__name__}" in reason
+
+
+# Registered classes.
+
+
+@pytest.mark.parametrize(
+    ("make", "adapter"),
+    [
+        (lambda: user.SemsegPPM(8, 2, (1, 2, 3)), PPMForward),
+        (lambda: user.ResearchASPP(8, (2, 3), 6), ASPPForward),
+    ],
+    ids=["semseg-ppm", "research-aspp"],
+)
+def test_registered_classes_are_fused_and_pickled(make: Any, adapter: Any) -> None:
+    unfused = make()
+    cls = type(unfused)
+    pk.register_adapter(cls, adapter)
+    ours = copy.deepcopy(fair_(unfused, X))
+    state = copy.deepcopy(ours.state_dict())
+    random = torch.get_rng_state()
+    assert pk.fuse_(ours, backend="reference").fused
+    assert torch.equal(random, torch.get_rng_state()) and ours.training
+    assert all(torch.equal(a, b) for a, b in zip(state.values(), ours.state_dict().values(), strict=True))
+    assert isinstance(ours, cls) and type(ours).__name__ == f"Fused{cls.__name__}"
+    for other in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert type(other) is type(ours)
+        assert_agrees(other, copy.deepcopy(unfused), X)
+    pk.unfuse_(ours)
+    assert type(ours) is cls
+
+
+@pytest.mark.parametrize(
+    ("make", "adapter"),
+    [
+        (lambda: user.HalfPixelPPM(8, 2, (1, 2, 3)), PPMForward),
+        (lambda: user.PoolFirstASPP(8, (2, 3), 6), ASPPForward),
+    ],
+    ids=["half-pixel", "pool-first"],
+)
+def test_a_registered_class_with_another_function_is_found_out(make: Any, adapter: Any) -> None:
+    model = make()
+    pk.register_adapter(type(model), adapter)
+    state = copy.deepcopy(model.state_dict())
+    assert "gives another result in eval mode" in why_skipped(model)
+    assert all(torch.equal(a, b) for a, b in zip(state.values(), model.state_dict().values(), strict=True))
+
+
+def test_a_registered_class_with_hooks_is_not_run() -> None:
+    model = user.SemsegPPM(8, 2, (1, 2))
+    pk.register_adapter(user.SemsegPPM, PPMForward)
+    model.features[0][1].register_forward_hook(lambda *_: pytest.fail("a hook ran"))
+    assert "hooks" in why_skipped(model)
+
+
+def test_register_adapter_names_what_is_wrong() -> None:
+    with pytest.raises(TypeError, match="cls must be a subclass"):
+        pk.register_adapter(nn.ReLU(), PPMForward)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="adapter must be a fused forward"):
+        pk.register_adapter(nn.ReLU, nn.ReLU)  # type: ignore[type-abstract,arg-type]
+
+
+# Arguments of fuse_.
+
+
+def test_report_only_filter_and_strict() -> None:
+    model = nn.ModuleDict({"a": ReferenceASPP(8, (2,), 6), "b": ReferencePPM(8, 2), "c": nn.ReLU()}).eval()
+    assert str(pk.fuse_(model, only="c")) == "no pyramid-pooling module found"
+    with pytest.raises(pk.FuseError, match="nothing was fused"):
+        pk.fuse_(model, only="c", strict=True)
+    with pytest.raises(ValueError, match="only must name modules of the model, got 'convs'"):
+        pk.fuse_(model, only="convs")
+    report = pk.fuse_(model, filter_fn=lambda m, path: path != "a")
+    assert [e.path for e in report.fused] == ["b"] and type(model["a"]) is ReferenceASPP
+    report = pk.fuse_(model, only=["a", "b"])
+    text = str(report)
+    assert "a" in text and "aspp: " in text and "already fused" in text and len(text.splitlines()) == 3
+
+
+def test_nn_modules_are_already_fused() -> None:
+    model = nn.Sequential(ASPP(8, (2,), 6), PPM(6, 2))
+    report = pk.fuse_(model)
+    assert len(report.fused) == 2 and pk.unfuse_(model) == []
+
+
+def test_fused_context_undoes_only_its_own(aspp: Any) -> None:
+    model = nn.Sequential(aspp, ReferencePPM(6, 2))
+    pk.fuse_(model, only="0")
+    with pytest.raises(KeyError), pk.fused(model) as report:
+        assert len(report.fused) == 2 and type(model[1]) is PPM
+        raise KeyError
+    assert type(model[1]) is ReferencePPM and isinstance(model[0], ASPPForward)
+
+
+@pytest.mark.parametrize("form", [lambda x: x, lambda x: (x,), lambda x: {"x": x}], ids=["tensor", "tuple", "dict"])
+def test_example_input_checks_and_restores(aspp: Any, form: Any) -> None:
+    aspp.train()
+    state, random = copy.deepcopy(aspp.state_dict()), torch.get_rng_state()
+    assert pk.fuse_(aspp, example_input=form(X)).fused
+    assert aspp.training and torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(state.values(), aspp.state_dict().values(), strict=True))
+    assert all(p.grad is None for p in aspp.parameters())
+
+
+def test_example_input_mismatch_undoes_the_swap(aspp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    strides = [p.stride() for p in aspp.parameters()]
+    real = ASPPForward.fused_forward
+    monkeypatch.setattr(ASPPForward, "fused_forward", lambda self, x: real(self, x) * (1 + (len(x) == 8) / 10))
+    with pytest.raises(pk.FuseError, match="another result on example_input"):
+        pk.fuse_(aspp.eval(), example_input=X)
+    assert type(aspp) is deeplabv3.ASPP and strides == [p.stride() for p in aspp.parameters()]
+
+
+def test_a_backend_that_cannot_run_undoes_the_swap(aspp: Any) -> None:
+    with pytest.raises(BackendError, match="cuda"):
+        pk.fuse_(aspp, backend="cuda")
+    assert type(aspp) is deeplabv3.ASPP
+    with pytest.raises(ValueError, match="backend must be one of"):
+        pk.fuse_(aspp, backend="trition")
+
+
+def test_refuses_what_is_no_model_or_already_wrapped(aspp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TypeError, match="model must be a torch.nn.Module, got list"):
+        pk.fuse_([aspp])  # type: ignore[arg-type]
+
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = aspp
+
+    monkeypatch.setattr("pyramid_kernels.fuse.swap.DistributedDataParallel", Wrapper)
+    with pytest.raises(ValueError, match="call fuse_ before wrapping"):
+        pk.fuse_(Wrapper())
+
+
+def test_weights_in_a_shared_buffer_keep_their_strides(aspp: Any) -> None:
+    weight = aspp.convs[1][0].weight
+    flat = torch.zeros(weight.numel() + 1)
+    weight.data = flat[1:].view_as(weight).copy_(weight.data)
+    pk.fuse_(aspp)
+    assert weight.is_contiguous() and weight.data_ptr() == flat[1:].data_ptr()
+
+
+def test_meta_modules_are_fused_unchecked() -> None:
+    with torch.device("meta"):
+        model = deeplabv3.ASPP(8, (2,), 6)
+    assert pk.fuse_(model).fused
+
+
+def test_libraries_are_never_imported_by_us() -> None:
+    code = (
+        "import sys, torch, pyramid_kernels as pk; pk.fuse_(torch.nn.ReLU());"
+        "assert not {'torchvision', 'segmentation_models_pytorch', 'timm'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
