@@ -1,4 +1,4 @@
-"""Pooling windows: the one formula against PyTorch's own pooling, for every size to 70."""
+"""The one formula for window edges, exhaustively against PyTorch's pooling along one axis."""
 
 from __future__ import annotations
 
@@ -6,72 +6,47 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pyramid_kernels.functional import pyramid_grids, pyramid_pool
-from pyramid_kernels.ops._shared.windows import Axis, axis_windows
+from pyramid_kernels.ops._shared.windows import WINDOWS, Axis, axis_windows, grids
 
 SIZES = range(1, 71)
-BINS = (1, 2, 3, 4, 5, 6, 8, 13, 70)
 
 
-def averages(axis: Axis) -> torch.Tensor:
-    """(size, count): column i is what an average over window i weighs each position by."""
-    weights = torch.zeros(axis.size, axis.count, dtype=torch.float64)
-    for i in range(axis.count):
-        weights[axis.start(i) : axis.end(i), i] = 1 / axis.length(i)
-    return weights
+def pooled(axis: Axis, row: torch.Tensor) -> tuple[list[float], list[float]]:
+    """Sums and maxima over the windows of ``axis``."""
+    windows = [row[axis.start(i) : axis.end(i)] for i in range(axis.count)]
+    return [w.sum().item() / axis.length(i) for i, w in enumerate(windows)], [w.max().item() for w in windows]
 
 
-@pytest.mark.parametrize("bins", BINS)
-def test_adaptive_windows_are_those_of_pytorch(bins: int) -> None:
-    for size in SIZES:
-        identity = torch.eye(size, dtype=torch.float64)[:, None]
-        expected = F.adaptive_avg_pool1d(identity, bins)[:, 0]
-        assert torch.equal(averages(axis_windows(bins, size, "adaptive")), expected), size
+def torch_pooled(row: torch.Tensor, bins: int, windows: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """PyTorch's averages and maxima; None where the windowing does not exist."""
+    size, x = len(row), row[None]
+    if windows == "adaptive":
+        return F.adaptive_avg_pool1d(x, bins)[0], F.adaptive_max_pool1d(x, bins)[0]
+    kernel = size // bins if windows == "fixed" else -(-size // bins)
+    padding = 0 if windows == "fixed" else (kernel * bins - size + 1) // 2
+    if kernel == 0 or padding > kernel // 2:
+        return None
+    average = F.avg_pool1d(x, kernel, kernel, padding, count_include_pad=True)[0]
+    return average, F.max_pool1d(x, kernel, kernel, padding)[0]
 
 
-@pytest.mark.parametrize("bins", BINS)
-def test_fixed_windows_are_those_of_pytorch(bins: int) -> None:
-    for size in SIZES:
-        if size < bins:
+@pytest.mark.parametrize("windows", WINDOWS)
+@pytest.mark.parametrize("size", SIZES)
+def test_windows_are_those_of_pytorch(size: int, windows: str) -> None:
+    row = torch.randperm(size, generator=torch.Generator().manual_seed(size)).double() - size // 2
+    for bins in (*range(1, 13), size, size + 3):
+        expected = torch_pooled(row, bins, windows)
+        if expected is None:
             with pytest.raises(ValueError, match=f"bin {bins} on a map of size {size}"):
-                axis_windows(bins, size, "fixed")
+                axis_windows(bins, size, windows)
             continue
-        identity = torch.eye(size, dtype=torch.float64)[:, None]
-        expected = F.avg_pool1d(identity, size // bins)[:, 0]
-        assert torch.equal(averages(axis_windows(bins, size, "fixed")), expected), size
+        averages, maxima = pooled(axis_windows(bins, size, windows), row)
+        torch.testing.assert_close(torch.tensor(averages, dtype=torch.float64), expected[0], rtol=1e-14, atol=1e-14)
+        assert maxima == expected[1].tolist()
 
 
-@pytest.mark.parametrize("bins", BINS)
-def test_ceil_windows_are_those_of_pytorch(bins: int) -> None:
-    refused = 0
-    for size in SIZES:
-        step = -(-size // bins)
-        padding = (step * bins - size + 1) // 2
-        if padding > step // 2:
-            refused += 1
-            with pytest.raises(ValueError, match=f"bin {bins} on a map of size {size}"):
-                axis_windows(bins, size, "ceil")
-            continue
-        identity = torch.eye(size, dtype=torch.float64)[:, None]
-        expected = F.avg_pool1d(identity, step, step, padding, count_include_pad=True)[:, 0]
-        assert torch.equal(averages(axis_windows(bins, size, "ceil")), expected), size
-    assert refused < len(SIZES)
-
-
-def test_ceil_refuses_the_sizes_that_spp_net_cannot_pool() -> None:
-    refused = []
-    for size in SIZES:
-        try:
-            axis_windows(4, size, "ceil")
-        except ValueError:
-            refused.append(size)
-    assert refused == [1, 2, 3, 5, 9]
-
-
-def test_grids_match_the_pooled_cells() -> None:
-    x = torch.zeros(1, 1, 12, 16)
-    assert pyramid_grids((2, 4, 6, 8), (12, 16), "fixed") == [(2, 2), (4, 4), (6, 8), (12, 8)]
-    assert pyramid_grids((1, (2, 3)), (7, 5)) == [(1, 1), (2, 3)]
-    for windows in ("adaptive", "fixed", "ceil"):
-        cells = sum(rows * cols for rows, cols in pyramid_grids((1, 2, 4), (12, 16), windows))
-        assert pyramid_pool(x, (1, 2, 4), windows=windows).shape == (1, 1, cells)
+@pytest.mark.parametrize("windows", WINDOWS)
+def test_grids_count_the_cells_of_both_axes(windows: str) -> None:
+    assert grids([(2, 3)], (12, 13), windows) == [
+        (axis_windows(2, 12, windows).count, axis_windows(3, 13, windows).count)
+    ]

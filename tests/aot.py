@@ -1,0 +1,229 @@
+"""Compile every Triton kernel ahead of time, as its launchers ask on the benchmarked shapes, and read what it uses.
+
+``python -m tests.aot`` compiles for compute capability 8.0 and 9.0, prints a table, and fails on a spill (stack or
+local memory), on too much shared memory, and on a half-precision product without tensor cores. No GPU is needed.
+``--quick`` takes one body of each kernel and dtype.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+ROOT = Path(__file__).resolve().parent.parent
+#: Bytes of shared memory that one block may take; beyond COMMON the smaller Ampere and Ada parts cannot run it.
+SHARED, COMMON = {80: 163 * 1024, 90: 227 * 1024}, 99 * 1024
+TENSOR_CORES = {80: "HMMA", 90: "H?GMMA|HMMA"}
+
+
+class Launch(NamedTuple):
+    kernel: Any
+    dtype: torch.dtype
+    args: tuple[Any, ...]
+    meta: dict[str, Any]
+
+    @property
+    def body(self) -> Any:
+        """What selects a compiled body, leaving aside the values of its integers."""
+        return self.kernel.__name__, self.dtype, _types(self.args), tuple(sorted(self.meta.items()))
+
+
+def _types(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_types(v) for v in value)
+    return str(value.dtype) if isinstance(value, torch.Tensor) else type(value)
+
+
+class _Launched(TorchDispatchMode):
+    """Runs the implementations of registered operators, not their fakes, on fake tensors."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace != "pyramid_kernels":
+            return func(*args, **(kwargs or {}))
+        with self:
+            return func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args, **(kwargs or {}))
+
+
+def recorded(capability: int) -> list[Launch]:
+    """One launch of every body that the launchers choose for ``BENCH``, and for ``CASES`` where they add kernels."""
+    from pyramid_kernels.ops._shared import launch
+    from tests.kernels import DTYPES, kernels_of, specified_ops, triton_modules
+
+    found: dict[Any, Launch] = {}
+    dtype = torch.float32
+
+    def keep(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], meta: dict[str, Any]) -> None:
+        entry = Launch(kernel, dtype, args, meta)
+        if kernel.__name__ in wanted:
+            found.setdefault(entry.body, entry)
+
+    launch.start = keep
+    _pretend(capability)
+    wanted = {name for module in triton_modules().values() for name in kernels_of(module)}
+    with FakeTensorMode(allow_non_fake_inputs=True), _Launched():
+        for source in ("BENCH", "CASES"):
+            for op in specified_ops():
+                for dtype in DTYPES:
+                    for call in _calls(op, source, wanted, dtype):
+                        call()
+            wanted -= {entry.kernel.__name__ for entry in found.values()}
+    if wanted:
+        raise SystemExit(f"no case launches {', '.join(sorted(wanted))}")
+    return list(found.values())
+
+
+def _pretend(capability: int) -> None:
+    """Launchers take tensors on the CPU as if they lay on a GPU of ``capability``."""
+    from pyramid_kernels.ops._shared import triton as shared
+    from tests.kernels import triton_modules
+
+    shared.COMPILED_FOR = capability
+    cannot_launch = shared.cannot_launch
+
+    def pretend(problem: Any, *args: Any, **kwargs: Any) -> str | None:
+        return cannot_launch(problem._replace(device="cuda", arch=capability), *args, **kwargs)
+
+    for module in triton_modules().values():
+        if hasattr(module, "cannot_launch"):
+            module.cannot_launch = pretend  # type: ignore[attr-defined]
+
+
+def _calls(op: str, source: str, wanted: set[str], dtype: torch.dtype) -> Iterator[Any]:
+    """A forward and backward call for every case, layout and fp32 precision."""
+    from pyramid_kernels import oracle
+
+    spec = oracle.spec(op)
+    for case in getattr(spec, source):
+        names: set[str] = set().union(*spec.launches(case, True))
+        if not names & wanted or oracle.cannot_check(op, case, "triton", dtype, True, "cpu"):
+            continue
+        for tf32 in (True, False) if dtype == torch.float32 else (True,):
+            for channels_last in (True, False):
+                yield lambda: _call(op, case, dtype, channels_last, tf32)  # noqa: B023
+
+
+def _call(op: str, case: Any, dtype: torch.dtype, channels_last: bool, tf32: bool) -> None:
+    from pyramid_kernels import oracle
+    from pyramid_kernels.ops._shared.spec import materialise
+
+    torch.backends.cudnn.allow_tf32 = tf32
+    arguments = materialise(case, dtype, "cpu", channels_last)
+    y = oracle.call(op, arguments, "triton")[0]
+    leaves = [t for _, t in oracle.leaves(arguments) if t.requires_grad]
+    torch.autograd.grad(y, leaves, torch.empty_like(y), allow_unused=True)
+
+
+class _Driver:
+    """What Triton asks a driver before it compiles."""
+
+    def __init__(self, capability: int) -> None:
+        from triton.backends.compiler import GPUTarget
+
+        self.target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self) -> Any:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+class Usage(NamedTuple):
+    kernel: str
+    dtype: str
+    registers: int
+    stack: int
+    local: int
+    shared: int
+    tensor_cores: bool
+    products: bool
+
+
+def compiled(entry: Launch, capability: int) -> Usage:
+    from triton.runtime.jit import MockTensor
+
+    def mock(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(mock(v) for v in value)
+        return MockTensor(value.dtype) if isinstance(value, torch.Tensor) else value
+
+    binary = entry.kernel.warmup(*mock(entry.args), grid=(1,), **entry.meta)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.asm["cubin"])
+        file.flush()
+        text = _objdump("--dump-resource-usage", file.name)
+        sass = _objdump("-sass", file.name)
+    numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
+    return Usage(
+        entry.kernel.__name__, str(entry.dtype).removeprefix("torch."),
+        numbers["REG"], numbers["STACK"], numbers["LOCAL"], binary.metadata.shared,
+        re.search(TENSOR_CORES[capability], sass) is not None, "tt.dot" in binary.asm["ttir"],
+    )  # fmt: skip
+
+
+def _objdump(option: str, path: str) -> str:
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return subprocess.run([tool, option, path], check=True, capture_output=True, text=True).stdout
+
+
+def complaints(usage: Usage, capability: int) -> list[str]:
+    half = usage.dtype in ("float16", "bfloat16")
+    return [
+        *([f"{usage.stack} bytes of stack, {usage.local} of local memory"] if usage.stack or usage.local else []),
+        *([f"{usage.shared} bytes of shared memory"] if usage.shared > SHARED[capability] else []),
+        *(["a product without tensor cores"] if half and usage.products and not usage.tensor_cores else []),
+    ]
+
+
+def gate(capability: int, quick: bool) -> int:
+    """Compile for one architecture, print a table, and return how many bodies fail."""
+    from triton.runtime import driver
+
+    driver.set_active(_Driver(capability))
+    entries = recorded(capability)
+    if quick:
+        entries = list({(e.kernel.__name__, e.dtype): e for e in reversed(entries)}.values())
+    used = [compiled(entry, capability) for entry in entries]
+    print(
+        f"compute capability {capability / 10:.1f}: {len(used)} bodies\n{'kernel':42} dtype     registers  shared bytes"
+    )
+    for name, dtype in sorted({(u.kernel, u.dtype) for u in used}):
+        rows = [u for u in used if (u.kernel, u.dtype) == (name, dtype)]
+        registers, shared = max(u.registers for u in rows), max(u.shared for u in rows)
+        print(f"{name:42} {dtype:9} {registers:9}  {shared:12}{'  more than 99 KB' if shared > COMMON else ''}")
+    failed = [(u, c) for u in used for c in complaints(u, capability)]
+    for u, complaint in failed:
+        print(f"FAILED {u.kernel} [{u.dtype}]: {complaint}")
+    return len(failed)
+
+
+def main(options: list[str]) -> int:
+    """Both architectures side by side, each in a process that does not interpret kernels."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(ROOT / "build" / "aot"), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    commands = [[sys.executable, "-m", "tests.aot", str(capability), *options] for capability in sorted(SHARED)]
+    runs = [subprocess.Popen(command, cwd=ROOT, env=environment) for command in commands]
+    return max(run.wait() for run in runs)
+
+
+if __name__ == "__main__":
+    capabilities = [int(argument) for argument in sys.argv[1:] if argument.isdigit()]
+    if capabilities:
+        sys.exit(min(1, gate(capabilities[0], "--quick" in sys.argv)))
+    sys.exit(main(sys.argv[1:]))
