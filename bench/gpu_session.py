@@ -19,7 +19,9 @@ from typing import TextIO
 
 ROOT = Path(__file__).parents[1]
 PY = sys.executable
-SANITIZED = "tests/test_ops.py"
+#: Every op's small cases, kernels only.
+SMALL = "test_oracle and triton and float16 and channels_last"
+SANITIZED = ["--error-exitcode", "9", PY, "-m", "pytest", "tests/test_ops.py", "-q", "-p", "no:xdist", "-k", SMALL]
 LIMIT = 590
 
 #: Stage -> its commands, in the order of a first session. {out} is the folder of results.
@@ -33,10 +35,8 @@ STAGES: dict[str, list[list[str]]] = {
     "check": [[PY, "-m", "pyramid_kernels", "info", "--check"]],
     "verify": [[PY, "-m", "pyramid_kernels", "verify"]],
     "suite": [[PY, "-m", "pytest", "tests", "-q", "-x", "-n", "4", "-m", "not slow", "--maxfail", "20"]],
-    "memcheck": [["compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9", PY, "-m", "pytest", SANITIZED,
-                  "-q", "-k", "pyramid_pool and float32", "-p", "no:xdist"]],
-    "racecheck": [["compute-sanitizer", "--tool", "racecheck", "--error-exitcode", "9", PY, "-m", "pytest", SANITIZED,
-                   "-q", "-k", "pyramid_pool and float32", "-p", "no:xdist"]],
+    "memcheck": [["compute-sanitizer", "--tool", "memcheck", *SANITIZED]],
+    "racecheck": [["compute-sanitizer", "--tool", "racecheck", *SANITIZED]],
     "tune": [[PY, "-m", "pyramid_kernels", "tune"]],
     "bench-memory": [[PY, "-m", "bench.run", "--op", op, "--out", "{out}"]
                      for op in ("pyramid_pool", "upsample_merge", "pyramid_project")],
