@@ -12,11 +12,21 @@ import pytest
 import torch
 
 from . import timing
-from .subjects import COMPILE, EAGER, MODES, MODULES, Subject, case_names, op_names, subjects
+from .subjects import COMPILE, EAGER, MODES, MODULES, Subject, can_compile, case_names, op_names, subjects
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = torch.float32 if DEVICE == "cpu" else torch.bfloat16
 WORK = [(name, case, mode) for name in op_names() for case in case_names(name, DEVICE == "cpu") for mode in MODES]
+
+#: About how long each callable is timed.
+SECONDS = 1.0
+NAMES = {"auto": "fused", EAGER: "eager", COMPILE: "compile"}
+
+
+def providers(name: str) -> list[str]:
+    """Who is timed; compiling each single op as well is left to ``bench.run``."""
+    return ["auto", EAGER, *([COMPILE] if name in MODULES and can_compile(DEVICE) else [])]
+
 
 #: (subject, path, eager's time over ours) of every piece of work, for the summary.
 ratios: list[tuple[str, str, str]] = []
@@ -38,11 +48,14 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     found.calls.clear()
 
 
-@pytest.mark.parametrize("subject", WORK, ids=["-".join(work) for work in WORK], indirect=True, scope="module")
-@pytest.mark.parametrize("provider", ["auto", EAGER, COMPILE], ids=["fused", "eager", "compile"])
+@pytest.mark.parametrize(
+    ("subject", "provider"),
+    [(work, provider) for work in WORK for provider in providers(work[0])],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else NAMES[value],
+    indirect=["subject"],
+    scope="module",
+)
 def test_bench(subject: Subject, provider: str, benchmark: Any) -> None:
-    if provider not in subject.calls:
-        pytest.skip("compiled forms of single ops are left to bench.run; modules have theirs where a compiler is found")
     benchmark.group = subject.name
     call = subject.calls[provider]
 
@@ -51,4 +64,6 @@ def test_bench(subject: Subject, provider: str, benchmark: Any) -> None:
         if DEVICE != "cpu":
             torch.cuda.synchronize()
 
-    benchmark.pedantic(synchronised, rounds=3, warmup_rounds=1)
+    synchronised()
+    rounds = round(SECONDS / timing.sample(call, DEVICE))
+    benchmark.pedantic(synchronised, rounds=max(3, min(rounds, 100)), warmup_rounds=1)
