@@ -1,10 +1,70 @@
-"""The epilogue in PyTorch: per-channel affine, then activation."""
+"""The epilogue of an op: its arguments checked into one form, and what it computes, in PyTorch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import check_length, check_vector
+
 ACTIVATIONS = (None, "relu")
+
+#: An eval-mode BatchNorm as callers give it: gamma and beta (or None), running mean and variance, eps.
+Norm = tuple[Tensor | None, Tensor | None, Tensor, Tensor, float]
+#: Multiplier, offset, running mean, running variance; None where absent. The last two come together.
+Affine = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+Vectors = Sequence[Tensor | None] | None
+
+
+def check_affine(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    scale: Vectors,
+    shift: Vectors,
+    norm: Sequence[Norm] | None,
+    per: str = "branch",
+) -> tuple[list[Affine], list[float]]:
+    """One ``Affine`` and eps per weight (O, ...) from whichever form was given."""
+    if norm is not None and (scale is not None or shift is not None):
+        raise ValueError("norm must not be given together with scale or shift; give one form or the other")
+    if norm is not None:
+        check_length("norm", norm, len(weights), per)
+        for i, (entry, w) in enumerate(zip(norm, weights, strict=True)):
+            check_norm(f"norm[{i}]", entry, w, x)
+        return [entry[:4] for entry in norm], [float(entry[4]) for entry in norm]
+    columns = []
+    for name, given in (("scale", scale), ("shift", shift)):
+        vectors = [None] * len(weights) if given is None else given
+        check_length(name, vectors, len(weights), per)
+        for i, (t, w) in enumerate(zip(vectors, weights, strict=True)):
+            if t is not None:
+                check_vector(f"{name}[{i}]", t, w.shape[0], x)
+        columns.append(vectors)
+    return [(a, b, None, None) for a, b in zip(*columns, strict=True)], [0.0] * len(weights)
+
+
+def check_norm(name: str, norm: Any, weight: Tensor, x: Tensor) -> None:
+    """``norm`` is (gamma, beta, mean, var, eps) for the output channels of ``weight``; gamma and beta may be None."""
+    check_length(name, norm, 5, "value of (gamma, beta, mean, var, eps)")
+    for part, t in zip(("gamma", "beta", "mean", "var"), norm[:4], strict=True):
+        if t is not None or part in ("mean", "var"):
+            check_vector(f"{name} {part}", t, weight.shape[0], x)
+
+
+def normalise(z: Tensor, parameters: Affine, eps: float) -> Tensor:
+    """Eval-mode batch normalisation, or a per-channel affine, of dimension 1, in the dtype of ``z``."""
+    a, b, mean, var = parameters
+    if mean is None or var is None:
+        return affine(z, a, b, None)
+    # In the dtype of the vectors: PyTorch's CPU kernel for mixed ones rounds the gradient of beta to half precision.
+    wide = torch.float64 if z.dtype == torch.float64 else mean.dtype
+    a, b, mean, var = (None if t is None else t.to(wide) for t in (a, b, mean, var))
+    return F.batch_norm(z.to(wide), mean, var, a, b, False, 0.0, eps).to(z.dtype)
 
 
 def affine(y: Tensor, scale: Tensor | None, shift: Tensor | None, activation: str | None) -> Tensor:

@@ -39,6 +39,19 @@ def accumulator(p, ROWS: tl.constexpr, COLS: tl.constexpr, value):
         return tl.full([ROWS, COLS], value, tl.float32)
 
 
+@triton.jit
+def divided(a, b):
+    """a / b for a whole number ``b``; in float64 by Newton steps, because the division is a call and costs stack."""
+    if a.dtype == tl.float64:
+        b = b.to(tl.float64)
+        inverse = (1.0 / b.to(tl.float32)).to(tl.float64)
+        inverse += inverse * (1.0 - b * inverse)
+        q = a * inverse
+        return q + (a - q * b) * inverse
+    else:
+        return a / b.to(a.dtype)
+
+
 def accumulation(x: torch.Tensor) -> torch.dtype:
     """The dtype of ``accumulator`` for kernels that read ``x``."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -12,11 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from ...backends import Problem
+from .._shared.affine import Norm
 from ..dilated_branches.op import dilated_branches
 from ..pyramid_pool.op import pyramid_pool
 from ..pyramid_project.op import pyramid_project
-
-Norm = tuple[Tensor | None, Tensor | None, Tensor, Tensor, float]
 
 
 def supports(problem: Problem) -> str | None:

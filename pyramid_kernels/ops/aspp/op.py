@@ -8,11 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from ...backends import KERNELS, Op, Problem, describe, explained_by, select
+from .._shared.affine import Norm, check_affine, check_norm
 from .._shared.autocast import autocast
-from .._shared.checks import check_floating, check_length, check_like, check_vector
+from .._shared.checks import check_floating, check_like
 from .._shared.layout import is_channels_last
 from ..dilated_branches import op as branches_op
-from ..dilated_branches.op import Norm, check_affine, check_branches
+from ..dilated_branches.op import check_branches
 from ..pyramid_pool import op as pool_op
 from . import composed, reference
 
@@ -80,10 +81,10 @@ def aspp(
         raise ValueError("pool_weight and pool_norm must be given together, got only one of them")
     if pool_weight is not None:
         pool_weight = _check_conv("pool_weight", pool_weight, x, x.shape[1], (1,))
-        _check_norm("pool_norm", pool_norm, pool_weight, x)
+        check_norm("pool_norm", pool_norm, pool_weight, x)
         channels += pool_weight.shape[0]
     project_weight = _check_conv("project_weight", project_weight, x, channels, (1, 3))
-    _check_norm("project_norm", project_norm, project_weight, x)
+    check_norm("project_norm", project_norm, project_weight, x)
     settings: dict[str, Any] = {
         "dilations": dilations, "norms": norms, "project_norm": project_norm, "pool_weight": pool_weight,
         "pool_norm": pool_norm, "pool_first": pool_first,
@@ -102,11 +103,3 @@ def _check_conv(name: str, weight: Tensor, x: Tensor, channels: int, kernels: tu
     _, weight = autocast(x, weight)
     check_like(name, weight, "x", x)
     return weight
-
-
-def _check_norm(name: str, norm: Norm | None, weight: Tensor, x: Tensor) -> None:
-    check_length(name, norm, 5, "value of (gamma, beta, mean, var, eps)")
-    assert norm is not None
-    for part, t in zip(("gamma", "beta", "mean", "var"), norm[:4], strict=True):
-        if t is not None or part in ("mean", "var"):
-            check_vector(f"{name} {part}", t, weight.shape[0], x)

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._shared.affine import Norm, normalise
 from .._shared.layout import as_map
-from ..dilated_branches.reference import convolve, normalise
-
-Norm = tuple[Tensor | None, Tensor | None, Tensor, Tensor, float]
+from ..dilated_branches.reference import convolve
 
 
 def aspp(

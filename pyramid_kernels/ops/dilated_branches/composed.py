@@ -7,14 +7,15 @@ serves every branch; and a row or column of taps that lies outside the map at ev
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...backends import Problem
+from .._shared.affine import Affine
 from .._shared.layout import as_map
-from .reference import Affine, image_term, normalise
+from . import reference
 
 
 def supports(problem: Problem) -> str | None:
@@ -41,23 +42,17 @@ def dilated_branches(
     merge: str,
     image_bias: Tensor | None,
 ) -> Tensor:
+    settings: dict[str, Any] = {"affine": affine, "eps": eps, "activation": activation, "merge": merge}
+    live = [live_taps(w, d, x) for w, d in zip(weights, dilations, strict=True)]
+    if image_bias is not None:
+        image_bias = image_bias.unflatten(2, weights[0].shape[2:])[:, :, *live[0]].flatten(2)
+    trimmed = [w[:, :, rows, cols] for w, (rows, cols) in zip(weights, live, strict=True)]
     last = x.contiguous(memory_format=torch.channels_last)
-    branches = []
-    for weight, dilation, parameters, e in zip(weights, dilations, affine, eps, strict=True):
-        z = trimmed_convolution(last, weight, dilation)
-        if image_bias is not None:
-            z = z + image_term(image_bias, weight.shape[2], dilation, x).to(z.dtype)
-        y = normalise(z, parameters, e)
-        branches.append(torch.relu(y) if activation == "relu" else y)
-    return as_map(torch.cat(branches, 1) if merge == "concat" else torch.stack(branches).sum(0), x)
+    return as_map(reference.dilated_branches(last, trimmed, dilations=dilations, image_bias=image_bias, **settings), x)
 
 
-def trimmed_convolution(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    """The same-padded convolution without the rows and columns of taps that see only padding."""
+def live_taps(weight: Tensor, dilation: int, x: Tensor) -> tuple[slice, slice]:
+    """The rows and columns of taps that reach the map from some pixel."""
     kernel = weight.shape[2]
-    if kernel == 3 and dilation >= x.shape[2]:
-        weight = weight[:, :, 1:2]
-    if kernel == 3 and dilation >= x.shape[3]:
-        weight = weight[:, :, :, 1:2]
-    padding = [size // 2 * dilation for size in weight.shape[2:]]
-    return F.conv2d(x, weight, padding=padding, dilation=dilation)
+    rows, cols = (slice(1, 2) if kernel == 3 and dilation >= size else slice(None) for size in x.shape[2:])
+    return rows, cols

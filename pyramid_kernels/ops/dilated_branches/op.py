@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ...backends import Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
+from .._shared.affine import ACTIVATIONS, Norm, check_affine
 from .._shared.autocast import autocast
-from .._shared.checks import check_choice, check_floating, check_length, check_like, check_map, check_vector
+from .._shared.checks import check_choice, check_floating, check_length, check_like, check_map
 from .._shared.layout import empty_map, is_channels_last
 from .._shared.precision import conv_precision
 from . import composed, reference
@@ -20,8 +21,6 @@ OP = Op("dilated_branches", "gemm", reference, composed)
 
 #: Longer lists of branches are computed in chunks of this many.
 CHUNK = 8
-
-Norm = tuple[Tensor | None, Tensor | None, Tensor, Tensor, float]
 
 
 def _problem(x: Tensor) -> Problem:
@@ -77,7 +76,7 @@ def dilated_branches(
     Source: Chen et al., Rethinking Atrous Convolution (DeepLab v3), 2017; DeepLab v2's sum, 2016.
     """
     x, weights, image_bias = check_branches(x, weights, dilations, image_bias)
-    check_choice("activation", activation, (None, "relu"))
+    check_choice("activation", activation, ACTIVATIONS)
     check_choice("merge", merge, ("concat", "sum"))
     if merge == "sum" and len({w.shape[0] for w in weights}) > 1:
         raise ValueError(f"weights must have equal output channels for merge='sum', got {[len(w) for w in weights]}")
@@ -143,36 +142,6 @@ def check_image_bias(x: Tensor, weights: list[Tensor], image_bias: Tensor | None
         )
     check_like("image_bias", image_bias, "x", x, dtype=False)
     return image_bias.to(x.dtype)
-
-
-def check_affine(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    scale: Sequence[Tensor | None] | None,
-    shift: Sequence[Tensor | None] | None,
-    norm: Sequence[Norm] | None,
-) -> tuple[list[reference.Affine], list[float]]:
-    """Per branch (multiplier, offset, mean, variance) and eps from whichever form was given."""
-    if norm is not None and (scale is not None or shift is not None):
-        raise ValueError("norm must not be given together with scale or shift; give one form or the other")
-    branches = len(weights)
-    if norm is not None:
-        check_length("norm", norm, branches, "branch")
-        for i, (entry, w) in enumerate(zip(norm, weights, strict=True)):
-            check_length(f"norm[{i}]", entry, 5, "value of (gamma, beta, mean, var, eps)")
-            for name, t in zip(("gamma", "beta", "mean", "var"), entry[:4], strict=True):
-                if t is not None or name in ("mean", "var"):
-                    check_vector(f"norm[{i}] {name}", t, w.shape[0], x)
-        return [(entry[0], entry[1], entry[2], entry[3]) for entry in norm], [float(entry[4]) for entry in norm]
-    lists = []
-    for name, given in (("scale", scale), ("shift", shift)):
-        vectors = [None] * branches if given is None else given
-        check_length(name, vectors, branches, "branch")
-        for i, (t, w) in enumerate(zip(vectors, weights, strict=True)):
-            if t is not None:
-                check_vector(f"{name}[{i}]", t, w.shape[0], x)
-        lists.append(vectors)
-    return [(a, b, None, None) for a, b in zip(*lists, strict=True)], [0.0] * branches
 
 
 class DilatedBranches(OpFunction):

@@ -8,10 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._shared.affine import Affine, normalise
 from .._shared.layout import as_map
-
-#: Per branch: multiplier, offset, running mean, running variance; None where absent.
-Affine = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 def dilated_branches(
@@ -34,24 +32,11 @@ def dilated_branches(
 
 
 def convolve(x: Tensor, weight: Tensor, dilation: int, image_bias: Tensor | None) -> Tensor:
-    """The same-padded convolution, plus what constant image channels add: (N, O, k*k) -> (N, O, H, W)."""
-    kernel = weight.shape[2]
-    z = F.conv2d(x, weight, padding=kernel // 2 * dilation, dilation=dilation)
-    return z if image_bias is None else z + image_term(image_bias, kernel, dilation, x).to(z.dtype)
-
-
-def image_term(image_bias: Tensor, kernel: int, dilation: int, x: Tensor) -> Tensor:
-    """The sum, at every pixel, of ``image_bias`` over the taps that lie inside the map."""
+    """The same-padded convolution, plus what constant image channels add: (N, O, taps) -> (N, O, H, W)."""
+    padding = tuple(size // 2 * dilation for size in weight.shape[2:])
+    z = F.conv2d(x, weight, padding=padding, dilation=dilation)
+    if image_bias is None:
+        return z
     ones = torch.ones((1, 1, *x.shape[2:]), dtype=image_bias.dtype, device=x.device)
-    inside = F.unfold(ones, kernel, dilation, kernel // 2 * dilation)[0]  # [k*k, H*W]
-    return (image_bias @ inside).unflatten(2, x.shape[2:])
-
-
-def normalise(z: Tensor, parameters: Affine, eps: float) -> Tensor:
-    """Eval-mode batch normalisation, or a per-channel affine, in z's dtype."""
-    a, b, mean, var = parameters
-    if mean is not None and var is not None:
-        a, b = (None if t is None else t.to(mean.dtype) for t in (a, b))
-        return F.batch_norm(z.to(mean.dtype), mean, var, a, b, False, 0.0, eps).to(z.dtype)
-    y = z if a is None else z * a[:, None, None]
-    return (y if b is None else y + b[:, None, None]).to(z.dtype)
+    inside = F.unfold(ones, weight.shape[2:], dilation, padding)[0]  # [taps, H*W]: 1 where the tap lies inside the map
+    return z + (image_bias @ inside).unflatten(2, x.shape[2:]).to(z.dtype)

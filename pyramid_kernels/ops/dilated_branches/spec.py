@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._shared.affine import Affine, normalise
 from .._shared.spec import Arg, Case, Cost, arg
-from .reference import Affine, convolve, normalise
+from .reference import convolve
 
 
 def branches(c: int, outputs: tuple[int, ...], kernels: tuple[int, ...]) -> list[Arg]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...backends import Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
+from .._shared.affine import ACTIVATIONS
 from .._shared.checks import check_choice, check_length, check_vector
 from .._shared.layout import empty_map, is_channels_last
 from .._shared.precision import conv_precision
@@ -61,7 +62,7 @@ def dilated_branches_train(
     Source: Ioffe and Szegedy, Batch Normalization, 2015, as torchvision's ASPP applies it.
     """
     x, weights, image_bias = check_branches(x, weights, dilations, image_bias)
-    check_choice("activation", activation, (None, "relu"))
+    check_choice("activation", activation, ACTIVATIONS)
     for name, vectors in (("gamma", gamma), ("beta", beta)):
         check_length(name, vectors, len(weights), "branch")
         for i, (t, w) in enumerate(zip(vectors, weights, strict=True)):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...backends import Problem
 from .._shared.launch import launch
-from .._shared.triton import accumulation, accumulator, cannot_launch, tile
+from .._shared.triton import accumulation, accumulator, cannot_launch, divided, tile
 from .._shared.windows import axis_windows
 
 MAX_LEVELS = 8
@@ -182,7 +182,7 @@ def pyramid_pool_merge_kernel(
         tl.store(p_y + out, best.to(p_y.dtype.element_ty), channel < c)
         tl.store(p_index + out, where, channel < c)
     else:
-        tl.store(p_y + out, (tl.sum(acc, 0) / area.to(acc.dtype)).to(p_y.dtype.element_ty), channel < c)
+        tl.store(p_y + out, divided(tl.sum(acc, 0), area).to(p_y.dtype.element_ty), channel < c)
 
 
 @triton.jit
@@ -223,11 +223,11 @@ def pyramid_pool_bwd_dx_kernel(
                 if MAX:
                     acc += tl.where(tl.load(p_index + offset, m, -1) == p[:, None], b_dy, 0.0)
                 elif WINDOWS == "ceil":
-                    acc += b_dy / (step_h * step_w).to(acc.dtype)
+                    acc += divided(b_dy, step_h * step_w)
                 else:
                     end = tl.minimum(((j + 1) * step_w + tail_w) // den_w, w)
                     area = height * (end - tl.maximum(j * step_w + lead_w, 0) // den_w)
-                    acc += b_dy / tl.maximum(area, 1).to(acc.dtype)[:, None]
+                    acc += divided(b_dy, tl.maximum(area, 1)[:, None])
         base += rows * cols
     offset = n * sn + y.to(tl.int64)[:, None] * sh + x.to(tl.int64)[:, None] * sw + channel.to(tl.int64)[None, :] * sc
     tl.store(p_dx + offset, acc.to(p_dx.dtype.element_ty), (p < h * w)[:, None] & (channel < c)[None, :])

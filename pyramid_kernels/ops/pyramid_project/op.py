@@ -10,17 +10,15 @@ from torch import Tensor
 
 from ...backends import Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
-from .._shared.affine import ACTIVATIONS
+from .._shared.affine import ACTIVATIONS, Norm, Vectors, check_affine
 from .._shared.autocast import autocast
-from .._shared.checks import check_choice, check_floating, check_length, check_like, check_vector, pairs
+from .._shared.checks import check_choice, check_floating, check_length, check_like, pairs
 from .._shared.layout import as_cells, cells_are_channels_last, empty_cells
 from . import reference
-from .reference import Norm
 
 OP = Op("pyramid_project", "gemm", reference)
 
 Grids = Sequence[tuple[int, int]]
-Vectors = Sequence[Tensor | None] | None
 
 
 def pyramid_levels(packed: Tensor, grids: Grids, channels: Sequence[int]) -> list[Tensor]:
@@ -93,14 +91,12 @@ def pyramid_project(
         check_floating(f"weights[{i}]", w)
     pooled, *matrices = autocast(pooled, *weights)
     _check(pooled, levels, matrices)
-    vectors, eps = _vectors(pooled, matrices, scale, shift, norm)
+    affine, eps = check_affine(pooled, matrices, scale, shift, norm, "level")
     check_choice("activation", activation, ACTIVATIONS)
     backend = select(OP, _problem(pooled), tuple(pooled.shape), backend)
     if backend in ("reference", "composed"):
-        none = [None] * len(levels)
-        return OP.python(backend)(
-            pooled, levels, matrices, scale=scale or none, shift=shift or none, norm=norm, activation=activation
-        )
+        return OP.python(backend)(pooled, levels, matrices, affine=affine, eps=eps, activation=activation)
+    vectors = [v for column in zip(*affine, strict=True) for v in column]
     cells = [rows * cols for rows, cols in levels]
     save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in vectors[: len(levels)])
     return PyramidProject.apply(cells, eps, activation == "relu", save, backend, pooled, *matrices, *vectors)[0]
@@ -118,34 +114,6 @@ def _check(pooled: Tensor, levels: list[tuple[int, int]], weights: list[Tensor])
         check_like(f"weights[{i}]", w, "pooled", pooled)
         if w.dim() not in (2, 4) or tuple(w.shape[1:]) not in ((c,), (c, 1, 1)) or w.shape[0] < 1:
             raise ValueError(f"weights[{i}] must be (O, C) or (O, C, 1, 1) with pooled's C = {c}, got {tuple(w.shape)}")
-
-
-def _vectors(
-    pooled: Tensor, weights: list[Tensor], scale: Vectors, shift: Vectors, norm: Sequence[Norm] | None
-) -> tuple[list[Tensor | None], list[float]]:
-    """Gain, bias, mean and var of all levels, level by level within each, and eps: affine and norm in one form."""
-    count = len(weights)
-    if norm is not None and (scale is not None or shift is not None):
-        raise ValueError("norm must be None where scale or shift is given, got both; fold the affine into the norm")
-    columns: list[Sequence[Any]] = [[None] * count for _ in range(4)]
-    names, eps = ("scale", "shift"), [0.0] * count
-    if norm is not None:
-        check_length("norm", norm, count, "level")
-        for i, entry in enumerate(norm):
-            check_length(f"norm[{i}]", entry, 5, "part: gamma, beta, mean, var, eps")
-            if entry[2] is None or entry[3] is None:
-                raise TypeError(f"norm[{i}] must hold mean and var, got None; an eval-mode norm has both")
-        *columns, eps = (list(part) for part in zip(*norm, strict=True))  # type: ignore[assignment]
-        names = ("norm gamma", "norm beta", "norm mean", "norm var")  # type: ignore[assignment]
-    for k, (name, vectors) in enumerate((("scale", scale), ("shift", shift))):
-        if vectors is not None:
-            check_length(name, vectors, count, "level")
-            columns[k] = vectors
-    for name, column in zip(names, columns, strict=False):
-        for i, (vector, w) in enumerate(zip(column, weights, strict=True)):
-            if vector is not None:
-                check_vector(f"{name}[{i}]", vector, w.shape[0], pooled)
-    return [v for column in columns for v in column], [float(e) for e in eps]
 
 
 class PyramidProject(OpFunction):

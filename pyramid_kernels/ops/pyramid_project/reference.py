@@ -8,10 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._shared.affine import affine
+from .._shared.affine import Affine, normalise
 from .._shared.layout import as_cells, cells_are_channels_last
-
-Norm = tuple[Tensor | None, Tensor | None, Tensor, Tensor, float]
 
 
 def pyramid_project(
@@ -19,9 +17,8 @@ def pyramid_project(
     grids: Sequence[tuple[int, int]],
     weights: Sequence[Tensor],
     *,
-    scale: Sequence[Tensor | None],
-    shift: Sequence[Tensor | None],
-    norm: Sequence[Norm] | None,
+    affine: Sequence[Affine],
+    eps: Sequence[float],
     activation: str | None,
 ) -> Tensor:
     """(N, C, S) -> (N, sum O, S'): level l in its own channels, row-major from cell 0, zero beyond its grid."""
@@ -29,12 +26,7 @@ def pyramid_project(
     levels = []
     for i, (x, w) in enumerate(zip(pooled.split(cells, 2), weights, strict=True)):
         z = F.conv1d(x, w.flatten(1).unsqueeze(2))
-        if norm is not None:
-            *vectors, eps = norm[i]
-            if z.dtype == torch.float64:
-                vectors = [v if v is None else v.double() for v in vectors]
-            gamma, beta, mean, var = vectors
-            z = F.batch_norm(z, mean, var, gamma, beta, training=False, eps=eps)
-        y = affine(z, scale[i], shift[i], activation)
+        y = normalise(z, affine[i], eps[i])
+        y = torch.relu(y) if activation == "relu" else y
         levels.append(F.pad(y, (0, max(cells) - cells[i])))
     return as_cells(torch.cat(levels, 1), cells_are_channels_last(pooled))
