@@ -84,7 +84,7 @@ BAD: list[Row] = [
     ("dilated_branches", {"x": X.int()}, TypeError, "x must be float16, ...got torch.int32; convert it with x.float()"),
     ("dilated_branches", {"x": X[:, :3]}, ValueError, "weights[0] must be (O, 3, 1, 1) or (O, 3, 3, 3) for x with 3"),
     ("dilated_branches", {"x": HALF}, TypeError, "weights[0] must have the dtype of x, got torch.float32 and"),
-    ("dilated_branches", {"weights": [W1, W3.to("meta")]}, ValueError, "weights[1] must be on the device of x, got meta"),
+    ("dilated_branches", {"weights": [W1, W3.to("meta")]}, ValueError, "weights[1] must be on the device of x, got"),
     ("dilated_branches", {"weights": []}, ValueError, "weights must be a non-empty list of tensors, one per branch"),
     ("dilated_branches", {"weights": [W1, torch.zeros(3, 4, 5, 5)]}, ValueError, "weights[1] must be (O, 4, 1, 1) or"),
     ("dilated_branches", {"dilations": (1,)}, ValueError, "dilations must have one entry per branch (2), got 1"),

@@ -57,13 +57,13 @@ def accumulation(x: torch.Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def tile(channels_last: bool, c: int, pixels: int) -> tuple[int, int]:
-    """(BP, BC): a block of about 2048 elements, wide along whichever of pixels and channels is contiguous."""
+def tile(channels_last: bool, c: int, pixels: int, elements: int = 2048) -> tuple[int, int]:
+    """(BP, BC): a block of about ``elements``, wide along whichever of pixels and channels is contiguous."""
     if channels_last:
         bc = min(64, triton.next_power_of_2(c))
-        return min(2048 // bc, max(16, triton.next_power_of_2(pixels))), bc
+        return min(elements // bc, max(16, triton.next_power_of_2(pixels))), bc
     bp = min(256, max(16, triton.next_power_of_2(pixels)))
-    return bp, min(2048 // bp, triton.next_power_of_2(c))
+    return bp, min(elements // bp, triton.next_power_of_2(c))
 
 
 def arch(x: torch.Tensor) -> int:
