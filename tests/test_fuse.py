@@ -19,6 +19,7 @@ from pyramid_kernels.fuse import ASPPForward, PPMForward, registry
 from pyramid_kernels.nn import ASPP, PPM, ReferenceASPP, ReferencePPM
 from tests import third_party as user
 from tests.agreement import assert_agrees, fair_
+from tests.kernels import DEVICE
 
 deeplabv3 = pytest.importorskip("torchvision.models.segmentation.deeplabv3", reason="needs torchvision")
 smp_deeplab = pytest.importorskip(
@@ -169,14 +170,15 @@ def test_one_optimiser_step(aspp: Any) -> None:
 
 
 def test_kernels_run_through_a_fused_model(aspp: Any) -> None:
-    unfused = fair_(aspp, X)
+    x = X[:2].to(DEVICE)
+    unfused = aspp.eval().to(DEVICE)
     ours = copy.deepcopy(unfused)
-    report = pk.fuse_(ours.eval(), backend="triton")
+    report = pk.fuse_(ours, backend="triton")
     assert "triton" in report.fused[0].detail
     with pk.testing.count_launches() as launches, torch.no_grad():
-        y = ours(X[:2])
+        y = ours(x)
     assert launches.total() > 0
-    torch.testing.assert_close(y, unfused.eval()(X[:2]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(y, unfused(x), rtol=1e-3, atol=1e-3)
 
 
 def test_hooks(aspp: Any) -> None:

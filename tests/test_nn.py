@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyramid_kernels.nn import ASPP, PPM, PSPHead, ReferenceASPP, ReferencePPM
 from pyramid_kernels.nn.base import Fused
 from tests.agreement import assert_agrees, fair_
+from tests.kernels import DEVICE
 from tests.third_party import SemsegPSPNet
 
 X = torch.randn(8, 6, 7, 5, generator=torch.Generator().manual_seed(0))
@@ -68,8 +69,8 @@ def test_agrees(make: Callable[..., Fused], mode: str, channels_last: bool) -> N
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("name", ["aspp", "aspp-separable", "aspp-project3", "ppm"])
 def test_agrees_on_kernels(name: str, mode: str) -> None:
-    x = X[:, :, :5, :4].contiguous()
-    assert_like_reference(MODES[mode](fair_(MODULES[name](backend="triton"), x)), x)
+    x = X[:, :, :5, :4].contiguous().to(DEVICE)
+    assert_like_reference(MODES[mode](fair_(MODULES[name](backend="triton").to(DEVICE), x)), x)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def compiles(module: Fused, sizes: list[tuple[int, int]]) -> None:
     torch._dynamo.utils.counters.clear()
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     for h, w in sizes:
-        x = torch.randn(2, 6, h, w, generator=torch.Generator().manual_seed(h))
+        x = torch.randn(2, 6, h, w, generator=torch.Generator().manual_seed(h)).to(next(module.parameters()))
         torch.testing.assert_close(compiled(x), again(x), rtol=1e-4, atol=1e-4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
 
@@ -165,7 +166,8 @@ def test_compiles_whole_and_dynamically(name: str, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_compiles_around_kernels(mode: str) -> None:
-    compiles(MODES[mode](fair_(MODULES["aspp"](backend="triton"), X)), [(4, 5), (5, 3)])
+    module = fair_(MODULES["aspp"](backend="triton").to(DEVICE), X.to(DEVICE))
+    compiles(MODES[mode](module), [(4, 5), (5, 3)])
 
 
 def test_half_precision_autocast_and_other_inputs(make: Callable[..., Fused]) -> None:
@@ -247,6 +249,9 @@ def test_children_with_hooks_take_the_original_forward(make: Callable[..., Fused
         module(X)
         assert seen and "hooks" in module.why_original(X)
         handle.remove()
+    handle = conv.register_full_backward_hook(lambda *_: None)
+    assert "hooks" in module.why_original(X)
+    handle.remove()
     handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
     assert "hooks" in module.why_original(X)
     handle.remove()
