@@ -265,8 +265,10 @@ def test_own_hooks_stay(make: Callable[..., Fused]) -> None:
     assert len(seen) == 1
 
 
-def test_cpu_training_of_a_ppm_is_left_unfused() -> None:
-    module = PPM(6, 3, (1, 2))
-    assert "CPU" in module.why_original(X)
+def test_on_a_cpu_a_ppm_is_fused_for_channels_last_inference() -> None:
+    module, last = PPM(6, 3, (1, 2)).eval(), X.contiguous(memory_format=torch.channels_last)
+    assert "CPU" in module.why_original(last)
     with torch.no_grad():
-        assert module.why_original(X) is None
+        assert "CPU" in module.why_original(X)
+        assert module.why_original(last) is None
+        torch.testing.assert_close(module(last), module.to_reference()(last), rtol=1e-4, atol=1e-4)
