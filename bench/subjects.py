@@ -182,7 +182,8 @@ def _of_module(
     x = torch.randn(1 if quick and mode == "forward" else shape[0], *shape[1:]).to(device, dtype)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     forwards: dict[str, Fn] = {"auto": lambda: fused(x), EAGER: lambda: plain(x)}
-    paths = {"auto": _module_path(fused, x), EAGER: "original"}
+    with torch.set_grad_enabled(mode == "training"):
+        paths = {"auto": _module_path(fused, x), EAGER: "original"}
     if compiled and can_compile(device):
         forwards[COMPILE], paths[COMPILE] = compile_call(forwards[EAGER], device), "inductor"
     calls = {

@@ -95,9 +95,9 @@ class PPMForward(Fused):
     def why_original(self, x: Tensor) -> str | None:
         reason = super().why_original(x)
         if reason is None and x.device.type == "cpu" and automatic(self.kernel_backend):
-            # Measured: packed levels pay on channels_last maps in inference, and nowhere else.
-            if torch.is_grad_enabled() or not is_channels_last(x):
-                return "on a CPU the unfused chain is faster, but for channels_last inference"
+            # Measured: packed levels pay on large channels_last maps in inference, and nowhere else.
+            if torch.is_grad_enabled() or not is_channels_last(x) or x.numel() < 1 << 20:
+                return "on a CPU the unfused chain is faster, but for inference on large channels_last maps"
         return reason
 
     def fused_forward(self, x: Tensor) -> Tensor:

@@ -33,8 +33,10 @@ def pyramid_levels(packed: Tensor, grids: Grids, channels: Sequence[int]) -> lis
             f"packed must be (N, {sum(channels)}, S) with S of at least {max(r * c for r, c in levels)}, "
             f"the result of pyramid_project for these grids and channels; got {tuple(packed.shape)}"
         )
-    blocks = packed.split(list(channels), 1)
-    return [b[:, :, : r * c].unflatten(2, (r, c)) for b, (r, c) in zip(blocks, levels, strict=True)]
+    # Split along a middle dimension: at the end, a view of one image gets strides that PyTorch takes for NCHW.
+    blocks = packed.transpose(1, 2).split(list(channels), 2)  # [N, S, O_l]
+    cut = [b[:, : r * c].unflatten(1, (r, c)) for b, (r, c) in zip(blocks, levels, strict=True)]
+    return [b.permute(0, 3, 1, 2) for b in cut]
 
 
 def _problem(pooled: Tensor) -> Problem:
