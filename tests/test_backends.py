@@ -19,7 +19,7 @@ from pyramid_kernels.ops import all_ops, find_op
 from pyramid_kernels.ops._shared import triton as shared
 
 ROOT = Path(__file__).resolve().parent.parent
-HOPPER = Problem("cuda", 90, torch.float16, True, ("avg", "adaptive", 4))
+HOPPER = Problem("cuda", 90, torch.float16, True, ("avg", "adaptive", 4, True))
 POOL = find_op("pyramid_pool")
 
 
@@ -81,8 +81,8 @@ def test_gemm_ops_stay_off_without_a_measurement() -> None:
         (HOPPER._replace(arch=75), "triton", "needs compute capability 8.0 or newer, got 7.5"),
         (HOPPER._replace(device="cpu", arch=0), "triton", "Triton needs a CUDA device, got cpu"),
         (HOPPER, "cuda", "pyramid_pool has no cuda backend in this build"),
-        (HOPPER._replace(options=("avg", "adaptive", 9)), "triton", "at most 8 levels, got 9"),
-        (HOPPER._replace(options=("max", "adaptive", 4)), "composed", "a maximum is not a matrix product"),
+        (HOPPER._replace(options=("avg", "adaptive", 9, True)), "triton", "at most 8 levels, got 9"),
+        (HOPPER._replace(options=("max", "adaptive", 4, True)), "composed", "a maximum is not a matrix product"),
     ],
 )
 def test_a_named_backend_that_cannot_run_says_why(problem: Problem, backend: str, reason: str) -> None:
@@ -97,16 +97,21 @@ def test_an_unknown_backend_lists_those_there_are() -> None:
 
 def test_on_a_cpu_auto_chooses_between_composed_and_reference() -> None:
     problem = HOPPER._replace(device="cpu", arch=0, dtype=torch.float32)
-    assert backends.select(POOL, problem, (1, 8, 32, 32), "auto") == "composed"
-    assert (
-        backends.select(POOL, problem._replace(options=("max", "adaptive", 4)), (1, 8, 32, 32), "auto") == "reference"
-    )
+    large, small = (1, 2048, 60, 60), (1, 8, 32, 32)
+    for changes, sizes, expected in (
+        ({}, large, "composed"),
+        ({}, small, "reference"),
+        ({"options": ("avg", "adaptive", 4, False)}, large, "reference"),
+        ({"options": ("avg", "adaptive", 4, False), "channels_last": False}, large, "composed"),
+        ({"options": ("max", "adaptive", 4, True)}, large, "reference"),
+    ):
+        assert backends.select(POOL, problem._replace(**changes), sizes, "auto") == expected, (changes, sizes)
 
 
 def test_explain_prints_the_decision_and_every_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    text = pk.explain(pk.functional.pyramid_pool, torch.zeros(1, 4, 8, 8), (1, 2))
+    text = pk.explain(pk.functional.pyramid_pool, torch.zeros(1, 64, 200, 200), (1, 2))
     assert capsys.readouterr().out.strip() == text
-    assert text.startswith("pyramid_pool: composed  (cpu, float32, contiguous, sizes (1, 4, 8, 8))")
+    assert text.startswith("pyramid_pool: composed  (cpu, float32, contiguous, sizes (1, 64, 200, 200))")
     assert "triton: Triton needs a CUDA device" in text and "cuda: pyramid_pool has no cuda backend" in text
     with pytest.raises(TypeError, match="fn must be a function of pyramid_kernels.functional"):
         pk.explain(torch.relu)

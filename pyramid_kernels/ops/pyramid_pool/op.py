@@ -27,7 +27,8 @@ def pyramid_grids(bins: Bins, size: tuple[int, int], windows: str = "adaptive") 
 
 
 def _problem(x: Tensor, mode: str, windows: str, levels: int) -> Problem:
-    return describe(x, is_channels_last(x), mode, windows, levels)
+    differentiated = x.requires_grad and torch.is_grad_enabled()
+    return describe(x, is_channels_last(x), mode, windows, levels, differentiated)
 
 
 def _problems(x: Tensor, bins: Bins, *, mode: str = "avg", windows: str = "adaptive") -> list[Any]:
