@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -86,12 +87,13 @@ def subjects(
 
 
 def one_image(case: Case) -> Case:
-    """``case`` with N = 1."""
+    """``case`` with N = 1, and named so."""
 
     def first(a: Arg) -> Arg:
         return replace(a, shape=(1, *a.shape[1:])) if a.kind in ("map", "cells", "distinct") else a
 
-    return replace(case, args={name: map_args(first, value) for name, value in case.args.items()})
+    args = {name: map_args(first, value) for name, value in case.args.items()}
+    return replace(case, id=re.sub(r"-n\d+$", "", case.id) + "-n1", args=args)
 
 
 def _of_op(
