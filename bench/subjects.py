@@ -101,11 +101,12 @@ def _of_op(
 ) -> Subject:
     tensors = materialise(case, dtype, device, channels_last, seed=1)
     public = getattr(functional, op.name)
-    entries = [e for e in public.problems(**tensors) if e[0] is op]
-    problem, sizes = entries[0][1:]
+    with torch.set_grad_enabled(mode == "training"):  # what is chosen may depend on it
+        problem, sizes = next(e[1:] for e in public.problems(**tensors) if e[0] is op)
+        chosen = select(op, problem, sizes, "auto")
     eager = unfused(op, tensors)
     forwards: dict[str, Fn] = {"auto": lambda: public(**tensors)}
-    paths = {"auto": select(op, problem, sizes, "auto")}
+    paths = {"auto": chosen}
     for backend in ("composed", *(KERNELS if device != "cpu" else ())):
         if cannot(op, problem, backend) is None and (device != "cpu" or paths["auto"] != backend):
             forwards[backend] = _forced(public, tensors, backend)
