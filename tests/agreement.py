@@ -68,16 +68,16 @@ def assert_agrees(ours: nn.Module, unfused: nn.Module, x: Tensor, draws: int = 1
     state = copy.deepcopy(unfused.state_dict())
     got = results(ours, x)
     limits: dict[str, Errors] = {}
-    for seed in range(draws):
+    for draw in range(draws):
         truth = copy.deepcopy(unfused).double()
         truth.load_state_dict(state)
         unfused.load_state_dict(state)
-        # The same maps in another order, and all in another layout: the same problem, rounded elsewhere.
-        layout = torch.channels_last if seed % 2 else torch.contiguous_format
+        # Every problem in both layouts; the first is that of ``ours``, the others hold its maps in another order.
+        seed, layout = draw // 2, torch.channels_last if draw % 2 else torch.contiguous_format
         unfused.to(memory_format=layout)
-        data = x.roll(seed // 2, 0).contiguous(memory_format=layout)
+        data = x.roll(seed, 0).contiguous(memory_format=layout)
         exact, baseline = results(truth, data.double(), seed), results(unfused, data, seed)
-        if seed == 0:
+        if draw == 0:
             first = exact
         for name, t in exact.items():
             pairs = zip(limits.get(name, Errors()), relative_errors(baseline[name], t), strict=True)

@@ -36,6 +36,12 @@ def _define_detection_schemas() -> None:
 _define_detection_schemas()
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Modules take their first weights from the global generator: the same ones whatever ran before."""
+    torch.manual_seed(0)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A worker hands its launches on; the controller of a whole run fails on a kernel that nobody launched."""
     config = session.config
