@@ -165,12 +165,13 @@ def compiled(entry: Launch, capability: int) -> Usage:
         file.write(binary.asm["cubin"])
         file.flush()
         text = _objdump("--dump-resource-usage", file.name)
-        sass = _objdump("-sass", file.name)
+        products = "tt.dot" in binary.asm["ttir"]
+        sass = _objdump("-sass", file.name) if products else ""
     numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
     return Usage(
         entry.kernel.__name__, str(entry.dtype).removeprefix("torch."),
         numbers["REG"], numbers["STACK"], numbers["LOCAL"], binary.metadata.shared,
-        re.search(TENSOR_CORES[capability], sass) is not None, "tt.dot" in binary.asm["ttir"],
+        re.search(TENSOR_CORES[capability], sass) is not None, products,
     )  # fmt: skip
 
 
