@@ -19,6 +19,7 @@ from typing import TextIO
 
 ROOT = Path(__file__).parents[1]
 PY = sys.executable
+OPS = ("pyramid_pool", "upsample_merge", "pyramid_project", "dilated_branches", "dilated_branches_train", "aspp")
 #: Every op's small cases, kernels only.
 SMALL = "test_oracle and triton and float16 and channels_last"
 SANITIZED = ["--error-exitcode", "9", PY, "-m", "pytest", "tests/test_ops.py", "-q", "-p", "no:xdist", "-k", SMALL]
@@ -33,15 +34,15 @@ STAGES: dict[str, list[list[str]]] = {
     ],
     "peers": [[PY, "-m", "bench.peers", "--out", "{out}"]],
     "check": [[PY, "-m", "pyramid_kernels", "info", "--check"]],
-    "verify": [[PY, "-m", "pyramid_kernels", "verify"]],
-    "suite": [[PY, "-m", "pytest", "tests", "-q", "-x", "-n", "4", "-m", "not slow", "--maxfail", "20"]],
+    **{f"verify-{op}": [[PY, "-m", "pyramid_kernels", "verify", "--op", op]] for op in OPS},
+    "suite": [[PY, "-m", "pytest", "tests", "-q", "-x", "-n", "16", "-m", "not slow", "--maxfail", "20"]],
     "memcheck": [["compute-sanitizer", "--tool", "memcheck", *SANITIZED]],
     "racecheck": [["compute-sanitizer", "--tool", "racecheck", *SANITIZED]],
     "tune": [[PY, "-m", "pyramid_kernels", "tune"]],
     "bench-memory": [[PY, "-m", "bench.run", "--op", op, "--out", "{out}"]
-                     for op in ("pyramid_pool", "upsample_merge", "pyramid_project")],
+                     for op in OPS[:3]],
     "bench-gemm": [[PY, "-m", "bench.run", "--op", op, "--out", "{out}"]
-                   for op in ("dilated_branches", "dilated_branches_train", "aspp")],
+                   for op in OPS[3:]],
     "bench-modules": [[PY, "-m", "bench.run", "--op", name, "--out", "{out}"] for name in ("nn.ASPP", "nn.PPM")],
     "demo": [[PY, "-m", "pyramid_kernels", "demo", "--side", "512", "--steps", "40", "--out", "{out}/demo.png"]],
 }  # fmt: skip

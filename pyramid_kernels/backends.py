@@ -89,11 +89,12 @@ class Op:
 
 def describe(x: Tensor, channels_last: bool, *options: Any) -> Problem:
     """The ``Problem`` of a call whose main tensor is ``x``."""
-    return Problem(x.device.type, _arch(x.device) if x.is_cuda else 0, x.dtype, channels_last, options)
+    return Problem(x.device.type, capability(x.device) if x.is_cuda else 0, x.dtype, channels_last, options)
 
 
 @functools.lru_cache
-def _arch(device: torch.device) -> int:
+def capability(device: torch.device) -> int:
+    """Compute capability times ten of a CUDA device."""
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
 

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map_only
 from . import functional
 from .backends import Op, cannot
 from .observe import Rounded, Watched, watched
-from .ops._shared.precision import conv_precision
+from .ops._shared.precision import conv_precision, ieee_convolutions
 from .ops._shared.spec import Case, materialise
 from .testing import Errors, count_launches, over_limit, relative_errors
 
@@ -124,7 +124,7 @@ def chain_errors(op: str, case: Case, dtype: torch.dtype, device: str, precision
         doubled = converted(tensors, lambda t: t.double())
         dys = _incoming(op, doubled, dtype, seed, exact=False)
         truth = run(op, doubled, "reference", dys).results
-        with Rounded(dtype if half else torch.float32, precision == "tf32"):
+        with ieee_convolutions(), Rounded(dtype if half else torch.float32, precision == "tf32"):
             unfused = run(op, converted(tensors, lambda t: t.float()), "reference", dys).results
         for name, exact in truth.items():
             pairs = zip(worst.get(name, Errors()), relative_errors(unfused[name], exact), strict=True)

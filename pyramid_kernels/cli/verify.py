@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -50,7 +51,11 @@ def run(args: argparse.Namespace) -> int:
     device = interpret_without_gpu()
     ops = [all_ops()[args.op]] if args.op else list(all_ops().values())
     jobs = [job for op in ops for job in _jobs(op, [args.backend] if args.backend else None)]
-    rows = list(_rows(progress(jobs, "verify"), device))
+    rows: list[Row] = []
+    for name, mine in groupby(_rows(progress(jobs, "verify"), device), key=lambda row: row.op):
+        rows += mine
+        if device == "cuda":  # op by op: what has passed stays, whatever happens to the next
+            _record([row for row in rows if row.op == name])
     if not rows:
         reasons = {reason for op in ops if (reason := _reason(op, args.backend, device))}
         raise UsageError(f"backend {args.backend!r} can run nothing here: {'; '.join(sorted(reasons))}")
@@ -58,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if device == "cpu":
         print("\nKernels ran in Triton's interpreter, which has no bfloat16. No GPU: nothing is recorded.")
     else:
-        print(f"\nRecorded in {_record(rows)}.")
+        print(f"\nRecorded in {ledger.user_file()}.")
     for row in rows:
         for failure in row.failures:
             print(f"{row.op} {row.backend} {row.dtype} {failure}", file=sys.stderr)
@@ -77,7 +82,7 @@ def _jobs(op: Op, backends: Iterable[str] | None, cases: int | None = None) -> l
 def _rows(jobs: Iterable[Job], device: str) -> Iterable[Row]:
     for job in jobs:
         row = _row(job, device)
-        if row.cases:
+        if row.cases or row.failures:
             yield row
 
 
@@ -92,7 +97,11 @@ def _row(job: Job, device: str) -> Row:
             settings = {"op": job.op.name, "case": case, "backend": job.backend, "dtype": job.dtype}
             settings |= {"channels_last": channels_last, "device": device}
             if oracle.cannot_check(**settings) is None:
-                report = oracle.check(**settings)
+                try:
+                    report = oracle.check(**settings)
+                except Exception as error:  # whatever a compiler or a driver throws is this body's result
+                    failures.append(f"{case.id}: {type(error).__name__}: {str(error).strip().splitlines()[-1:]}")
+                    continue
                 reports.append(report)
                 failures += [f"{case.id}: {text}" for text in report.failures()]
     worst = max((r.worst for r in reports), default=0.0)
@@ -116,7 +125,7 @@ def _printed(row: Row) -> list[Any]:
     return [*row[:4], row.launches if row.backend in KERNELS else "-", f"{row.error:.2f}"]
 
 
-def _record(rows: list[Row]) -> str:
+def _record(rows: list[Row]) -> None:
     """Write to the user's ledger what each kernel body did on this GPU."""
     major, minor = torch.cuda.get_device_capability()
     for op, backend in dict.fromkeys((r.op, r.backend) for r in rows if r.backend in KERNELS):
@@ -134,4 +143,3 @@ def _record(rows: list[Row]) -> str:
                 "result": "failed" if any(r.failures for r in mine) else "passed",
             },
         )
-    return str(ledger.user_file())

@@ -58,4 +58,4 @@ def track(norm: Any, mean: Tensor, var: Tensor, count: int) -> None:
     if share is None:
         share = 0.0
     for running, batch in ((norm.running_mean, mean), (norm.running_var, var * (count / (count - 1)))):
-        running.copy_(share * batch + (1 - share) * running)
+        running.lerp_(batch, share)

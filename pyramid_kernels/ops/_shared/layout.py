@@ -12,8 +12,11 @@ def memory_format(x: Tensor) -> torch.memory_format:
     """channels_last if that is how the 4-D ``x`` is laid out (a slice of such a tensor counts), else contiguous."""
     if x.is_contiguous():
         return torch.contiguous_format
-    n, c, h, w = x.stride()
-    return torch.channels_last if c == 1 and w >= x.shape[1] and h >= w else torch.contiguous_format
+    channels = x.shape[1]
+    # The stride of a dimension of size 1 says nothing.
+    steps = [stride for stride, size in zip(x.stride()[2:], x.shape[2:], strict=True) if size > 1]
+    inner = channels > 1 and x.stride(1) == 1 and all(step >= channels for step in steps)
+    return torch.channels_last if inner and steps == sorted(steps, reverse=True) else torch.contiguous_format
 
 
 def is_channels_last(x: Tensor) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 
@@ -12,3 +15,15 @@ def conv_precision(dtype: torch.dtype) -> str:
     """
     setting = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
     return "tf32" if dtype == torch.float32 and setting == "tf32" else "ieee"
+
+
+@contextmanager
+def ieee_convolutions() -> Iterator[None]:
+    """PyTorch's own fp32 convolutions without TF32 inside the block."""
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before

@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ...backends import Problem
+from ...backends import Problem, capability
 
 #: The interpreter runs kernels on a CPU; Triton reads TRITON_INTERPRET when kernels are decorated.
 INTERPRETED: bool = triton.knobs.runtime.interpret
@@ -68,7 +68,4 @@ def tile(channels_last: bool, c: int, pixels: int, elements: int = 2048) -> tupl
 
 def arch(x: torch.Tensor) -> int:
     """Compute capability times ten of x's device; that of ``COMPILED_FOR`` off the GPU."""
-    if not x.is_cuda:
-        return COMPILED_FOR
-    major, minor = torch.cuda.get_device_capability(x.device)
-    return 10 * major + minor
+    return capability(x.device) if x.is_cuda else COMPILED_FOR

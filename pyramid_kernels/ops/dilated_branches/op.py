@@ -233,12 +233,20 @@ def allocate_gradients(
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
     """dx in x's format, dw in the weights' strides, (2, channels) vector sums, image bias; empty where not needed."""
     dx = empty_map(x, x.shape if needs[0] else (0, 1, 1, 1))
-    dweights = [torch.empty_like(w) for w in weights] if needs[1] else []
+    dweights = [_like_weight(w) for w in weights] if needs[1] else []
     channels = sum(w.shape[0] for w in weights) if needs[2] else 0
     dvectors = torch.empty((2, channels), dtype=torch.float32, device=x.device)
     taps = weights[0].shape[2] * weights[0].shape[3]
     dimage = torch.empty((x.shape[0] if needs[3] else 0, weights[0].shape[0], taps), dtype=x.dtype, device=x.device)
     return dx, dweights, dvectors, dimage
+
+
+def _like_weight(weight: Tensor) -> Tensor:
+    """A gradient with the weight's strides where its taps have one stride, as kernels write them; else contiguous."""
+    like = torch.empty_like(weight)
+    kernel = weight.shape[2]
+    one_stride = kernel == 1 or like.stride(2) == kernel * like.stride(3)
+    return like if one_stride else torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
 
 
 _TENSORS = "Tensor x, Tensor[] weights, Tensor?[] affine"

@@ -26,13 +26,13 @@ def pyramid_grids(bins: Bins, size: tuple[int, int], windows: str = "adaptive") 
     return grids(pairs("bins", bins), size, windows)
 
 
-def _problem(x: Tensor, mode: str, windows: str, levels: int) -> Problem:
+def _problem(x: Tensor, mode: str, windows: str, levels: list[tuple[int, int]]) -> Problem:
     differentiated = x.requires_grad and torch.is_grad_enabled()
-    return describe(x, is_channels_last(x), mode, windows, levels, differentiated)
+    return describe(x, is_channels_last(x), mode, windows, tuple(max(level) for level in levels), differentiated)
 
 
 def _problems(x: Tensor, bins: Bins, *, mode: str = "avg", windows: str = "adaptive") -> list[Any]:
-    return [(OP, _problem(x, mode, windows, len(bins)), tuple(x.shape))]
+    return [(OP, _problem(x, mode, windows, pairs("bins", bins)), tuple(x.shape))]
 
 
 @explained_by(_problems)
@@ -66,7 +66,7 @@ def pyramid_pool(
     check_choice("windows", windows, WINDOWS)
     levels = pairs("bins", bins)
     grids(levels, (x.shape[2], x.shape[3]), windows)
-    backend = select(OP, _problem(x, mode, windows, len(levels)), tuple(x.shape), backend)
+    backend = select(OP, _problem(x, mode, windows, levels), tuple(x.shape), backend)
     if backend in ("reference", "composed"):
         return OP.python(backend)(x, levels, mode=mode, windows=windows)
     return PyramidPool.apply(x, [v for level in levels for v in level], mode, windows, backend)[0]

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from ...backends import Problem
 from .._shared.launch import launch
+from .._shared.layout import is_channels_last
 from .._shared.triton import accumulation, accumulator, cannot_launch, divided, tile
 from .._shared.windows import axis_windows
 
-MAX_LEVELS = 8
+#: Edges along one axis are sorted in registers: two per bin, and one per band.
+MAX_BINS, MAX_EDGES = 32, 64
 #: Rectangles are cut further, into bands of at least BAND rows, until about this many programs run.
 PROGRAMS, BAND = 512, 8
 FAR: tl.constexpr = tl.constexpr(2**31 - 1)
@@ -28,8 +30,9 @@ Levels = list[tuple[int, int]]
 
 
 def supports(problem: Problem) -> str | None:
-    if problem.options[2] > MAX_LEVELS:
-        return f"at most {MAX_LEVELS} levels, got {problem.options[2]}"
+    bins = sum(problem.options[2])
+    if bins > MAX_BINS:
+        return f"at most {MAX_BINS} bins along an axis over all levels, got {bins}"
     return cannot_launch(problem)
 
 
@@ -248,11 +251,11 @@ def forward(x: Tensor, y: Tensor, indices: Tensor, bins: Levels, mode: str, wind
     n, c, h, w = x.shape
     rows, cols = zip(*bins, strict=True)
     u_cols, bq = rectangles(cols, w, windows, 0)
-    channels_last = y.stride(1) == 1
-    bp, bc = tile(channels_last, c, h * w // 4)
+    bp, bc = tile(is_channels_last(x), c, h * w // 4)
     c_tiles = triton.cdiv(c, bc)
     programs = max(1, n * c_tiles * rectangles(rows, h, windows, 0)[0] * u_cols)
-    splits = 0 if programs >= PROGRAMS else min(triton.cdiv(PROGRAMS, programs), h // BAND)
+    bands = min(h // BAND, MAX_EDGES - 2 * sum(rows))
+    splits = 0 if programs >= PROGRAMS else max(0, min(triton.cdiv(PROGRAMS, programs), bands))
     u_rows, br = rectangles(rows, h, windows, splits)
     part = torch.empty((n, u_rows * u_cols, c), dtype=accumulation(x), device=x.device)
     part_index = torch.empty(part.shape if mode == "max" else (0,), dtype=torch.int32, device=x.device)

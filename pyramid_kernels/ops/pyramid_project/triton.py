@@ -122,7 +122,7 @@ def pyramid_project_bwd_dz_kernel(
 ):  # fmt: skip
     """One program owns all rows and BN channels of one level: dz, zero beyond its cells, and dgain and dbias."""
     u = tl.program_id(0)
-    for i in tl.static_range(len(p_gains)):
+    for i in tl.static_range(len(channels)):
         blocks = tl.cdiv(channels[i], BN)
         if (u >= 0) & (u < blocks):
             o = u * BN + tl.arange(0, BN)

@@ -174,7 +174,8 @@ def _map_gradients(ctx: Any, dy: Tensor, y: Tensor | None, scale: Tensor | None,
     for i, (shape, channels_last) in enumerate(zip(ctx.shapes, ctx.formats, strict=True)):
         if ctx.needs_input_grad[8 + i]:
             if y is None and scale is None and tuple(shape[1:]) == tuple(dy.shape[2:]):
-                dmaps[i] = dy.narrow(1, first, shape[0])
+                # The same object for every map of a sum: autograd then copies where it would keep a view as .grad.
+                dmaps[i] = dy if ctx.merge == "sum" else dy.narrow(1, first, shape[0])
             else:
                 computed.append(i)
                 shapes += [first, *shape]

@@ -59,7 +59,7 @@ def merged(
     for i in tl.static_range(len(MODES)):
         if SUM or level == i:
             p_map = p_maps[i] + n * strides[i][0]
-            acc += sample(p_map, p, channel, m, shapes[i], strides[i][1:], full, MODES[i], ACC)
+            acc += sample(p_map, p, channel, m, shapes[i], strides[i][1:], full, tl.constexpr(MODES[i]), ACC)
     return acc
 
 
@@ -142,7 +142,7 @@ def upsample_merge_bwd_dmaps_kernel(
         if (u >= 0) & (u < programs):
             gather(
                 p_dy, p_y, p_scale, p_dmaps[i], u, shapes[i], strides[i], firsts[i], total, full,
-                MODES[i], CHANNELS_LAST, ACC, *TILES[i],
+                tl.constexpr(MODES[i]), CHANNELS_LAST, ACC, *TILES[i],
             )  # fmt: skip
         u -= programs
 
