@@ -276,12 +276,11 @@ def forward(x: Tensor, y: Tensor, indices: Tensor, bins: Levels, mode: str, wind
 def backward(dy: Tensor, indices: Tensor, dx: Tensor, bins: Levels, mode: str, windows: str) -> None:
     """Fill ``dx`` (N, C, H, W) from ``dy`` (N, C, S), which has the strides of ``indices``."""
     n, c, h, w = dx.shape
-    # Float64 takes two registers per element; left to itself, ptxas spills some for occupancy's sake.
-    wide = dx.dtype == torch.float64
-    bp, bc = tile(dx.stride(1) == 1, c, h * w, 1024 if wide else 2048)
+    # Float64 takes two registers per element; without a bound, ptxas spills some for occupancy's sake.
+    bp, bc = tile(dx.stride(1) == 1, c, h * w, 1024 if dx.dtype == torch.float64 else 2048)
     launch(
         pyramid_pool_bwd_dx_kernel, (n * triton.cdiv(h * w, bp), triton.cdiv(c, bc)), dx,
         dy, indices, dx, c, h, w, *dx.stride(), *dy.stride(),
         BINS=tuple(v for b in bins for v in b), WINDOWS=windows, MAX=mode == "max", BP=bp, BC=bc,
-        maxnreg=255 if wide else None,
+        maxnreg=255,
     )  # fmt: skip

@@ -292,7 +292,7 @@ def backward_affine(
             upsample_merge_bwd_affine_kernel, (parts, _tiles(some, merge, bc)), dy,
             dy, y, tuple(some), part, shapes, strides, first, n, total, (rows, cols, rows * cols), steps,
             SUM=merge == "sum", RECOMPUTE=recompute, MODES=modes, CHANNELS_LAST=last, ACC=accumulator_type(dy),
-            BP=bp, BC=bc,
+            BP=bp, BC=bc, maxnreg=255,
         )  # fmt: skip
     br, bc = tile(True, total, parts)
     launch(
