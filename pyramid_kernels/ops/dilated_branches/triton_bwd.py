@@ -290,7 +290,7 @@ def launch_dx(
 ) -> None:
     n, c, h, w = dx.shape
     weights = [packed(weight) for weight in weights]
-    tile, block = pixel_tile(n, h, w), gemm_block(dz, precision)
+    tile, block = pixel_tile(n, h, w), gemm_block(dz, precision, backward=True)
     bn = fit(c, block.columns)
     rows = [
         (weight.shape[0], weight.shape[2], d, f, weight.stride(0), weight.stride(3))

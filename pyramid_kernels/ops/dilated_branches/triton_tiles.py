@@ -96,11 +96,11 @@ class Block(NamedTuple):
     stages: int
 
 
-def gemm_block(x: Tensor, precision: str) -> Block:
+def gemm_block(x: Tensor, precision: str, backward: bool = False) -> Block:
     """What fits the registers without a spill: checked by compiling for compute capability 8.0 and 9.0."""
-    if x.dtype == torch.float32 and precision == "ieee":
-        return Block(64, 16, 2)
     hopper = arch(x) >= 90
+    if x.dtype == torch.float32 and precision == "ieee":
+        return Block(64, 32 if hopper and not backward else 16, 2)
     return Block(128, (128 if hopper else 64) // x.element_size(), 3 if hopper else 4)
 
 
