@@ -45,7 +45,7 @@ def test_an_unverified_kernel_is_refused_and_a_verified_one_taken() -> None:
 def test_a_failure_replaces_a_pass() -> None:
     ledger.record("verified", ENTRY)
     ledger.record("verified", ENTRY | {"result": "failed"})
-    assert "not verified" in str(ledger.why_not("pyramid_pool", "memory", "triton", 80))
+    assert "verification failed" in str(ledger.why_not("pyramid_pool", "memory", "triton", 80))
     assert len(json.loads(ledger.user_file().read_text())["verified"]) == 1
 
 

@@ -16,7 +16,8 @@ def memory_format(x: Tensor) -> torch.memory_format:
     # The stride of a dimension of size 1 says nothing.
     steps = [stride for stride, size in zip(x.stride()[2:], x.shape[2:], strict=True) if size > 1]
     inner = channels > 1 and x.stride(1) == 1 and all(step >= channels for step in steps)
-    return torch.channels_last if inner and steps == sorted(steps, reverse=True) else torch.contiguous_format
+    rows_outside = len(steps) < 2 or steps[0] >= steps[1]
+    return torch.channels_last if inner and rows_outside else torch.contiguous_format
 
 
 def is_channels_last(x: Tensor) -> bool:

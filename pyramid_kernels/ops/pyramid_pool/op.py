@@ -28,7 +28,7 @@ def pyramid_grids(bins: Bins, size: tuple[int, int], windows: str = "adaptive") 
 
 def _problem(x: Tensor, mode: str, windows: str, levels: list[tuple[int, int]]) -> Problem:
     differentiated = x.requires_grad and torch.is_grad_enabled()
-    return describe(x, is_channels_last(x), mode, windows, tuple(max(level) for level in levels), differentiated)
+    return describe(x, is_channels_last(x), mode, windows, len(levels), differentiated)
 
 
 def _problems(x: Tensor, bins: Bins, *, mode: str = "avg", windows: str = "adaptive") -> list[Any]:

@@ -21,7 +21,7 @@ from .._shared.triton import accumulation, accumulator, cannot_launch, divided, 
 from .._shared.windows import axis_windows
 
 #: Edges along one axis are sorted in registers: two per bin, and one per band.
-MAX_BINS, MAX_EDGES = 32, 64
+MAX_LEVELS, MAX_EDGES = 8, 64
 #: Rectangles are cut further, into bands of at least BAND rows, until about this many programs run.
 PROGRAMS, BAND = 512, 8
 FAR: tl.constexpr = tl.constexpr(2**31 - 1)
@@ -30,9 +30,8 @@ Levels = list[tuple[int, int]]
 
 
 def supports(problem: Problem) -> str | None:
-    bins = sum(problem.options[2])
-    if bins > MAX_BINS:
-        return f"at most {MAX_BINS} bins along an axis over all levels, got {bins}"
+    if problem.options[2] > MAX_LEVELS:
+        return f"at most {MAX_LEVELS} levels, got {problem.options[2]}"
     return cannot_launch(problem)
 
 
