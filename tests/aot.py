@@ -104,7 +104,7 @@ def _calls(op: str, source: str, wanted: set[str], dtype: torch.dtype) -> Iterat
 
     spec = oracle.spec(op)
     for case in getattr(spec, source):
-        names: set[str] = set().union(*spec.launches(case, True))
+        names: set[str] = set().union(*spec.launches(case, True, "triton"))
         if not names & wanted or oracle.cannot_check(op, case, "triton", dtype, True, "cpu"):
             continue
         for tf32 in (True, False) if dtype == torch.float32 else (True,):

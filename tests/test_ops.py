@@ -74,7 +74,7 @@ def test_oracle(op: str, case: Case, backend: str, dtype: torch.dtype, channels_
     assert_passes(report)
     assert_formats(op, case, dtype, channels_last, report)
     if backend not in PYTHON:
-        assert_launches(op, case, channels_last, report)
+        assert_launches(op, case, backend, channels_last, report)
 
 
 def assert_passes(report: oracle.Report) -> None:
@@ -91,10 +91,10 @@ def assert_formats(op: str, case: Case, dtype: torch.dtype, channels_last: bool,
         assert strides[0] == strides[1]
 
 
-def assert_launches(op: str, case: Case, channels_last: bool, report: oracle.Report) -> None:
+def assert_launches(op: str, case: Case, backend: str, channels_last: bool, report: oracle.Report) -> None:
     """Exactly the kernels and copies that the spec lists, and nothing else from ATen."""
     spec = oracle.spec(op)
-    forward, backward = spec.launches(case, channels_last)
+    forward, backward = spec.launches(case, channels_last, backend)
     assert dict(report.run.forward) == forward
     assert dict(report.run.backward) == backward
     allowed = spec.calls(case, channels_last) if hasattr(spec, "calls") else ({}, {})

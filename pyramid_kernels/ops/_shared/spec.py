@@ -1,8 +1,8 @@
 """How an op's ``spec.py`` describes its cases; tests, ``verify`` and ``bench`` all read these and nothing else.
 
-A ``spec.py`` holds ``CASES`` (small: tests and verify), ``BENCH`` (published shapes), ``launches(case, channels_last)``
--> the Triton kernels one forward and one backward launch, and ``cost(case, itemsize)``. Where an activation follows, it
-may hold ``margin(tensors)``: the distance of every output's pre-activation from zero, in float64.
+A ``spec.py`` holds ``CASES`` (small: tests and verify), ``BENCH`` (published shapes), ``launches(case, channels_last,
+backend)`` -> the kernels one forward and one backward launch, and ``cost(case, itemsize)``. Where an activation
+follows, it may hold ``margin(tensors)``: the distance of every output's pre-activation from zero, in float64.
 """
 
 from __future__ import annotations

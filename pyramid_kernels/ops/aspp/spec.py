@@ -83,10 +83,10 @@ def _parts(case: Case) -> list[tuple[ModuleType, Case]]:
     return [(spec, Case("part", a | ({"activation": "relu"} if spec is branches_spec else {}))) for spec, a in parts]
 
 
-def launches(case: Case, channels_last: bool) -> tuple[dict[str, int], dict[str, int]]:
+def launches(case: Case, channels_last: bool, backend: str) -> tuple[dict[str, int], dict[str, int]]:
     forward, backward = Counter[str](), Counter[str]()
     for spec, part in _parts(case):
-        f, b = spec.launches(part, channels_last)
+        f, b = spec.launches(part, channels_last, backend)
         forward += Counter(f)
         backward += Counter(b)
     return dict(forward), dict(backward)

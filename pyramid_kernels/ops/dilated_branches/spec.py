@@ -82,7 +82,7 @@ BENCH = [
 ]
 
 
-def launches(case: Case, channels_last: bool) -> tuple[dict[str, int], dict[str, int]]:
+def launches(case: Case, channels_last: bool, backend: str) -> tuple[dict[str, int], dict[str, int]]:
     """Training-time launches: forward, then everything the case's gradients need."""
     args = case.args
     chunks = -(-len(args["weights"]) // 8)

@@ -47,13 +47,13 @@ def _bench(c: Case) -> Case:
 BENCH = [_bench(c) for c in branches_spec.BENCH if c.args["x"].shape[0] > 1]
 
 
-def launches(case: Case, channels_last: bool) -> tuple[dict[str, int], dict[str, int]]:
+def launches(case: Case, channels_last: bool, backend: str) -> tuple[dict[str, int], dict[str, int]]:
     forward = {
         "dilated_branches_fwd_kernel": 1,
         "dilated_branches_train_stats_kernel": 1,
         "dilated_branches_train_normalise_kernel": 1,
     }
-    _, backward = branches_spec.launches(case, channels_last)
+    _, backward = branches_spec.launches(case, channels_last, backend)
     return forward, backward | {"dilated_branches_bwd_dz_kernel": 2, "dilated_branches_bwd_sums_kernel": 1}
 
 

@@ -29,7 +29,7 @@ BENCH = [
 ]
 
 
-def launches(case: Case, channels_last: bool) -> tuple[dict[str, int], dict[str, int]]:
+def launches(case: Case, channels_last: bool, backend: str) -> tuple[dict[str, int], dict[str, int]]:
     return {"pyramid_pool_fwd_kernel": 1, "pyramid_pool_merge_kernel": 1}, {"pyramid_pool_bwd_dx_kernel": 1}
 
 

@@ -63,7 +63,7 @@ BENCH = [
 ]
 
 
-def launches(case: Case, channels_last: bool) -> tuple[dict[str, int], dict[str, int]]:
+def launches(case: Case, channels_last: bool, backend: str) -> tuple[dict[str, int], dict[str, int]]:
     backward = {"pyramid_project_bwd_dpooled_kernel": 1, "pyramid_project_bwd_dweights_kernel": 1}
     if any(case.args.get(name) is not None for name in ("scale", "shift", "norm", "activation")):
         backward["pyramid_project_bwd_dz_kernel"] = 1

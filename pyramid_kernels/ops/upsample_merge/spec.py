@@ -57,7 +57,7 @@ def _size(case: Case) -> tuple[int, int]:
     return case.args.get("size") or case.args["maps"][0].shape[2:]
 
 
-def launches(case: Case, channels_last: bool) -> tuple[dict[str, int], dict[str, int]]:
+def launches(case: Case, channels_last: bool, backend: str) -> tuple[dict[str, int], dict[str, int]]:
     """One forward launch and one for all maps' gradients per eight maps (a sum is one forward); two for the affine's.
 
     A map taken as it is needs no kernel for its gradient where neither scale nor ReLU stands behind it.
