@@ -16,7 +16,10 @@ if not torch.cuda.is_available():
 os.environ["PYRAMID_KERNELS_HOME"] = tempfile.mkdtemp(prefix="pyramid_kernels_")
 
 from pyramid_kernels.ops._shared import launch  # noqa: E402
+from tests import hostsim  # noqa: E402
 from tests.kernels import expected_launches  # noqa: E402
+
+NO_SIMULATOR = None if torch.cuda.is_available() else hostsim.build()
 
 _launched: Counter[tuple[str, str]] = Counter()
 launch.counters.append(_launched)

@@ -30,7 +30,9 @@ def test_every_op_has_a_spec() -> None:
 
 
 def backends(op: str) -> tuple[str, ...]:
-    return ("composed", "triton") if all_ops()[op].composed else ("triton",)
+    composed = ("composed",) if all_ops()[op].composed else ()
+    cuda = () if isinstance(all_ops()[op].module("cuda"), str) else ("cuda",)
+    return (*composed, "triton", *cuda)
 
 
 def combinations(exact: bool = False, sliced: bool = False) -> list[Any]:

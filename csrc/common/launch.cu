@@ -1,8 +1,11 @@
 // Errors of the CUDA runtime in one line: what was launched, what was built, what was found.
 #include "common/launch.cuh"
 
-#if defined(__CUDACC__)
 namespace pk {
+
+#if defined(__CUDACC__)
+
+const char* architectures() { return PK_CUDA_ARCHS; }
 
 Status cuda_failure(const char* what, cudaError_t error, int device) {
     std::ostringstream found;
@@ -17,9 +20,14 @@ Status cuda_failure(const char* what, cudaError_t error, int device) {
         found << "device " << device << " of compute capability " << major << '.' << minor;
     }
     (void)cudaGetLastError();
-    return fail(what, ": ", cudaGetErrorString(error), " (", cudaGetErrorName(error), "); built for ", PK_CUDA_ARCHS,
+    return fail(what, ": ", cudaGetErrorString(error), " (", cudaGetErrorName(error), "); built for ", architectures(),
                 " with CUDA ", CUDART_VERSION / 1000, '.', CUDART_VERSION % 1000 / 10, ", found ", found.str());
 }
 
-}  // namespace pk
+#else
+
+const char* architectures() { return "host simulator"; }
+
 #endif
+
+}  // namespace pk

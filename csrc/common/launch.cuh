@@ -2,13 +2,11 @@
 // ran.
 #pragma once
 
-#include <atomic>
-#include <mutex>
-#include <utility>
-#include <vector>
+#include <tuple>
 
 #include "common/check.h"
 #include "common/dispatch.h"
+#include "common/observe.h"
 #include "common/platform.cuh"
 #include "common/queue.h"
 
@@ -20,30 +18,6 @@ struct Shape {
     size_t shared = 0;         // bytes of dynamic shared memory
     dim3 cluster = {1, 1, 1};  // blocks per cluster
 };
-
-/// Names of kernels as they are launched, for tests; off unless someone listens. Backward passes launch from other
-/// threads.
-class LaunchLog {
-  public:
-    using Entry = std::pair<const char*, Dtype>;
-    void listen(bool on) { listening_ = on; }
-    void add(const char* kernel, Dtype dtype) {
-        if (!listening_) return;
-        std::lock_guard lock(mutex_);
-        entries_.emplace_back(kernel, dtype);
-    }
-    std::vector<Entry> take() {
-        std::lock_guard lock(mutex_);
-        return std::exchange(entries_, {});
-    }
-
-  private:
-    std::atomic<bool> listening_ = false;
-    std::mutex mutex_;
-    std::vector<Entry> entries_;
-};
-
-inline LaunchLog launch_log;
 
 #if defined(__CUDACC__)
 

@@ -1,0 +1,25 @@
+# The kernels compiled by nvcc: the library pyramid::kernels, the Python module _cuda, the package for find_package.
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES "80-real;90a-real;100-real;120" CACHE STRING "Architectures to compile for")
+endif()
+enable_language(CUDA)
+find_package(CUDAToolkit REQUIRED)
+
+add_library(kernels STATIC ${sources})
+add_library(pyramid::kernels ALIAS kernels)
+set_target_properties(kernels PROPERTIES
+    OUTPUT_NAME pyramid_kernels
+    CUDA_STANDARD 20
+    CUDA_STANDARD_REQUIRED ON
+    CUDA_EXTENSIONS OFF
+    CUDA_VISIBILITY_PRESET hidden
+    CUDA_RUNTIME_LIBRARY Static
+)
+target_compile_definitions(kernels PRIVATE "PK_CUDA_ARCHS=\"${CMAKE_CUDA_ARCHITECTURES}\"")
+target_include_directories(kernels PUBLIC
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/csrc> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/pyramid_kernels>
+)
+target_link_libraries(kernels PUBLIC CUDA::cudart_static)
+if(PK_PYTHON)
+    add_native(_cuda kernels)
+endif()

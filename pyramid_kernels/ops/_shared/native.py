@@ -1,0 +1,87 @@
+"""What every CUDA backend shares: when it can run, and the one way into the compiled module."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import _native
+from ...backends import BackendError, Problem
+from . import launch
+
+#: Element types as csrc/common/dispatch.h numbers them.
+DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
+
+_current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # a CPU build of torch has none
+_counting = threading.Lock()
+
+
+def cannot_launch(problem: Problem) -> str | None:
+    """Why no CUDA kernel of this build can run on this device; None if it can."""
+    module = _native.module(problem.device)
+    if isinstance(module, str):
+        return module
+    if problem.dtype not in DTYPES:
+        return f"no kernel for {str(problem.dtype).removeprefix('torch.')}"
+    if problem.device == "cuda" and not covers(module.architectures, problem.arch):
+        return f"built for {module.architectures}, found compute capability {problem.arch / 10:.1f}"
+    return None
+
+
+@functools.lru_cache
+def covers(architectures: str, capability: int) -> bool:
+    """Whether code compiled for ``architectures`` ("80-real;90a-real;120") runs on a device of ``capability``."""
+    return any(_runs(entry, capability) for entry in architectures.split(";"))
+
+
+def _runs(entry: str, capability: int) -> bool:
+    name, _, kind = entry.partition("-")
+    number = int(name.rstrip("af"))
+    if name.endswith("a"):  # architecture-specific: no other device, no compiling for later ones
+        return capability == number
+    same_family = number <= capability and number // 10 == capability // 10
+    return (same_family and kind != "virtual") or (kind != "real" and number <= capability and not name.endswith("f"))
+
+
+def pointer(t: Tensor | None) -> int:
+    """The address of a tensor's first element; 0 for None."""
+    return 0 if t is None else t.data_ptr()
+
+
+def call(name: str, like: Tensor, *args: Any) -> None:
+    """Call the native function ``name`` with (dtype code, device, stream) of ``like`` before ``args``.
+
+    Arguments are integers and lists of integers. A refused launch raises RuntimeError with the core's own line.
+    """
+    module = _native.module(like.device.type)
+    if isinstance(module, str):
+        raise BackendError(module)
+    function = getattr(module, name)
+    device = like.get_device() if like.is_cuda else 0
+    stream = _stream(device) if like.is_cuda else 0
+    if launch.counters:
+        _counted(module, function, DTYPES[like.dtype], device, stream, *args)
+    else:
+        function(DTYPES[like.dtype], device, stream, *args)
+
+
+def _stream(device: int) -> int:
+    return _current_stream(device) if _current_stream else torch.cuda.current_stream(device).cuda_stream
+
+
+def _counted(module: ModuleType, function: Any, *args: Any) -> None:
+    """One call whose launches are added to every counter; backward passes come from other threads."""
+    with _counting:
+        module.listen(True)
+        try:
+            function(*args)
+        finally:
+            module.listen(False)
+            for entry in module.take_launches():
+                for counter in launch.counters:
+                    counter[entry] += 1
