@@ -15,7 +15,8 @@ set_target_properties(kernels PROPERTIES
     CUDA_VISIBILITY_PRESET hidden
     CUDA_RUNTIME_LIBRARY Static
 )
-target_compile_definitions(kernels PRIVATE "PK_CUDA_ARCHS=\"${CMAKE_CUDA_ARCHITECTURES}\"")
+list(JOIN CMAKE_CUDA_ARCHITECTURES " " archs)
+target_compile_definitions(kernels PRIVATE "PK_CUDA_ARCHS=\"${archs}\"")
 target_include_directories(kernels PUBLIC
     $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/csrc> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/pyramid_kernels>
 )

@@ -34,7 +34,7 @@ class LaunchLog {
 
 inline LaunchLog launch_log;
 
-/// The architectures compiled for, as CMake spells them ("80-real;90a-real"), or "host simulator".
+/// The architectures compiled for, as CMake spells them ("80-real 90a-real"), or "host simulator".
 const char* architectures();
 
 }  // namespace pk

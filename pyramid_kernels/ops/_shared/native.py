@@ -35,8 +35,8 @@ def cannot_launch(problem: Problem) -> str | None:
 
 @functools.lru_cache
 def covers(architectures: str, capability: int) -> bool:
-    """Whether code compiled for ``architectures`` ("80-real;90a-real;120") runs on a device of ``capability``."""
-    return any(_runs(entry, capability) for entry in architectures.split(";"))
+    """Whether code compiled for ``architectures`` ("80-real 90a-real 120") runs on a device of ``capability``."""
+    return any(_runs(entry, capability) for entry in architectures.split())
 
 
 def _runs(entry: str, capability: int) -> bool:
