@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import NamedTuple
 
@@ -166,32 +167,23 @@ class BuildPython(build_py):
             if wanted() == "1":
                 stop(f"PYRAMID_KERNELS_CUDA=1 asks for the CUDA core, but: {planned}")
             say(f"{planned}; installing the Triton, composed and reference backends")
-            package = ROOT if self.editable_mode else Path(self.build_lib)
-            write_build_info(package / "pyramid_kernels", planned)
+            package = Path(ROOT if self.editable_mode else self.build_lib, "pyramid_kernels")
+            for left_over in package.glob("_cuda.*.so"):  # of an earlier build in place
+                left_over.unlink()
+            write_build_info(package, planned)
 
 
-class BuildCore(build_ext):
-    """Runs CMake and Ninja in build/cuda/<architectures>, which the next build takes up again."""
-
-    def build_extension(self, ext: Extension) -> None:
-        nvcc = plan()
-        assert isinstance(nvcc, Nvcc)
-        archs = architectures(nvcc)
-        build = ROOT / "build" / "cuda" / archs.replace(";", "+")
-        jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
-        say(f"building the CUDA core for {archs} with nvcc {nvcc.version} ({nvcc.path}), {jobs} jobs")
-        try:
-            subprocess.run(["cmake", "-S", str(ROOT), "-B", str(build), *_options(nvcc, archs)], check=True)
-            subprocess.run(["cmake", "--build", str(build), "--target", ext.name.split(".")[-1], "-j", jobs], check=True)
-        except subprocess.CalledProcessError as error:
-            stop(f"{' '.join(error.cmd)} failed; PYRAMID_KERNELS_CUDA=0 installs without the CUDA core")
-        target = Path(self.get_ext_fullpath(ext.name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(build / target.name, target)
-        flags = os.environ.get("NVCC_APPEND_FLAGS", "")
-        facts = {"nvcc": nvcc.version, "path": nvcc.path, "archs": archs, "flags": f"-O3 -std=c++20 {flags}".strip()}
-        package = ROOT / "pyramid_kernels" if self.editable_mode or self.inplace else target.parent
-        write_build_info(package, facts)
+def compile_core(nvcc: Nvcc, archs: str) -> Path:
+    """Have CMake and Ninja build the module in build/cuda/<architectures>, which the next build takes up again."""
+    build = ROOT / "build" / "cuda" / archs.replace(";", "+")
+    jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
+    say(f"building the CUDA core for {archs} with nvcc {nvcc.version} ({nvcc.path}), {jobs} jobs")
+    try:
+        subprocess.run(["cmake", "-S", str(ROOT), "-B", str(build), *_options(nvcc, archs)], check=True)
+        subprocess.run(["cmake", "--build", str(build), "--target", "_cuda", "-j", jobs], check=True)
+    except subprocess.CalledProcessError as error:
+        stop(f"{' '.join(error.cmd)} failed; PYRAMID_KERNELS_CUDA=0 installs without the CUDA core")
+    return build / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
 def _options(nvcc: Nvcc, archs: str) -> list[str]:
@@ -209,6 +201,21 @@ def _options(nvcc: Nvcc, archs: str) -> list[str]:
         "pybind11_DIR": pybind11.get_cmake_dir(),
     }
     return ["-G", "Ninja", *(f"-D{key}={value}" for key, value in values.items())]
+
+
+class BuildCore(build_ext):
+    """Puts the compiled module where setuptools expects it, and says in build_info.json how it was compiled."""
+
+    def build_extension(self, ext: Extension) -> None:
+        nvcc = plan()
+        assert isinstance(nvcc, Nvcc)
+        archs = architectures(nvcc)
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(compile_core(nvcc, archs), target)
+        flags = f"-O3 -std=c++20 {os.environ.get('NVCC_APPEND_FLAGS', '')}".strip()
+        package = ROOT / "pyramid_kernels" if self.editable_mode or self.inplace else target.parent
+        write_build_info(package, {"nvcc": nvcc.version, "path": nvcc.path, "archs": archs, "flags": flags})
 
 
 if __name__ == "__main__":

@@ -24,3 +24,16 @@ target_link_libraries(kernels PUBLIC CUDA::cudart_static)
 if(PK_PYTHON)
     add_native(_cuda kernels)
 endif()
+
+include(CMakePackageConfigHelpers)
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/pyramid_kernels)
+install(TARGETS kernels EXPORT pyramid_kernelsTargets)
+install(EXPORT pyramid_kernelsTargets NAMESPACE pyramid:: DESTINATION ${package_dir})
+write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/pyramid_kernelsConfigVersion.cmake
+    COMPATIBILITY SameMinorVersion)
+install(FILES cmake/pyramid_kernelsConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/pyramid_kernelsConfigVersion.cmake
+    DESTINATION ${package_dir})
+# Launchers' headers are free of CUDA; the .cuh stay behind.
+install(DIRECTORY csrc/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/pyramid_kernels FILES_MATCHING PATTERN "*.h"
+    PATTERN hostsim EXCLUDE PATTERN tests EXCLUDE PATTERN ptx EXCLUDE)
+install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
