@@ -164,9 +164,9 @@ def compiled(entry: Launch, capability: int) -> Usage:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()
-        text = _objdump("--dump-resource-usage", file.name)
+        text = objdump("--dump-resource-usage", file.name)
         products = "tt.dot" in binary.asm["ttir"]
-        sass = _objdump("-sass", file.name) if products else ""
+        sass = objdump("-sass", file.name) if products else ""
     numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
     return Usage(
         entry.kernel.__name__, str(entry.dtype).removeprefix("torch."),
@@ -175,7 +175,7 @@ def compiled(entry: Launch, capability: int) -> Usage:
     )  # fmt: skip
 
 
-def _objdump(option: str, path: str) -> str:
+def objdump(option: str, path: str) -> str:
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"

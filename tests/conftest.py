@@ -21,8 +21,7 @@ from tests.kernels import expected_launches  # noqa: E402
 
 NO_SIMULATOR = None if torch.cuda.is_available() else hostsim.build()
 
-_launched: Counter[tuple[str, str]] = Counter()
-launch.counters.append(_launched)
+launch.counters.append(Counter())  # from here on every launch is recorded in launch.launched
 
 
 def _define_detection_schemas() -> None:
@@ -49,19 +48,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """A worker hands its launches on; the controller of a whole run fails on a kernel that nobody launched."""
     config = session.config
     if hasattr(config, "workeroutput"):
-        config.workeroutput["launched"] = list(_launched)
+        config.workeroutput["launched"] = list(launch.launched)
     elif _is_whole_run(config) and session.testscollected and not session.shouldfail:
-        config.stash[_MISSING] = sorted(expected_launches() - set(_launched))
+        config.stash[_MISSING] = sorted(expected_launches() - launch.launched)
         if config.stash[_MISSING] and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 class _Workers:
     def pytest_testnodedown(self, node: Any) -> None:
-        _launched.update(tuple(entry) for entry in getattr(node, "workeroutput", {}).get("launched", []))
+        launch.launched.update(tuple(entry) for entry in getattr(node, "workeroutput", {}).get("launched", []))
 
 
-_MISSING = pytest.StashKey[list[tuple[str, str]]]()
+_MISSING = pytest.StashKey[list[tuple[str, str, str]]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -79,9 +78,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     missing = config.stash.get(_MISSING, None)
     if missing:
         terminalreporter.section("kernels that no test launched", red=True)
-        for kernel, dtype in missing:
-            terminalreporter.line(f"{kernel} [{dtype}]")
+        for backend, kernel, dtype in missing:
+            terminalreporter.line(f"{backend}: {kernel} [{dtype}]")
     elif missing is not None:
         terminalreporter.line(
-            f"every Triton kernel was launched in every dtype it has here ({len(expected_launches())})"
+            f"every Triton and CUDA kernel was launched in every dtype it has here ({len(expected_launches())})"
         )

@@ -1,4 +1,4 @@
-"""What the package holds, found by walking it: ops, the cases of their specs, Triton kernels."""
+"""What the package holds, found by walking it: ops, the cases of their specs, Triton and CUDA kernels."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import functools
 import importlib
 import importlib.util
 import pkgutil
+import re
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
-from pyramid_kernels import ops
+from pyramid_kernels import _native, ops
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared.spec import Case
 from pyramid_kernels.oracle import cannot_check, spec
 
+ROOT = Path(__file__).resolve().parent.parent
+_GLOBAL = re.compile(r"__global__[^;{]*?\b(\w+_kernel)\(")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 #: Kernels that read fp32 partial sums only, whatever the op's dtype.
@@ -51,20 +55,33 @@ def kernels_of(module: ModuleType) -> dict[str, Any]:
     return {name: value for name, value in named.items() if value.fn.__module__ == module.__name__}
 
 
+def cuda_kernels() -> dict[str, set[str]]:
+    """Every ``__global__`` function of csrc/ by the folder it is in."""
+    found: dict[str, set[str]] = {}
+    for source in sorted((ROOT / "csrc").glob("*/*.cu*")):
+        if source.parent.name not in ("tests", "hostsim"):
+            names = _GLOBAL.findall(source.read_text())
+            found.setdefault(source.parent.name, set()).update(names)
+    return found
+
+
 @functools.lru_cache
-def kernel_dtypes(op: str) -> tuple[torch.dtype, ...]:
-    """The dtypes in which ``op`` runs on Triton here."""
+def kernel_dtypes(op: str, backend: str = "triton") -> tuple[torch.dtype, ...]:
+    """The dtypes in which ``op`` runs on a kernel backend here."""
     first = cases(op)[0]
-    return tuple(d for d in DTYPES if cannot_check(op, first, "triton", d, False, DEVICE) is None)
+    return tuple(d for d in DTYPES if cannot_check(op, first, backend, d, False, DEVICE) is None)
 
 
 @functools.lru_cache
-def expected_launches() -> frozenset[tuple[str, str]]:
-    """(kernel, dtype) of everything that a whole run launches here."""
+def expected_launches() -> frozenset[tuple[str, str, str]]:
+    """(backend, kernel, dtype) of everything that a whole run launches here."""
     expected = set()
+    if not isinstance(_native.module(DEVICE), str):
+        for folder, kernels in cuda_kernels().items():
+            expected |= {("cuda", kernel, short(d)) for kernel in kernels for d in kernel_dtypes(folder, "cuda")}
     for path, module in triton_modules().items():
         folder = path.split(".")[0]
         dtypes = kernel_dtypes(folder) if folder in specified_ops() else (torch.float32, torch.float16)
         for kernel in kernels_of(module):
-            expected |= {(kernel, short(d)) for d in ((torch.float32,) if kernel in FP32_ONLY else dtypes)}
+            expected |= {("triton", kernel, short(d)) for d in ((torch.float32,) if kernel in FP32_ONLY else dtypes)}
     return frozenset(expected)

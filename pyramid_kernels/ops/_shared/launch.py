@@ -1,4 +1,4 @@
-"""Every kernel launch goes through ``launch``, so that it can be counted."""
+"""Every Triton launch goes through ``launch``, and every launch can be counted."""
 
 from __future__ import annotations
 
@@ -11,13 +11,23 @@ import torch
 #: Counters that ``pyramid_kernels.testing.count_launches`` has switched on; keys are (kernel name, dtype name).
 counters: list[Counter[tuple[str, str]]] = []
 
+#: (backend, kernel, dtype) of everything launched while a counter was on.
+launched: set[tuple[str, str, str]] = set()
+
+
+def record(backend: str, kernel: str, dtype: str) -> None:
+    """Add one launch to every counter."""
+    launched.add((backend, kernel, dtype))
+    for counter in counters:
+        counter[kernel, dtype] += 1
+
 
 def launch(kernel: Any, grid: tuple[int, ...], like: torch.Tensor, *args: Any, **meta: Any) -> None:
     """Launch a Triton kernel on the device of ``like``, whose dtype names the instantiation; empty grids do nothing."""
     if 0 in grid:
         return
-    for counter in counters:
-        counter[kernel.__name__, str(like.dtype).removeprefix("torch.")] += 1
+    if counters:
+        record("triton", kernel.__name__, str(like.dtype).removeprefix("torch."))
     with torch.cuda.device(like.device) if like.is_cuda else nullcontext():
         start(kernel, grid, args, meta)
 

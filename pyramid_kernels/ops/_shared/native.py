@@ -82,6 +82,5 @@ def _counted(module: ModuleType, function: Any, *args: Any) -> None:
             function(*args)
         finally:
             module.listen(False)
-            for entry in module.take_launches():
-                for counter in launch.counters:
-                    counter[entry] += 1
+            for kernel, dtype in module.take_launches():
+                launch.record("cuda", kernel, dtype)

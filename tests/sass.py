@@ -1,0 +1,86 @@
+"""Build the CUDA core for every default architecture and read what its kernels use.
+
+``python -m tests.sass`` prints registers and static shared memory of each kernel, and fails on stack or local memory
+(a spill) and on a kernel of csrc/ that an architecture lacks. It needs nvcc and the cuobjdump of Triton's wheel, but no
+GPU; without nvcc it says so and passes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import setup  # the build script at the root of the tree
+from tests.aot import objdump
+from tests.kernels import cuda_kernels
+
+_USE = re.compile(r"Function (.+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+_KERNEL = re.compile(r"\w+_kernel\b")
+
+
+class Body(NamedTuple):
+    arch: str
+    signature: str
+    registers: int
+    stack: int
+    shared: int
+    local: int
+
+    @property
+    def kernel(self) -> str:
+        found = _KERNEL.search(self.signature)
+        return found[0] if found else self.signature
+
+
+def bodies(module: Path) -> list[Body]:
+    """Everything compiled for a GPU in ``module``."""
+    text = objdump("--dump-resource-usage", str(module))
+    readable = subprocess.run(["c++filt"], input=text, capture_output=True, text=True, check=True).stdout
+    found = []
+    for part in readable.split("Fatbin elf code:")[1:]:
+        arch = re.search(r"arch = sm_(\w+)", part)
+        found += [Body(arch[1] if arch else "?", name, *map(int, use)) for name, *use in _USE.findall(part)]
+    return found
+
+
+def complaints(found: list[Body]) -> list[str]:
+    spilled = [
+        f"{b.signature} on {b.arch}: {b.stack} bytes of stack, {b.local} local" for b in found if b.stack + b.local
+    ]
+    archs = sorted({b.arch for b in found})
+    lacking = [
+        f"{kernel} on {arch}: not in the module"
+        for arch in archs
+        for kernel in sorted(set().union(*cuda_kernels().values()) - {b.kernel for b in found if b.arch == arch})
+    ]
+    return spilled + lacking + ([] if found else ["the module holds no kernels"])
+
+
+def show(found: list[Body]) -> None:
+    print(f"{'kernel':40} arch  bodies  registers  shared bytes")
+    for kernel, arch in sorted({(b.kernel, b.arch) for b in found}):
+        rows = [b for b in found if (b.kernel, b.arch) == (kernel, arch)]
+        registers, shared = max(b.registers for b in rows), max(b.shared for b in rows)
+        print(f"{kernel:40} {arch:5} {len(rows):6}  {registers:9}  {shared:12}")
+
+
+def main() -> int:
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    nvcc = setup.plan()
+    if isinstance(nvcc, str):
+        print(f"tests.sass: skipped, {nvcc}")
+        return 0
+    found = bodies(setup.compile_core(nvcc, setup.architectures(nvcc)))
+    show(found)
+    wrong = complaints(found)
+    for line in wrong:
+        print(f"FAILED {line}")
+    return min(1, len(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
