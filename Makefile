@@ -16,8 +16,10 @@ MODEL_NEEDS := safetensors huggingface_hub pyyaml pillow
 
 # One thread each: on a machine with other work, threads that wait for one another cost more than they bring.
 export OMP_NUM_THREADS ?= 1
+# Minutes of compiling for a core that nothing here could run: only with a GPU. Simulator and gates build their own.
+export PYRAMID_KERNELS_CUDA ?= $(if $(wildcard /dev/nvidia0),auto,0)
 
-.PHONY: demo test test-all lint bench docs clean
+.PHONY: demo test test-all native lint bench docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.done
@@ -28,6 +30,12 @@ test: $(VENV)/test.done
 
 test-all: $(VENV)/test.done
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+native: export PATH := $(abspath $(BIN)):$(PATH)
+native: $(VENV)/test.done
+	cmake -B build/native -G Ninja -DPK_CUDA=OFF -DPK_PYTHON=OFF
+	cmake --build build/native -j $(WORKERS)
+	ctest --test-dir build/native --output-on-failure -j $(WORKERS)
 
 lint: $(VENV)/test.done $(VENV)/lint.done
 	$(BIN)/ruff check .

@@ -1,4 +1,6 @@
-"""One-line faults planted in copies of the shipped kernels, each of which the oracle must find.
+"""One-line faults planted in copies of the Triton kernels, each of which the oracle must find.
+
+Those of the CUDA kernels are in tests/cuda_faults.py.
 
 ``python -m tests.faults PLACE`` plants fault number PLACE in a copy of the package and prints what found it.
 """
@@ -18,7 +20,7 @@ TILES, BWD = "dilated_branches/triton_tiles.py", "dilated_branches/triton_bwd.py
 
 
 class Fault(NamedTuple):
-    """``line``, which occurs in ``file`` (under ops/), becomes ``patch``; ``case`` is looked at first."""
+    """``line``, which occurs in ``file``, becomes ``patch``; ``case`` is looked at first."""
 
     op: str
     case: str
@@ -125,10 +127,16 @@ def found_by(fault: Fault) -> tuple[bool, str]:
     with tempfile.TemporaryDirectory(prefix="fault_") as folder:
         if problem := planted(fault, Path(folder)):
             return False, problem
-        command = [sys.executable, __file__, fault.op, fault.case]
-        # The interpreter frees its arrays with the buffers that a fault has overrun: a crash is a find as well.
-        environment = os.environ | {"PYTHONPATH": folder, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+        return found_in(fault, "triton", {"PYTHONPATH": folder, "TRITON_INTERPRET": "1"})
+
+
+def found_in(fault: Fault, backend: str, environment: dict[str, str]) -> tuple[bool, str]:
+    """What the oracle says in a process with ``environment``."""
+    command = [sys.executable, __file__, fault.op, fault.case, backend]
+    # A fault may overrun buffers: a crash is a find as well.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    done = subprocess.run(command, cwd=environment["PYTHONPATH"], env=environment, capture_output=True, text=True,
+                          timeout=300)  # fmt: skip
     if done.returncode == 3:
         return True, done.stdout.strip().splitlines()[0]
     if done.returncode < 0:
@@ -136,7 +144,7 @@ def found_by(fault: Fault) -> tuple[bool, str]:
     return False, done.stdout + done.stderr
 
 
-def look(op: str, first: str) -> str | None:
+def look(op: str, first: str, backend: str) -> str | None:
     """The oracle's first complaint about ``op``, looking at case ``first`` before the others."""
     import torch
 
@@ -145,7 +153,7 @@ def look(op: str, first: str) -> str | None:
     for case in sorted(oracle.spec(op).CASES, key=lambda c: c.id != first):
         for channels_last in (False, True):
             for exact in (True, False) if case.exact else (False,):
-                report = oracle.check(op, case, "triton", torch.float32, channels_last, exact=exact)
+                report = oracle.check(op, case, backend, torch.float32, channels_last, exact=exact)
                 if report.failures():
                     return f"{case.id}: {report.failures()[0]}"
     return None
