@@ -1,0 +1,133 @@
+// The simulator's own state, seen by its parts only: threads, warps and blocks of the running launch, and the
+// scheduler.
+#pragma once
+
+#include <cstdint>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "hostsim/fiber.h"
+#include "hostsim/hostsim.h"
+
+namespace hostsim {
+
+constexpr int warp_lanes = 32;
+constexpr size_t shared_limit = 232448;  // bytes a block may have on the largest GPU
+
+struct Block;
+
+struct Thread {
+    uint3 index;
+    int id, warp, lane;
+    Block* block;
+    Stack* stack = nullptr;  // none before its first step and after its last
+    bool done = false;
+    uint64_t result = 0;  // of the warp operation it last took part in
+    // What it waits for, where it does.
+    const char* what = nullptr;
+    Site site;
+};
+
+using WaitList = std::vector<Thread*>;
+
+/// What the lanes of a warp bring to one operation, and get back.
+struct Lanes {
+    unsigned mask = 0, arrived = 0;
+    uint64_t value[warp_lanes];
+    int argument[warp_lanes];
+    uint64_t result[warp_lanes];
+};
+using WarpOperation = void (*)(Lanes&);
+
+struct PendingOperation {
+    WarpOperation execute;
+    Lanes lanes;
+};
+
+struct Warp {
+    unsigned living = 0;
+    int priority = 0;
+    std::vector<PendingOperation> pending;
+};
+
+struct Barrier {
+    int expected = 0, arrived = 0, predicates = 0, outcome = 0;
+    Site site;  // of the first to arrive
+    WaitList waiting;
+};
+
+struct Block {
+    uint3 index;
+    unsigned rank = 0;  // in its cluster
+    int living = 0;
+    std::vector<Thread> threads;
+    std::vector<Warp> warps;
+    WaitList runnable;
+    Barrier barriers[16];
+    unsigned char* window = nullptr;         // its shared memory: address 0 of it
+    std::vector<unsigned char> static_copy;  // its static shared memory while another block of the cluster runs
+};
+
+class Random {
+  public:
+    explicit Random(uint64_t seed = 0) : state_(seed) {}
+    uint64_t next() {
+        uint64_t z = state_ += 0x9E3779B97F4A7C15;
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9;
+        z = (z ^ z >> 27) * 0x94D049BB133111EB;
+        return z ^ z >> 31;
+    }
+    unsigned below(size_t n) { return static_cast<unsigned>((next() >> 32) * n >> 32); }
+
+  private:
+    uint64_t state_;
+};
+
+struct Engine {
+    const char* name = "";
+    const std::function<void()>* body = nullptr;
+    size_t shared = 0;          // bytes of dynamic shared memory
+    size_t shared_start = 0;    // where it begins in a block's window
+    std::vector<Block> blocks;  // of the running cluster
+    Thread* current = nullptr;
+    Random random;
+    bool by_warp = false;  // some warps run ahead of others, else threads run in uniform order
+    std::string error;
+};
+
+extern Engine engine;
+
+/// Stop the launch with this message and never come back to the running thread.
+[[noreturn]] void stop(const std::string& message);
+
+template <class... Parts>
+std::string text(const Parts&... parts) {
+    std::ostringstream out;
+    (out << ... << parts);
+    return out.str();
+}
+
+/// "file.cuh:12", without folders.
+std::string place(const Site& site);
+
+/// Let others run until someone makes this thread runnable again.
+void suspend(const char* what, const Site& site);
+/// suspend() in a list that wake() empties.
+void wait_in(WaitList& list, const char* what, const Site& site);
+void wake(WaitList& list);
+
+/// Arrive at an operation of the lanes in `mask`; the last executes it for all. Returns this lane's result.
+uint64_t warp_operation(const char* what, WarpOperation execute, unsigned mask, uint64_t value, int argument,
+                        const Site& site);
+/// Complete what waited only for lanes that have now returned.
+void lane_returned(Thread& thread);
+
+/// A window of shared memory per block of a cluster, poisoned; the pointer is its address 0.
+void prepare_shared(Block& block);
+/// Empty, or what was written outside the dynamic shared memory of `block`.
+std::string check_shared(const Block& block);
+/// Let static shared memory hold `to`'s values, and keep those of `from`.
+void exchange_static(Block* from, Block* to);
+
+}  // namespace hostsim

@@ -1,0 +1,43 @@
+// What g++ sees instead of CUDA: the language's words, its built-in variables and functions, and run(), which executes
+// a kernel with every thread a fiber. See docs/hostsim.md.
+#pragma once
+
+// Before the words below, which standard headers must not meet.
+#include <cstddef>
+#include <functional>
+#include <string>
+
+#include "hostsim/intrinsics.h"
+#include "hostsim/sync.h"
+#include "hostsim/types.h"
+
+#define __global__ inline
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __cluster_dims__(...)
+#define __grid_constant__
+#define __align__(n) __attribute__((aligned(n)))
+#define __shared__ static thread_local
+
+// Those of the running thread; the scheduler rewrites them at every switch.
+inline uint3 threadIdx, blockIdx;
+inline dim3 blockDim, gridDim;
+inline constexpr int warpSize = 32;
+
+namespace hostsim {
+
+inline unsigned char* dynamic_base = nullptr;
+/// The running block's dynamic shared memory.
+inline unsigned char* dynamic_shared() { return dynamic_base; }
+
+/// Execute `body`, which calls the kernel for one thread, for every thread of the grid. Returns nothing, or one line
+/// that says what went wrong and where.
+std::string run(const char* name, dim3 grid, dim3 block, dim3 cluster, size_t shared,
+                const std::function<void()>& body);
+
+/// What decides the order of threads in later launches; at first PYRAMID_KERNELS_HOSTSIM_SEED, or 0.
+void set_seed(uint64_t seed);
+
+}  // namespace hostsim

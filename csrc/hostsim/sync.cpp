@@ -1,0 +1,172 @@
+// Where threads meet: barriers of a block, operations of a warp.
+#include "hostsim/sync.h"
+
+#include "hostsim/engine.h"
+
+namespace hostsim {
+
+namespace {
+
+Barrier& arrive(const char* what, int id, int threads, bool predicate, const Site& site) {
+    Block& block = *engine.current->block;
+    const int all = static_cast<int>(block.threads.size());
+    if (id < 0 || id > 15) stop(text("barrier ", id, " at ", place(site), ": there are 16"));
+    const int expected = threads ? threads : all;
+    if (expected % warp_lanes && expected != all)
+        stop(text("barrier ", id, " at ", place(site), ": ", expected, " threads are not whole warps"));
+    Barrier& barrier = block.barriers[id];
+    if (barrier.arrived == 0) {
+        barrier.expected = expected;
+        barrier.site = site;
+    }
+    const bool same_line =
+        barrier.site.line() == site.line() && std::strcmp(barrier.site.file_name(), site.file_name()) == 0;
+    // Threads that meet in a barrier of the whole block must meet in the same one of the source.
+    if (barrier.expected != expected || (!threads && !same_line))
+        stop(text("divergent barrier: ", what, " at ", place(site), " while ", barrier.arrived, " wait at ",
+                  place(barrier.site)));
+    if (!threads && block.living != all)
+        stop(text("divergent barrier: ", what, " at ", place(site), " after ", all - block.living, " returned"));
+    barrier.predicates += predicate;
+    ++barrier.arrived;
+    return barrier;
+}
+
+bool complete(Barrier& barrier) {
+    if (barrier.arrived < barrier.expected) return false;
+    barrier.outcome = barrier.predicates;
+    barrier.arrived = barrier.predicates = 0;
+    wake(barrier.waiting);
+    return true;
+}
+
+/// Execute the operation for the lanes that arrived, and wake them; `self` need not be woken.
+void execute(Block& block, int warp_index, size_t which, const Thread& self) {
+    auto& pending = block.warps[warp_index].pending;
+    Lanes lanes = pending[which].lanes;
+    const WarpOperation operation = pending[which].execute;
+    pending.erase(pending.begin() + static_cast<std::ptrdiff_t>(which));
+    lanes.mask = lanes.arrived;
+    operation(lanes);
+    for (int lane = 0; lane < warp_lanes; ++lane) {
+        if (!(lanes.mask >> lane & 1)) continue;
+        Thread& thread = block.threads[warp_index * warp_lanes + lane];
+        thread.result = lanes.result[lane];
+        if (&thread != &self) block.runnable.push_back(&thread);
+    }
+}
+
+void shuffle_lanes(Lanes& lanes) {
+    for (int lane = 0; lane < warp_lanes; ++lane) {
+        if (!(lanes.mask >> lane & 1)) continue;
+        const int kind = lanes.argument[lane] >> 16 & 3, width = lanes.argument[lane] >> 8 & 63;
+        const int by = lanes.argument[lane] & 255, first = lane & ~(width - 1), last = first + width - 1;
+        int source = lane;
+        switch (static_cast<Shuffle>(kind)) {
+            case Shuffle::index:
+                source = first | (by & (width - 1));
+                break;
+            case Shuffle::up:
+                source = lane - by < first ? lane : lane - by;
+                break;
+            case Shuffle::down:
+                source = lane + by > last ? lane : lane + by;
+                break;
+            case Shuffle::exclusive_or:
+                source = (lane ^ by) > last ? lane : lane ^ by;
+                break;
+        }
+        // The value of a lane outside the mask is undefined: a NaN shows it.
+        lanes.result[lane] = lanes.mask >> source & 1 ? lanes.value[source] : ~uint64_t{0};
+    }
+}
+
+void vote_lanes(Lanes& lanes) {
+    unsigned ballot = 0;
+    for (int lane = 0; lane < warp_lanes; ++lane)
+        if (lanes.mask >> lane & 1) ballot |= static_cast<unsigned>(lanes.value[lane] & 1) << lane;
+    for (uint64_t& result : lanes.result) result = ballot | uint64_t{lanes.mask} << 32;
+}
+
+void meet(Lanes&) {}
+
+}  // namespace
+
+int barrier(const char* what, int id, int threads, bool predicate, Site site) {
+    Barrier& meeting = arrive(what, id, threads, predicate, site);
+    if (!complete(meeting)) wait_in(meeting.waiting, what, site);
+    return meeting.outcome;
+}
+
+void barrier_arrive(int id, int threads, Site site) { complete(arrive("barrier arrive", id, threads, false, site)); }
+
+uint64_t warp_operation(const char* what, WarpOperation operation, unsigned mask, uint64_t value, int argument,
+                        const Site& site) {
+    Thread& self = *engine.current;
+    Warp& warp = self.block->warps[self.warp];
+    const unsigned own = 1u << self.lane;
+    if (!(mask & own)) stop(text(what, " at ", place(site), ": lane ", self.lane, " is not in its own mask"));
+    size_t which = 0;
+    for (; which < warp.pending.size(); ++which) {
+        const PendingOperation& pending = warp.pending[which];
+        if (pending.execute == operation && pending.lanes.mask == mask && !(pending.lanes.arrived & own)) break;
+    }
+    if (which == warp.pending.size()) {
+        warp.pending.push_back({operation, {}});
+        warp.pending.back().lanes.mask = mask;
+    }
+    PendingOperation& pending = warp.pending[which];
+    pending.lanes.arrived |= own;
+    pending.lanes.value[self.lane] = value;
+    pending.lanes.argument[self.lane] = argument;
+    if (pending.lanes.arrived == (mask & warp.living)) {
+        execute(*self.block, self.warp, which, self);
+    } else {
+        suspend(what, site);
+    }
+    return self.result;
+}
+
+void lane_returned(Thread& thread) {
+    Warp& warp = thread.block->warps[thread.warp];
+    warp.living &= ~(1u << thread.lane);
+    for (size_t i = 0; i < warp.pending.size();) {
+        const Lanes& lanes = warp.pending[i].lanes;
+        if (lanes.arrived == (lanes.mask & warp.living)) {
+            execute(*thread.block, thread.warp, i, thread);
+        } else {
+            ++i;
+        }
+    }
+}
+
+void warp_barrier(unsigned mask, Site site) { warp_operation("__syncwarp", meet, mask, 0, 0, site); }
+
+uint64_t shuffle(Shuffle kind, unsigned mask, uint64_t value, int lane, int width, Site site) {
+    if (width < 1 || width > 32 || width & (width - 1))
+        stop(text("shuffle at ", place(site), ": width ", width, " is not a power of two up to 32"));
+    // An index is taken modulo the width; a distance of 32 or more leads nowhere.
+    const int by = kind == Shuffle::index ? lane & 31 : std::min(static_cast<unsigned>(lane), 255u);
+    const int argument = static_cast<int>(kind) << 16 | width << 8 | by;
+    return warp_operation("shuffle", shuffle_lanes, mask, value, argument, site);
+}
+
+unsigned vote(Vote kind, unsigned mask, bool predicate, Site site) {
+    const uint64_t result = warp_operation("vote", vote_lanes, mask, predicate, 0, site);
+    const auto ballot = static_cast<unsigned>(result), lanes = static_cast<unsigned>(result >> 32);
+    switch (kind) {
+        case Vote::ballot:
+            return ballot;
+        case Vote::any:
+            return ballot != 0;
+        case Vote::all:
+            return ballot == lanes;
+        case Vote::uniform:
+            return ballot == 0 || ballot == lanes;
+    }
+    return 0;
+}
+
+unsigned living_lanes() { return engine.current->block->warps[engine.current->warp].living; }
+
+}  // namespace hostsim
