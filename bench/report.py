@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pyramid_kernels import ledger
+from pyramid_kernels.backends import KERNELS
 from pyramid_kernels.ops import all_ops
 
 from .subjects import MODES, op_names
@@ -109,28 +110,33 @@ def gpu_ledger() -> str:
         "",
         "What has run on a GPU, kernel by kernel. `python -m bench.report --write` generates this page from",
         "`pyramid_kernels/gpu_ledger.json` and the kernels in the source; `python -m pyramid_kernels verify` on a GPU",
-        "writes the entries. Without a GPU every kernel runs in Triton's interpreter and is compiled ahead of time for",
-        "sm_80 and sm_90.",
+        "writes the entries. Without a GPU every kernel runs in Triton's interpreter or the host simulator, and is",
+        "compiled ahead of time.",
         "",
-        "| op | kernel | GPU | versions | commit | what ran | result |",
-        "|---|---|---|---|---|---|---|",
+        "| op | backend | kernel | GPU | versions | commit | what ran | result |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for op in all_ops():
-        mine = [e for e in entries if (e["op"], e["backend"]) == (op, "triton")]
-        for kernel in kernels(op):
-            lines += [_entry(op, kernel, e) for e in mine] or [f"| {op} | `{kernel}` | not yet run on a GPU | | | | |"]
+        for backend in KERNELS:
+            mine = [e for e in entries if (e["op"], e["backend"]) == (op, backend)]
+            for kernel in kernels(op, backend):
+                start = f"| {op} | {backend} | `{kernel}` |"
+                lines += [f"{start} {_entry(e)} |" for e in mine] or [f"{start} not yet run on a GPU | | | | |"]
     return "\n".join(lines) + "\n"
 
 
-def _entry(op: str, kernel: str, e: dict[str, Any]) -> str:
-    return f"| {op} | `{kernel}` | {' | '.join(e[k] for k in ('gpu', 'versions', 'commit', 'ran', 'result'))} |"
+def _entry(e: dict[str, Any]) -> str:
+    return " | ".join(e[k] for k in ("gpu", "versions", "commit", "ran", "result"))
 
 
-def kernels(op: str) -> list[str]:
-    """Every ``@triton.jit`` function of the op whose name ends in ``_kernel``, read from its source."""
-    sources = (file.read_text() for file in sorted((ROOT / "pyramid_kernels" / "ops" / op).glob("triton*.py")))
-    pattern = r"@triton\.jit[^\n]*\n(?:@[^\n]*\n)*def (\w+_kernel)\("
-    return [name for text in sources for name in re.findall(pattern, text)]
+def kernels(op: str, backend: str) -> list[str]:
+    """Every kernel of the op, by its name ending in ``_kernel``, read from its sources."""
+    if backend == "cuda":
+        sources, pattern = (ROOT / "csrc" / op).glob("*.cuh"), r"__global__[^;{]*?\b(\w+_kernel)\("
+    else:
+        sources = (ROOT / "pyramid_kernels" / "ops" / op).glob("triton*.py")
+        pattern = r"@triton\.jit[^\n]*\n(?:@[^\n]*\n)*def (\w+_kernel)\("
+    return [name for file in sorted(sources) for name in re.findall(pattern, file.read_text())]
 
 
 if __name__ == "__main__":

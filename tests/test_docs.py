@@ -25,6 +25,8 @@ def test_ledger_lists_every_kernel() -> None:
     in_source = set()
     for file in (ROOT / "pyramid_kernels" / "ops").glob("*/triton*.py"):
         in_source |= set(re.findall(r"^def (\w+_kernel)\(", file.read_text(), flags=re.M))
+    for file in (ROOT / "csrc").glob("*/*.cuh"):
+        in_source |= set(re.findall(r"\b(\w+_kernel)\(", file.read_text()))
     assert len(in_source) >= 15
     assert listed == in_source
 

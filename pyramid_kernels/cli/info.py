@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .. import functional, ledger
+from .. import _native, functional, ledger
 from .._version import __version__
 from ..backends import BACKENDS, Op, cannot, select
 from ..ops import all_ops
@@ -45,10 +45,16 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "triton": installed("triton"),
         "cuda": torch.version.cuda,
+        "cuda core": _core(),
         "gpus": [_gpu(i) for i in range(torch.cuda.device_count())],
         "settings": {k: v for k, v in sorted(os.environ.items()) if k.startswith("PYRAMID_KERNELS_")},
         "ledger": {"shipped": str(ledger.SHIPPED), "user": str(ledger.user_file()), "verified": _verified()},
     }
+
+
+def _core() -> str:
+    found = _native.module("cuda")
+    return found if isinstance(found, str) else f"compiled for {found.architectures}"
 
 
 def _gpu(index: int) -> str:

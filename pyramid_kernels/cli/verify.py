@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .. import ledger
+from .. import _native, ledger
 from ..backends import KERNELS, Op
 from ..ops import all_ops
 from .common import UsageError, backend_name, interpret_without_gpu, op_name, progress, table, versions
@@ -61,7 +61,10 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"backend {args.backend!r} can run nothing here: {'; '.join(sorted(reasons))}")
     print(table(["op", "backend", "dtype", "cases", "launches", "error/limit"], map(_printed, rows)))
     if device == "cpu":
-        print("\nKernels ran in Triton's interpreter, which has no bfloat16. No GPU: nothing is recorded.")
+        simulator = "; CUDA kernels ran in the host simulator" if _native.simulated() else ""
+        print(
+            f"\nTriton kernels ran in the interpreter, which has no bfloat16{simulator}. No GPU: nothing is recorded."
+        )
     else:
         print(f"\nRecorded in {ledger.user_file()}.")
     for row in rows:
