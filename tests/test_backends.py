@@ -8,12 +8,13 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import pyramid_kernels as pk
-from pyramid_kernels import backends, ledger
+from pyramid_kernels import _native, backends, ledger
 from pyramid_kernels.backends import BackendError, Problem, resolve
 from pyramid_kernels.ops import all_ops, find_op
 from pyramid_kernels.ops._shared import triton as shared
@@ -25,10 +26,12 @@ POOL = find_op("pyramid_pool")
 
 @pytest.fixture(autouse=True)
 def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty ledger, nothing remembered, and kernels that are compiled, not interpreted."""
+    """An empty ledger, nothing remembered, kernels that are compiled, not interpreted, and a core for Ampere alone."""
     monkeypatch.setenv("PYRAMID_KERNELS_HOME", str(tmp_path))
     monkeypatch.setattr(ledger, "SHIPPED", tmp_path / "none.json")
     monkeypatch.setattr(shared, "INTERPRETED", False)
+    core = {"cuda": SimpleNamespace(architectures="80-real"), "cpu": "CUDA kernels need a CUDA device, got cpu"}
+    monkeypatch.setattr(_native, "module", core.__getitem__)
     memories = (ledger.read, resolve, backends._announce)
     for memory in memories:
         memory.cache_clear()
@@ -80,7 +83,7 @@ def test_gemm_ops_stay_off_without_a_measurement() -> None:
     [
         (HOPPER._replace(arch=75), "triton", "needs compute capability 8.0 or newer, got 7.5"),
         (HOPPER._replace(device="cpu", arch=0), "triton", "Triton needs a CUDA device, got cpu"),
-        (HOPPER, "cuda", "pyramid_pool has no cuda backend in this build"),
+        (HOPPER, "cuda", "built for 80-real, found compute capability 9.0"),
         (HOPPER._replace(options=("avg", "adaptive", 9, True)), "triton", "at most 8 levels, got 9"),
         (HOPPER._replace(options=("max", "adaptive", 2, True)), "composed", "a maximum is not a matrix product"),
     ],
@@ -112,7 +115,7 @@ def test_explain_prints_the_decision_and_every_reason(capsys: pytest.CaptureFixt
     text = pk.explain(pk.functional.pyramid_pool, torch.zeros(1, 64, 200, 200), (1, 2))
     assert capsys.readouterr().out.strip() == text
     assert text.startswith("pyramid_pool: composed  (cpu, float32, contiguous, sizes (1, 64, 200, 200))")
-    assert "triton: Triton needs a CUDA device" in text and "cuda: pyramid_pool has no cuda backend" in text
+    assert "triton: Triton needs a CUDA device" in text and "cuda: CUDA kernels need a CUDA device" in text
     with pytest.raises(TypeError, match="fn must be a function of pyramid_kernels.functional"):
         pk.explain(torch.relu)
 

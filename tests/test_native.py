@@ -1,0 +1,92 @@
+"""The way into the compiled module: why it is absent, which GPUs it covers, errors and launches that reach Python."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pyramid_kernels import _native, testing
+from pyramid_kernels.backends import BackendError, Problem
+from pyramid_kernels.ops._shared import native
+from pyramid_kernels.ops._shared.native import covers
+from tests import conftest, hostsim
+
+HOPPER = Problem("cuda", 90, torch.float16, True)
+ON_CPU = HOPPER._replace(device="cpu", arch=0)
+
+
+def test_the_simulator_is_built() -> None:
+    """Skipped where there is no C++ compiler, and with it every test of backend="cuda"."""
+    if torch.cuda.is_available():
+        pytest.skip("kernels run on the GPU")
+    if conftest.NO_SIMULATOR:
+        pytest.skip(conftest.NO_SIMULATOR)
+    assert _native.simulated() and native.cannot_launch(ON_CPU) is None
+
+
+@pytest.mark.parametrize(
+    "archs,runs,does_not",
+    [
+        ("80-real 90a-real 100-real 120", (80, 86, 89, 90, 100, 103, 120, 121, 130), (75, 110)),
+        ("90a-real", (90,), (80, 89, 100)),
+        ("100f-real", (100, 103), (90, 110, 120)),
+        ("80", (80, 89, 90, 120), (75,)),
+        ("90-virtual", (90, 100), (89,)),
+    ],
+)
+def test_which_devices_an_architecture_list_covers(archs: str, runs: tuple[int], does_not: tuple[int]) -> None:
+    assert [c for c in (*runs, *does_not) if covers(archs, c)] == list(runs)
+
+
+def test_a_device_that_was_not_built_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_native, "module", lambda device: SimpleNamespace(architectures="90a-real"))
+    assert native.cannot_launch(HOPPER) is None
+    message = "built for 90a-real, found compute capability 8.0"
+    assert native.cannot_launch(HOPPER._replace(arch=80)) == message
+
+
+def test_absent_modules_say_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert "no CUDA kernels for xpu tensors" in str(_native.module("xpu"))
+    monkeypatch.delenv(_native.SIMULATOR, raising=False)
+    assert _native._simulator() == "CUDA kernels need a CUDA device, got cpu"
+    for name, words in (("_hostsim.so", "cannot be imported"), ("hostsim.txt", "is not an extension module")):
+        tmp_path.joinpath(name).write_text("no module")
+        monkeypatch.setenv(_native.SIMULATOR, str(tmp_path / name))
+        assert words in str(_native._simulator())
+    monkeypatch.setattr(_native, "module", lambda device: "no module at all")
+    with pytest.raises(BackendError, match="no module at all"):
+        native.call("pyramid_pool_fwd", torch.zeros(1))
+
+
+needs_simulator = pytest.mark.skipif(hostsim.SIMULATOR not in os.environ, reason="needs the host simulator")
+
+
+@needs_simulator
+def test_errors_of_the_core_are_python_errors() -> None:
+    module = _native.module("cpu")
+    with pytest.raises(TypeError):
+        module.listen("loud")  # type: ignore[union-attr]
+    assert module.architectures == "host simulator"  # type: ignore[union-attr]
+
+
+@needs_simulator
+def test_launches_are_counted_only_while_someone_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyramid_kernels import functional
+    from pyramid_kernels.ops._shared import launch
+
+    x = torch.zeros(1, 2, 4, 4)
+    with testing.count_launches() as counted:
+        functional.pyramid_pool(x, (1,), backend="cuda")
+    assert counted["pyramid_pool_fwd_kernel", "float32"] == 1
+    monkeypatch.setattr(launch, "counters", [])
+    functional.pyramid_pool(x, (1,), backend="cuda")
+    assert _native.module("cpu").take_launches() == []  # type: ignore[union-attr]
+
+
+def test_an_absent_address_is_zero() -> None:
+    t = torch.zeros(3)
+    assert native.pointer(None) == 0 and native.pointer(t[1:]) == t.data_ptr() + 4
