@@ -23,7 +23,7 @@ MODES, MERGES = ("bilinear", "nearest"), ("concat", "sum")
 
 
 def _problem(maps: Sequence[Tensor], size: Sequence[int], mode: str, merge: str) -> Problem:
-    return describe(maps[0], is_channels_last(leader(maps, size)), mode, merge)
+    return describe(maps[0], is_channels_last(leader(maps, size)), mode, merge, len(maps))
 
 
 def _problems(

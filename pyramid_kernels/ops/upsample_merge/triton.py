@@ -19,9 +19,8 @@ from .._shared.launch import launch
 from .._shared.layout import is_channels_last
 from .._shared.resample import accumulator_type, block, offset, resampling, sample, support, weight
 from .._shared.triton import cannot_launch, tile
+from .layout import MAPS, chunks
 
-#: Maps per launch; a sum keeps one accumulator and takes them all.
-MAPS = 8
 #: Bytes of accumulators in a block (four gathers each: more would spill), and the outputs of a row gathered at once.
 BLOCK, REACH = 4096, 64
 #: Named, or ptxas aims for more blocks at once and spills a word or two of the gather.
@@ -200,14 +199,6 @@ def _maps(maps: list[Tensor], size: tuple[int, int], mode: str, align_corners: b
     return tuple(tuple(m.shape[1:]) for m in maps), tuple(m.stride() for m in maps), tuple(modes)
 
 
-def _chunks(maps: list[Tensor], merge: str) -> list[tuple[int, list[Tensor]]]:
-    """(first output channel, maps) of every launch: a sum is one, whatever its length, so that it is rounded once."""
-    if merge == "sum":
-        return [(0, maps)]
-    firsts = [sum(m.shape[1] for m in maps[:i]) for i in range(0, len(maps), MAPS)]
-    return [(first, maps[i * MAPS : (i + 1) * MAPS]) for i, first in enumerate(firsts)]
-
-
 def _tile(maps: list[Tensor], pixels: int, channels_last: bool) -> tuple[int, int]:
     """(BP, BC), wide along whichever of pixels and channels is contiguous."""
     elements = _elements(maps[0])
@@ -232,7 +223,7 @@ def forward(
     """Fill ``y`` (N, C_out, H, W), dense in its memory format."""
     n, total, rows, cols = y.shape
     last = is_channels_last(y)
-    for first, some in _chunks(maps, merge):
+    for first, some in chunks(maps, merge):
         bp, bc = _tile(some, rows * cols, last)
         shapes, strides, modes = _maps(some, (rows, cols), mode, align_corners)
         launch(
@@ -286,7 +277,7 @@ def backward_affine(
     steps = max(1, triton.cdiv(tiles * triton.cdiv(total, bc), PROGRAMS))
     parts = triton.cdiv(tiles, steps)
     part = torch.empty((sums.shape[0], parts, total), dtype=sums.dtype, device=sums.device)
-    for first, some in _chunks(maps, merge):
+    for first, some in chunks(maps, merge):
         shapes, strides, modes = _maps(some, (rows, cols), mode, align_corners)
         launch(
             upsample_merge_bwd_affine_kernel, (parts, _tiles(some, merge, bc)), dy,

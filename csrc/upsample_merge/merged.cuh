@@ -1,0 +1,145 @@
+// The merged value of output pixels before affine and activation: what the forward writes and the gradient of scale
+// needs again. A thread holds K x V values in registers: all maps are added in the accumulator's type, rounded once.
+#pragma once
+
+#include "common/resample.h"
+#include "common/scalar.cuh"
+#include "common/vec.cuh"
+#include "upsample_merge/upsample_merge.h"
+
+namespace pk::upsample_merge {
+
+/// Pixels that a thread of an NCHW kernel owns side by side. Four of a 16-bit type fill 8 bytes only, because lanes
+/// that gather further apart touch more cache lines per load than wider stores save.
+template <class T>
+inline constexpr int pixels_of = sizeof(T) == 8 ? 2 : 4;
+/// Channels of those pixels, over which positions and weights are computed once.
+template <class T>
+inline constexpr int slab_of = sizeof(T) == 8 ? 4 : 8;
+/// Pixels of one channel vector that a thread of a channels_last kernel owns: two loads under way per map.
+inline constexpr int pixels_deep = 2;
+
+struct Map {
+    const void* data;  // (n, c, h, w)
+    int c, first;      // channels, and the first one's place in the output
+    int64_t strides[4];
+    ResizedAxis y, x;
+    bool flat;     // taken, with one stride from pixel to pixel
+    bool aligned;  // vectors may be read: of pixels where the output is NCHW (and the map flat), else of channels
+};
+
+struct Maps {
+    int n, c, h, w;  // of the output
+    bool sum;
+    int count;
+    Map maps[upsample_merge_maps];
+};
+
+/// A block's channels: of one map of a concat, or of all maps of a sum.
+struct Slice {
+    int from, to;  // maps
+    int start;     // first channel in the map
+    int channels;  // from there to the map's end
+    int out;       // first channel in the output
+};
+
+/// Slice number `tile` when maps are cut into slices of `bc` channels.
+__device__ __forceinline__ Slice slice_of(const Maps& m, int tile, int bc) {
+    int i = 0;
+    for (; !m.sum && tile >= ceil_div(m.maps[i].c, bc); ++i) tile -= ceil_div(m.maps[i].c, bc);
+    const int start = tile * bc;
+    return {i, m.sum ? m.count : i + 1, start, m.maps[i].c - start, m.maps[i].first + start};
+}
+
+/// The four source elements of one output pixel, from the first channel's plane on, and what each contributes.
+template <class A>
+struct Corners {
+    long long at[2][2];
+    A weight[2][2];
+};
+
+template <class A>
+__device__ __forceinline__ Corners<A> corners(const Map& map, int y, int x) {
+    const Taps<A> down = map.y.source<A>(y), right = map.x.source<A>(x);
+    const long long rows[] = {down.low * map.strides[2], down.high * map.strides[2]};
+    const long long cols[] = {right.low * map.strides[3], right.high * map.strides[3]};
+    const A shares[][2] = {{A(1) - down.above, down.above}, {A(1) - right.above, right.above}};
+    Corners<A> r;
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+        for (int j = 0; j < 2; ++j) r.at[i][j] = rows[i] + cols[j], r.weight[i][j] = shares[0][i] * shares[1][j];
+    return r;
+}
+
+/// Whether an output is a mean of several source elements, not one of them.
+__device__ __forceinline__ bool blends(const Map& map) {
+    return map.y.how == Resample::half_pixel || map.y.how == Resample::align_corners;
+}
+
+/// acc[k][v] += the slice's maps at channel k, pixel p + v of image n. NCHW outputs: lanes lie along pixels.
+template <class T, int K, int V>
+__device__ __forceinline__ void merge_planes(const Maps& m, const Slice& s, int n, int p, Acc<T> (&acc)[K][V]) {
+    const int pixels = m.h * m.w;
+    for (int i = s.from; i < s.to; ++i) {
+        const Map& map = m.maps[i];
+        const T* g_map = static_cast<const T*>(map.data) + n * map.strides[0] + s.start * map.strides[1];
+        if (map.flat) {
+#pragma unroll
+            for (int k = 0; k < K; ++k) {
+                if (k >= s.channels) break;
+                const T* g_plane = g_map + k * map.strides[1] + p * map.strides[3];
+                const Vec<T, V> r = load_vec<V>(g_plane, pixels - p, map.aligned, map.strides[3], narrow<T>(Acc<T>(0)));
+#pragma unroll
+                for (int v = 0; v < V; ++v) acc[k][v] += widen(r[v]);
+            }
+            continue;
+        }
+        int y = p / m.w, x = p % m.w;
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+            if (p + v >= pixels) break;
+            const Corners<Acc<T>> c = corners<Acc<T>>(map, y, x);
+#pragma unroll
+            for (int k = 0; k < K; ++k) {
+                if (k >= s.channels) break;
+                const T* g_plane = g_map + k * map.strides[1];
+                if (blends(map)) {
+                    acc[k][v] +=
+                        c.weight[0][0] * widen(g_plane[c.at[0][0]]) + c.weight[0][1] * widen(g_plane[c.at[0][1]]) +
+                        c.weight[1][0] * widen(g_plane[c.at[1][0]]) + c.weight[1][1] * widen(g_plane[c.at[1][1]]);
+                } else {
+                    acc[k][v] += widen(g_plane[c.at[0][0]]);
+                }
+            }
+            if (++x == m.w) x = 0, ++y;
+        }
+    }
+}
+
+/// acc[k][v] += the slice's maps at channel `lane + v` of it, pixel p + k * step of image n. channels_last outputs.
+template <class T, int K, int V>
+__device__ __forceinline__ void merge_pixels(const Maps& m, const Slice& s, int lane, int n, int p, int step,
+                                             Acc<T> (&acc)[K][V]) {
+    for (int i = s.from; i < s.to; ++i) {
+        const Map& map = m.maps[i];
+        const T* g_map = static_cast<const T*>(map.data) + n * map.strides[0] + (s.start + lane) * map.strides[1];
+#pragma unroll
+        for (int k = 0; k < K; ++k) {
+            const int at = p + k * step;
+            if (at >= m.h * m.w) break;
+            const Corners<Acc<T>> c = corners<Acc<T>>(map, at / m.w, at % m.w);
+#pragma unroll
+            for (int corner = 0; corner < 4; ++corner) {
+                if (corner > 0 && !blends(map)) break;
+                const int i = corner / 2, j = corner % 2;
+                const Vec<T, V> r = load_vec<V>(g_map + c.at[i][j], s.channels - lane, map.aligned, map.strides[1],
+                                                narrow<T>(Acc<T>(0)));
+#pragma unroll
+                for (int v = 0; v < V; ++v) acc[k][v] += blends(map) ? c.weight[i][j] * widen(r[v]) : widen(r[v]);
+            }
+        }
+    }
+}
+
+}  // namespace pk::upsample_merge

@@ -1,0 +1,218 @@
+// Launchers of upsample_merge: checks, tiles and grids.
+#include <algorithm>
+#include <bit>
+
+#include "common/launch.cuh"
+#include "upsample_merge/upsample_merge.h"
+#include "upsample_merge/upsample_merge_bwd.cuh"
+#include "upsample_merge/upsample_merge_bwd_affine.cuh"
+#include "upsample_merge/upsample_merge_fwd.cuh"
+
+namespace pk {
+
+namespace {
+
+using namespace upsample_merge;
+
+constexpr long long int_limit = 1LL << 31;
+
+Status check(const UpsampleMergeProblem& p) {
+    PK_CHECK(p.n >= 0 && p.c >= 0 && p.h >= 1 && p.w >= 1, "the output must be (n, c, h, w), got (", p.n, ", ", p.c,
+             ", ", p.h, ", ", p.w, ")");
+    PK_CHECK(static_cast<long long>(p.h) * p.w < int_limit, "an output of ", p.h, " x ", p.w, " pixels is too large");
+    PK_CHECK(p.count >= 0 && p.count <= upsample_merge_maps, "at most ", upsample_merge_maps, " maps a launch, got ",
+             p.count);
+    PK_CHECK(p.how == Resample::nearest || p.how == Resample::half_pixel || p.how == Resample::align_corners,
+             "maps must be resized by nearest, half_pixel or align_corners, got ", static_cast<int>(p.how));
+    for (int i = 0; i < p.count; ++i) {
+        const UpsampleMergeMap& map = p.maps[i];
+        PK_CHECK(map.first >= 0 && map.first + map.c <= p.c && (!p.sum || map.c == p.c), "map ", i, " of ", map.c,
+                 " channels from ", map.first, " on does not fit ", p.c, " output channels");
+    }
+    return {};
+}
+
+Status axes(const UpsampleMergeProblem& p, const UpsampleMergeMap& map, ResizedAxis& y, ResizedAxis& x) {
+    const bool taken = map.h == p.h && map.w == p.w;
+    PK_TRY(resized_axis(p.how, map.h, p.h, taken, y));
+    return resized_axis(p.how, map.w, p.w, taken, x);
+}
+
+/// Whether every pixel of the map lies one column's stride behind the one before it.
+bool is_flat(const UpsampleMergeProblem& p, const UpsampleMergeMap& map) {
+    return map.h == p.h && map.w == p.w && (map.h == 1 || map.strides[2] == map.w * map.strides[3]);
+}
+
+/// Whether vectors along the output's contiguous dimension can be read from, or written to, the map.
+template <class T>
+bool takes_vectors(const UpsampleMergeProblem& p, const UpsampleMergeMap& map) {
+    const int inner = p.channels_last ? 1 : 3, bytes = (p.channels_last ? vec_size<T> : pixels_of<T>)*sizeof(T);
+    const int sizes[] = {p.n, map.c, map.h, map.w};
+    bool aligned = is_aligned(map.data, bytes) && map.strides[inner] == 1 && (p.channels_last || is_flat(p, map));
+    for (int d = 0; d < (p.channels_last ? 4 : 2); ++d)
+        aligned &= d == inner || sizes[d] <= 1 || map.strides[d] * sizeof(T) % bytes == 0;
+    return aligned;
+}
+
+/// Whether vectors of the dense output-shaped tensor do; in channels_last those of slices from a multiple on.
+template <class T>
+bool takes_vectors(const UpsampleMergeProblem& p, const void* tensor) {
+    const int vector = p.channels_last ? vec_size<T> : pixels_of<T>;
+    return is_aligned(tensor, vector * sizeof(T)) && (p.channels_last ? p.c : p.h * p.w) % vector == 0;
+}
+
+template <class T>
+Status maps_of(const UpsampleMergeProblem& p, Maps& m) {
+    m = {p.n, p.c, p.h, p.w, p.sum, p.count, {}};
+    for (int i = 0; i < p.count; ++i) {
+        const UpsampleMergeMap& map = p.maps[i];
+        Map& to = m.maps[i];
+        to = {map.data, map.c, map.first, {}, {}, {}, is_flat(p, map), takes_vectors<T>(p, map)};
+        std::copy_n(map.strides, 4, to.strides);
+        PK_TRY(axes(p, map, to.y, to.x));
+    }
+    return {};
+}
+
+/// Blocks that own tiles of the output's pixels and slices of the maps' channels.
+struct Tiles {
+    int threads, width;
+    long long per_image;
+    int slices;
+};
+
+template <class T>
+Tiles tiles_of(const Maps& m, bool channels_last) {
+    const int pixels = m.h * m.w;
+    int most = 1, slices = 0;
+    for (int i = 0; i < (m.sum ? 1 : m.count); ++i) most = std::max(most, m.maps[i].c);
+    const unsigned vectors = ceil_div(most, vec_size<T>), strips = ceil_div(pixels, pixels_of<T>);
+    const int width = std::min(32u, std::bit_ceil(vectors));
+    const int threads = channels_last ? 256 : std::clamp(std::bit_ceil(strips), 32u, 256u);
+    const int channels = channels_last ? width * vec_size<T> : slab_of<T>;
+    for (int i = 0; i < (m.sum ? 1 : m.count); ++i) slices += ceil_div(m.maps[i].c, channels);
+    return {threads, width, ceil_div(pixels, channels_last ? threads / width * pixels_deep : threads * pixels_of<T>),
+            slices};
+}
+
+/// Outputs that a source pixel reaches along an axis, about.
+int reach(const ResizedAxis& axis) {
+    return axis.how == Resample::taken ? 1 : std::min(axis.full, 2 * ceil_div(axis.full, axis.size) + 1);
+}
+
+/// How the threads of a block share the source pixels of one map, and how many blocks that takes.
+template <class T>
+void divide(const UpsampleMergeProblem& p, Gradient& map) {
+    const int far = reach(p.channels_last ? map.y : map.x), widest = p.channels_last ? 64 : 32;
+    map.team = far <= 8 ? 1 : far <= 24 ? 8 : widest;
+    const unsigned vectors = ceil_div(map.c, vec_size<T>);
+    map.width = std::min<int>(std::bit_ceil(vectors), std::min(32, gather_threads / map.team));
+    const int at_once = gather_threads / map.team, pixels = map.y.size * map.x.size;
+    const bool pass = map.y.how == Resample::taken && !p.channels_last;
+    const int units = (pass ? ceil_div(pixels, pixels_of<T>) : pixels) * ceil_div(map.c, slab_of<T>);
+    map.blocks_per_image = p.channels_last ? ceil_div<int>(vectors, map.width) * ceil_div(pixels, at_once / map.width)
+                                           : ceil_div(units, at_once);
+    map.blocks = p.n * map.blocks_per_image;
+}
+
+template <class T>
+Status backward_of(const UpsampleMergeBwdMapsParams& params, Backward& b) {
+    const UpsampleMergeProblem& p = params.problem;
+    const bool aligned = takes_vectors<T>(p, params.dy) && (!params.y || takes_vectors<T>(p, params.y));
+    b = {params.dy, params.y, params.scale, params.scale_is_t, aligned, p.c, p.h, p.w, p.count, {}};
+    for (int i = 0; i < p.count; ++i) {
+        const UpsampleMergeMap& map = p.maps[i];
+        Gradient& to = b.maps[i];
+        to = {map.data, map.c, map.first, {}, {}, {}, takes_vectors<T>(p, map), 1, 1, 0, 0};
+        std::copy_n(map.strides, 4, to.strides);
+        PK_TRY(axes(p, map, to.y, to.x));
+        PK_CHECK(static_cast<long long>(map.h) * map.w * ceil_div(map.c, slab_of<T>) * 64 < int_limit, "map ", i,
+                 " of (", map.c, ", ", map.h, ", ", map.w, ") is too large for one launch");
+        divide<T>(p, to);
+    }
+    // A block whose pixels are reached from afar runs longest and starts first.
+    std::stable_sort(b.maps, b.maps + p.count, [](const Gradient& a, const Gradient& c) {
+        return reach(a.y) * reach(a.x) > reach(c.y) * reach(c.x);
+    });
+    return {};
+}
+
+/// Call `body(Type<T>{}, bool_constant<channels_last>{})`.
+template <class Body>
+Status visit(const UpsampleMergeProblem& p, Body&& body) {
+    return visit_dtype(p.dtype, [&](auto type) {
+        return p.channels_last ? body(type, std::true_type{}) : body(type, std::false_type{});
+    });
+}
+
+}  // namespace
+
+Status launch_upsample_merge_fwd(const UpsampleMergeFwdParams& params, Queue queue) {
+    const UpsampleMergeProblem& p = params.problem;
+    PK_TRY(check(p));
+    return visit(p, [&](auto type, auto last) {
+        using T = typename decltype(type)::type;
+        Forward f{{},
+                  params.scale,
+                  params.shift,
+                  params.scale_is_t,
+                  params.shift_is_t,
+                  params.relu,
+                  takes_vectors<T>(p, params.y),
+                  1,
+                  params.y};
+        PK_TRY(maps_of<T>(p, f.maps));
+        const Tiles tiles = tiles_of<T>(f.maps, last);
+        PK_CHECK(p.n * tiles.per_image < int_limit && tiles.slices < 65536, "the output is too large for one launch");
+        f.width = tiles.width;
+        const dim3 grid(p.n * tiles.per_image, tiles.slices);
+        return launch("upsample_merge_fwd_kernel", p.dtype, upsample_merge_fwd_kernel<T, last>,
+                      Shape{grid, dim3(tiles.threads)}, queue, f);
+    });
+}
+
+Status launch_upsample_merge_bwd_dmaps(const UpsampleMergeBwdMapsParams& params, Queue queue) {
+    const UpsampleMergeProblem& p = params.problem;
+    PK_TRY(check(p));
+    return visit(p, [&](auto type, auto last) {
+        using T = typename decltype(type)::type;
+        Backward b;
+        PK_TRY(backward_of<T>(params, b));
+        long long blocks = 0;
+        for (int i = 0; i < p.count; ++i) blocks += static_cast<long long>(p.n) * b.maps[i].blocks_per_image;
+        PK_CHECK(blocks < int_limit, "the gradients are too large for one launch");
+        return launch("upsample_merge_bwd_dmaps_kernel", p.dtype, upsample_merge_bwd_dmaps_kernel<T, last>,
+                      Shape{dim3(blocks), dim3(gather_threads)}, queue, b);
+    });
+}
+
+Status launch_upsample_merge_bwd_affine(const UpsampleMergeBwdAffineParams& params, Queue queue) {
+    const UpsampleMergeProblem& p = params.problem;
+    PK_TRY(check(p));
+    PK_CHECK(params.parts >= 1, "parts must be positive, got ", params.parts);
+    return visit(p, [&](auto type, auto last) {
+        using T = typename decltype(type)::type;
+        const bool recompute = p.count > 0;
+        const bool aligned = takes_vectors<T>(p, params.dy) && (!params.y || takes_vectors<T>(p, params.y));
+        Affine a{{}, params.dy, params.y, recompute, aligned, 1, params.part};
+        PK_TRY(maps_of<T>(p, a.maps));
+        if (!recompute) a.maps.count = 1, a.maps.maps[0].c = p.c;  // one slice of all channels; nothing of it is read
+        const Tiles tiles = tiles_of<T>(a.maps, last);
+        PK_CHECK(p.n * tiles.per_image < int_limit && tiles.slices < 65536, "dy is too large for one launch");
+        a.width = tiles.width;
+        return launch("upsample_merge_bwd_affine_kernel", p.dtype, upsample_merge_bwd_affine_kernel<T, last>,
+                      Shape{dim3(params.parts, tiles.slices), dim3(tiles.threads)}, queue, a);
+    });
+}
+
+Status launch_upsample_merge_sums(const UpsampleMergeSumsParams& params, Queue queue) {
+    return visit_dtype(params.dtype, [&](auto type) {
+        using A = Acc<typename decltype(type)::type>;
+        const dim3 grid(ceil_div(params.c, sums_channels), params.rows);
+        return launch("upsample_merge_sums_kernel", params.dtype, upsample_merge_sums_kernel<A>,
+                      Shape{grid, dim3(affine_threads)}, queue, static_cast<const A*>(params.part),
+                      static_cast<A*>(params.sums), params.parts, params.c);
+    });
+}
+
+}  // namespace pk

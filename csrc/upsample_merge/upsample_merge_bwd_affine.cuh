@@ -1,0 +1,136 @@
+// Gradients of scale and shift: dscale sums dy times the value before the affine, which is computed again from the maps
+// (scale may be 0, so y does not hold it), dshift sums dy. Two launches, every sum in fixed order. Bound by reading dy,
+// and for dscale the maps, once.
+//
+// upsample_merge_bwd_affine_kernel
+// grid:   x shares of the pixels of all images, y channel slices of all maps (of one, in a sum)
+// block:  as in the forward; pixel tile t belongs to share t modulo their number
+// shared: the threads' sums of one gradient
+//
+// upsample_merge_sums_kernel
+// grid:   x 32 channels each, y gradients
+// block:  8 rows of 32 threads, each over an eighth of the shares
+// shared: a sum per thread
+#pragma once
+
+#include "common/block_sum.cuh"
+#include "upsample_merge/incoming.cuh"
+#include "upsample_merge/merged.cuh"
+
+namespace pk::upsample_merge {
+
+inline constexpr int affine_threads = 256, sums_channels = 32;
+
+struct Affine {
+    Maps maps;
+    const void* dy;  // (n, c, h, w)
+    const void* y;   // (n, c, h, w) or null
+    bool recompute;  // of dscale too, not dshift alone
+    bool aligned;    // vectors of dy's and y's first channel are
+    int width;       // channels_last: threads along channels, a power of two
+    void* part;      // (1 or 2, parts, c) of accumulators
+};
+
+/// Where this block's sum number `row` of output channel `channel` goes.
+template <class A>
+__device__ __forceinline__ A* share_of(const Affine& p, int row, int channel) {
+    return static_cast<A*>(p.part) + (static_cast<long long>(row) * gridDim.x + blockIdx.x) * p.maps.c + channel;
+}
+
+template <class T>
+__device__ __forceinline__ void sum_planes(const Affine& p, Acc<T>* s_part) {
+    using A = Acc<T>;
+    constexpr int V = pixels_of<T>;
+    const Maps& m = p.maps;
+    const Slice s = slice_of(m, blockIdx.y, slab_of<T>);
+    const int pixels = m.h * m.w, tiles = ceil_div(pixels, V * static_cast<int>(blockDim.x));
+    A shift[slab_of<T>] = {}, scale[slab_of<T>] = {};
+    for (int tile = blockIdx.x; tile < m.n * tiles; tile += gridDim.x) {
+        const int n = tile / tiles, at = (tile % tiles * blockDim.x + threadIdx.x) * V;
+        if (at >= pixels) continue;
+        A acc[slab_of<T>][V] = {};
+        if (p.recompute) merge_planes<T>(m, s, n, at, acc);
+        const long long plane = (static_cast<long long>(n) * m.c + s.out) * pixels + at;
+#pragma unroll
+        for (int k = 0; k < slab_of<T>; ++k) {
+            if (k >= s.channels) break;
+            A dy[V];
+            incoming<T>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y),
+                        plane + static_cast<long long>(k) * pixels, pixels - at, p.aligned, dy);
+#pragma unroll
+            for (int v = 0; v < V; ++v) shift[k] += dy[v], scale[k] += dy[v] * acc[k][v];
+        }
+    }
+    sum_strided(shift, s_part, 1);
+    if (p.recompute) sum_strided(scale, s_part, 1);
+    if (threadIdx.x > 0) return;
+#pragma unroll
+    for (int k = 0; k < slab_of<T>; ++k) {
+        if (k >= s.channels) break;
+        *share_of<A>(p, 0, s.out + k) = shift[k];
+        if (p.recompute) *share_of<A>(p, 1, s.out + k) = scale[k];
+    }
+}
+
+template <class T>
+__device__ __forceinline__ void sum_pixels(const Affine& p, Acc<T>* s_part) {
+    using A = Acc<T>;
+    constexpr int V = vec_size<T>;
+    const Maps& m = p.maps;
+    const Slice s = slice_of(m, blockIdx.y, p.width * V);
+    const int t = threadIdx.x, slots = blockDim.x / p.width, pixels = m.h * m.w,
+              tiles = ceil_div(pixels, slots * pixels_deep);
+    const int lane = t % p.width * V, channel = s.out + lane;
+    A shift[V] = {}, scale[V] = {};
+    for (int tile = blockIdx.x; lane < s.channels && tile < m.n * tiles; tile += gridDim.x) {
+        const int n = tile / tiles, at = tile % tiles * slots * pixels_deep + t / p.width;
+        A acc[pixels_deep][V] = {};
+        if (p.recompute) merge_pixels<T>(m, s, lane, n, at, slots, acc);
+#pragma unroll
+        for (int k = 0; k < pixels_deep; ++k) {
+            if (at + k * slots >= pixels) break;
+            A dy[V];
+            incoming<T>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y),
+                        (static_cast<long long>(n) * pixels + at + k * slots) * m.c + channel, s.channels - lane,
+                        p.aligned && channel % V == 0, dy);
+#pragma unroll
+            for (int v = 0; v < V; ++v) shift[v] += dy[v], scale[v] += dy[v] * acc[k][v];
+        }
+    }
+    sum_strided(shift, s_part, p.width);
+    if (p.recompute) sum_strided(scale, s_part, p.width);
+    if (t >= p.width) return;
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+        if (v >= s.channels - lane) break;
+        *share_of<A>(p, 0, channel + v) = shift[v];
+        if (p.recompute) *share_of<A>(p, 1, channel + v) = scale[v];
+    }
+}
+
+template <class T, bool ChannelsLast>
+__global__ void __launch_bounds__(affine_threads, 2)
+    upsample_merge_bwd_affine_kernel(const __grid_constant__ Affine p) {
+    __shared__ Acc<T> s_part[(ChannelsLast ? vec_size<T> : slab_of<T>)*affine_threads];
+    if constexpr (ChannelsLast) {
+        sum_pixels<T>(p, s_part);
+    } else {
+        sum_planes<T>(p, s_part);
+    }
+}
+
+/// part (rows, parts, c) -> sums (rows, c).
+template <class A>
+__global__ void __launch_bounds__(affine_threads, 2)
+    upsample_merge_sums_kernel(const A* g_part, A* g_sums, int parts, int c) {
+    __shared__ A s_part[affine_threads];
+    const int t = threadIdx.x, channel = blockIdx.x * sums_channels + t % sums_channels;
+    const A* g_row = g_part + static_cast<long long>(blockIdx.y) * parts * c;
+    A acc[1] = {};
+    for (int i = t / sums_channels; channel < c && i < parts; i += affine_threads / sums_channels)
+        acc[0] += g_row[static_cast<long long>(i) * c + channel];
+    sum_strided(acc, s_part, sums_channels);
+    if (t < sums_channels && channel < c) g_sums[static_cast<long long>(blockIdx.y) * c + channel] = acc[0];
+}
+
+}  // namespace pk::upsample_merge
