@@ -1,0 +1,304 @@
+// Forward of pyramid_pool: x is read once whatever the bins, because rectangles that no window's edge crosses are
+// reduced once and then combined per cell.
+//
+// Channels innermost: a block owns one image, a slab of 128 bytes of channels and a band of rows. Its warps take
+// rectangles as they get free: 8 lanes x 16 bytes of channels, 4 lanes of pixels.
+// NCHW: a block owns some planes and a band of rows. Runs of whole rows go to shared memory in 16-byte pieces, whatever
+// the width; warps take intervals of rows, sum columns and then the columns of each interval.
+// Grid: x = (group * bands + band), groups being (image, slab) or runs of planes. With one band the block combines its
+// rectangles in shared memory (<= 64 KB) and writes its cells; else they go to global memory and
+// pyramid_pool_merge_kernel combines them.
+// Bound by the read of x: 1 to 3 operations per element.
+#pragma once
+
+#include "pyramid_pool/cells.cuh"
+
+namespace pk::pool {
+
+/// Where a forward block keeps things in dynamic shared memory, in bytes from its start.
+template <class T, class R>
+struct FwdShared {
+    static constexpr int tile = 128;  // columns that a warp sums at a time
+    int values, indices, rows, cols, stage, columns, column_indices, size;
+
+    PK_HD explicit FwdShared(const Plan& plan) {
+        const int intervals = ceil_div(plan.y.count, plan.bands) * plan.x.count;
+        const int parts = plan.inner ? (plan.split ? 0 : intervals * plan.slab) : intervals * plan.planes;
+        const int buffer = plan.inner ? 0 : warps * tile;
+        size = 0;
+        values = take(parts * sizeof(Acc<T>));
+        indices = take(R::has_index ? parts * sizeof(int) : 0);
+        rows = take(windows_of(plan.rows, plan.levels) * sizeof(Span));
+        cols = take(windows_of(plan.cols, plan.levels) * sizeof(Span));
+        stage = take(plan.inner ? 0 : stage_bytes + 16);
+        columns = take(buffer * sizeof(Acc<T>));
+        column_indices = take(R::has_index ? buffer * sizeof(int) : 0);
+    }
+
+  private:
+    PK_HD int take(size_t bytes) {
+        const int at = size;
+        size += static_cast<int>((bytes + 15) / 16 * 16);
+        return at;
+    }
+};
+
+/// One rectangle's pixels for N channels, by four lanes of a warp: those that differ in bits 3 and 4.
+template <class T, class R, int N>
+__device__ void reduce_rectangle(const PyramidPoolFwdParams& p, R (&r)[N], const T* g_x, const int (&edge)[4],
+                                 int channels, bool aligned) {
+    constexpr int depth = R::has_index ? 4 : 8;  // vectors under way per lane
+    const int part = threadIdx.x % 32 / 8, width = edge[3] - edge[2];
+    const int pixels = (edge[1] - edge[0]) * width, w = static_cast<int>(p.w);
+    Walk at(part, 4, width);
+    for (int k = part; k < pixels; k += 4 * depth) {
+        Vec<T, N> v[depth];
+        int place[depth];
+#pragma unroll
+        for (int d = 0; d < depth; ++d) {
+            const int y = edge[0] + at.y, x = edge[2] + at.x;
+            place[d] = y * w + x;
+            if (k + 4 * d < pixels) v[d] = load_vec<N>(g_x + y * p.sh + x * p.sw, channels, aligned, p.sc, T(0.0f));
+            at.next();
+        }
+#pragma unroll
+        for (int d = 0; d < depth; ++d)
+            if (k + 4 * d < pixels)
+                for (int i = 0; i < N; ++i) r[i].take(widen(v[d][i]), place[d]);
+    }
+#pragma unroll
+    for (int i = 0; i < N; ++i) join_lanes(r[i], 8, 32);
+}
+
+template <class T, class R>
+__device__ void pool_slab(const PyramidPoolFwdParams& p, const Plan& plan) {
+    constexpr int N = vec_size<T>;
+    using A = Acc<T>;
+    __shared__ int s_next;
+    const FwdShared<T, R> at(plan);
+    unsigned char* shared = shared_memory<unsigned char>();
+    Span *s_rows = reinterpret_cast<Span*>(shared + at.rows), *s_cols = reinterpret_cast<Span*>(shared + at.cols);
+    A* s_values = reinterpret_cast<A*>(shared + at.values);
+    int* s_indices = reinterpret_cast<int*>(shared + at.indices);
+
+    const int lane = threadIdx.x % 32, band = blockIdx.x % plan.bands, group = blockIdx.x / plan.bands;
+    const int slabs = ceil_div(plan.c, plan.slab), c0 = group % slabs * plan.slab;
+    const long long n = group / slabs;
+    const int u0 = static_cast<int>(static_cast<long long>(band) * plan.y.count / plan.bands);
+    const int u1 = static_cast<int>((band + 1LL) * plan.y.count / plan.bands);
+    if (threadIdx.x == 0) s_next = 0;
+    if (!plan.split) {
+        find_spans(s_rows, plan.rows, plan.levels, plan.y);
+        find_spans(s_cols, plan.cols, plan.levels, plan.x);
+    }
+    __syncthreads();
+
+    const int mine = c0 + lane % 8 * N, channels = plan.c - mine;
+    const T* g_x = static_cast<const T*>(p.x) + n * p.sn + mine * p.sc;
+    const bool aligned = is_aligned(p.x, 16, p.sn * sizeof(T), p.sh * sizeof(T), p.sw * sizeof(T));
+    const int q_count = plan.x.count;
+    for (int job = next_job(&s_next, lane); job < (u1 - u0) * q_count; job = next_job(&s_next, lane)) {
+        const int u = u0 + job / q_count, q = job % q_count;
+        const int edge[4] = {plan.y.at[u], plan.y.at[u + 1], plan.x.at[q], plan.x.at[q + 1]};
+        R r[N];
+        reduce_rectangle<T>(p, r, g_x, edge, channels, aligned);
+        if (lane >= 8) continue;
+        const long long rectangle = static_cast<long long>(u) * q_count + q;
+        for (int i = 0; i < N; ++i) {
+            if (!plan.split) {
+                r[i].store(s_values, s_indices, rectangle * plan.slab + lane * N + i);
+            } else if (i < channels) {
+                const long long out = (n * plan.y.count * q_count + rectangle) * plan.c + mine + i;
+                r[i].store(static_cast<A*>(p.parts), p.part_indices, out);
+            }
+        }
+    }
+    if (plan.split) return;
+    __syncthreads();
+    const int outputs = plan.cells * plan.slab;
+    for (int first = threadIdx.x / 32 * 8; first < outputs; first += warps * 8) {  // a slab is a multiple of 8
+        const int s = first / plan.slab, c = first % plan.slab + lane % 8;
+        const Cell cell = find_cell(plan, s, s_rows, s_cols);
+        const R r = combine_cell<R>(plan, cell, s_values + c, s_indices + c, plan.slab);
+        if (lane < 8 && c0 + c < plan.c) store_cell<T>(p, r, cell.area, n * p.yn + (c0 + c) * p.yc + s * p.ys);
+    }
+}
+
+/// Copy `rows` rows from row y on of `planes` planes to s, row after row; returns how far behind s they start.
+template <class T>
+__device__ int stage(const PyramidPoolFwdParams& p, T* s, int first, int planes, int y, int rows) {
+    constexpr int N = vec_size<T>, depth = stage_bytes / 16 / threads;
+    const T* g_x = static_cast<const T*>(p.x);
+    const int c = static_cast<int>(p.c), w = static_cast<int>(p.w), total = planes * rows * w;
+    const bool contiguous = p.sw == 1 && p.sh == p.w && p.sc == p.h * p.w && p.sn == p.c * p.sc;
+    if (!contiguous) {
+        for (int e = threadIdx.x; e < total; e += threads) {
+            const int row = e / w, plane = first + row / rows;
+            s[e] = g_x[plane / c * p.sn + plane % c * p.sc + (y + row % rows) * p.sh + e % w * p.sw];
+        }
+        return 0;
+    }
+    g_x += (first * p.h + y) * p.w;
+    const int shift = static_cast<int>(reinterpret_cast<uintptr_t>(g_x) % 16 / sizeof(T));
+    Vec<T> v[depth + 1];  // one more where the first is not whole
+#pragma unroll
+    for (int d = 0; d <= depth; ++d) {
+        const int e = (d * threads + static_cast<int>(threadIdx.x)) * N - shift;
+        if (e >= 0 && e + N <= total) v[d] = load_vec<N>(g_x + e, N, true, 1, T(0.0f));
+    }
+#pragma unroll
+    for (int d = 0; d <= depth; ++d) {
+        const int e = (d * threads + static_cast<int>(threadIdx.x)) * N - shift;
+        if (e >= 0 && e + N <= total) {
+            store_vec(s + shift + e, v[d], N, true, 1);
+        } else {
+            for (int i = larger(e, 0); i < smaller(e + N, total); ++i) s[shift + i] = g_x[i];
+        }
+    }
+    return shift;
+}
+
+/// One warp: rows [y0, y1) of a staged plane, joined to the results of one interval of rows, for every column interval.
+template <class T, class R>
+__device__ void reduce_rows(const Plan& plan, const T* s_plane, int y0, int y1, int y_staged, Acc<T>* s_values,
+                            int* s_indices, Acc<T>* s_columns, int* s_column_indices) {
+    constexpr int tile = FwdShared<T, R>::tile, per_lane = tile / 32;
+    const int lane = threadIdx.x % 32, q_count = plan.x.count, end = plan.x.at[q_count];
+    int lanes = 1;  // per interval of columns
+    while (lanes * 2 * q_count <= 32) lanes *= 2;
+    for (int x0 = plan.x.at[0]; x0 < end; x0 += tile) {
+        R column[per_lane];
+        for (int y = y0; y < y1; ++y) {
+#pragma unroll
+            for (int k = 0; k < per_lane; ++k) {
+                const int x = x0 + lane + 32 * k;
+                if (x < end) column[k].take(widen(s_plane[(y - y_staged) * plan.w + x]), y * plan.w + x);
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < per_lane; ++k) column[k].store(s_columns, s_column_indices, lane + 32 * k);
+        __syncwarp();
+        for (int first = 0; first < q_count; first += 32 / lanes) {
+            const int q = first + lane / lanes;
+            const int low = q < q_count ? larger(plan.x.at[q], x0) : 0;
+            const int high = q < q_count ? smaller(plan.x.at[q + 1], x0 + tile) : 0;
+            R r;
+            for (int x = low + lane % lanes; x < high; x += lanes) r.join(R::load(s_columns, s_column_indices, x - x0));
+            join_lanes(r, 1, lanes);
+            if (lane % lanes == 0 && low < high) {
+                R sum = R::load(s_values, s_indices, q);
+                sum.join(r);
+                sum.store(s_values, s_indices, q);
+            }
+        }
+        __syncwarp();
+    }
+}
+
+template <class T, class R>
+__device__ void pool_planes(const PyramidPoolFwdParams& p, const Plan& plan) {
+    using A = Acc<T>;
+    __shared__ int s_next;
+    const FwdShared<T, R> at(plan);
+    unsigned char* shared = shared_memory<unsigned char>();
+    Span *s_rows = reinterpret_cast<Span*>(shared + at.rows), *s_cols = reinterpret_cast<Span*>(shared + at.cols);
+    A* s_values = reinterpret_cast<A*>(shared + at.values);
+    int* s_indices = reinterpret_cast<int*>(shared + at.indices);
+    T* s_stage = reinterpret_cast<T*>(shared + at.stage);
+
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, q_count = plan.x.count;
+    const int band = blockIdx.x % plan.bands, group = blockIdx.x / plan.bands;
+    const int first = group * plan.planes, planes = smaller(plan.planes, plan.n * plan.c - first);
+    const int u0 = static_cast<int>(static_cast<long long>(band) * plan.y.count / plan.bands);
+    const int u1 = static_cast<int>((band + 1LL) * plan.y.count / plan.bands), per_plane = (u1 - u0) * q_count;
+    if (!plan.split) {
+        find_spans(s_rows, plan.rows, plan.levels, plan.y);
+        find_spans(s_cols, plan.cols, plan.levels, plan.x);
+    }
+    for (int i = threadIdx.x; i < planes * per_plane; i += threads) R().store(s_values, s_indices, i);
+
+    const int y_end = plan.y.at[u1];
+    const int most_rows = smaller(plan.h, static_cast<int>(stage_bytes / sizeof(T)) / plan.w);
+    for (int plane = 0; plane < planes; plane += plan.staged) {
+        const int held = smaller(plan.staged, planes - plane);
+        for (int y = plan.y.at[u0], u = u0; y < y_end; y += most_rows) {
+            const int rows = smaller(most_rows, y_end - y);
+            const int shift = stage(p, s_stage, first + plane, held, y, rows);
+            if (threadIdx.x == 0) s_next = 0;
+            while (plan.y.at[u + 1] <= y) ++u;
+            int jobs = 1;  // intervals of rows that have some of these
+            while (plan.y.at[u + jobs] < y + rows) ++jobs;
+            __syncthreads();
+            for (int job = next_job(&s_next, lane); job < jobs * held; job = next_job(&s_next, lane)) {
+                const int own = job % held, interval = u + job / held, out = (plane + own) * per_plane;
+                reduce_rows<T, R>(plan, s_stage + shift + own * rows * plan.w, larger(plan.y.at[interval], y),
+                                  smaller(plan.y.at[interval + 1], y + rows), y,
+                                  s_values + out + (interval - u0) * q_count,
+                                  s_indices + out + (interval - u0) * q_count,
+                                  reinterpret_cast<A*>(shared + at.columns) + warp * FwdShared<T, R>::tile,
+                                  reinterpret_cast<int*>(shared + at.column_indices) + warp * FwdShared<T, R>::tile);
+            }
+            __syncthreads();
+        }
+    }
+    if (plan.split) {  // one plane
+        const long long out = (static_cast<long long>(first) * plan.y.count + u0) * q_count;
+        for (int i = threadIdx.x; i < per_plane; i += threads)
+            R::load(s_values, s_indices, i).store(static_cast<A*>(p.parts), p.part_indices, out + i);
+        return;
+    }
+    const int outputs = plan.cells * planes;
+    for (int begin = warp * 8; begin < outputs; begin += warps * 8) {
+        const int o = begin + lane % 8, plane = o % planes;
+        Cell cell{};
+        if (o < outputs) cell = find_cell(plan, o / planes, s_rows, s_cols);
+        const R r = combine_cell<R>(plan, cell, s_values + plane * per_plane, s_indices + plane * per_plane, 1);
+        const long long n = (first + plane) / plan.c, c = (first + plane) % plan.c;
+        if (lane < 8 && o < outputs) store_cell<T>(p, r, cell.area, n * p.yn + c * p.yc + o / planes * p.ys);
+    }
+}
+
+}  // namespace pk::pool
+
+namespace pk {
+
+template <class T, bool Max, bool Inner>
+__global__ void __launch_bounds__(pool::threads, 2)
+    pyramid_pool_fwd_kernel(const __grid_constant__ PyramidPoolFwdParams p, const __grid_constant__ pool::Plan plan) {
+    using R = std::conditional_t<Max, FirstMax<Acc<T>>, Sum<Acc<T>>>;
+    if constexpr (Inner) {
+        pool::pool_slab<T, R>(p, plan);
+    } else {
+        pool::pool_planes<T, R>(p, plan);
+    }
+}
+
+/// Four lanes combine the rectangles of one cell of one channel; neighbouring lanes own neighbouring channels, or
+/// neighbouring cells where the planes' rectangles lie together.
+template <class T, bool Max>
+__global__ void __launch_bounds__(pool::threads, 2)
+    pyramid_pool_merge_kernel(const __grid_constant__ PyramidPoolFwdParams p, const __grid_constant__ pool::Plan plan) {
+    using R = std::conditional_t<Max, FirstMax<Acc<T>>, Sum<Acc<T>>>;
+    pool::Span* s_rows = shared_memory<pool::Span>();
+    pool::Span* s_cols = s_rows + pool::windows_of(plan.rows, plan.levels);
+    pool::find_spans(s_rows, plan.rows, plan.levels, plan.y);
+    pool::find_spans(s_cols, plan.cols, plan.levels, plan.x);
+    __syncthreads();
+    const int lane = threadIdx.x % 32;
+    const long long o = (static_cast<long long>(blockIdx.x) * pool::warps + threadIdx.x / 32) * 8 + lane % 8;
+    const bool valid = o < static_cast<long long>(plan.n) * plan.c * plan.cells;
+    const long long outer = o / (plan.inner ? plan.c : plan.cells);
+    const int inner = static_cast<int>(o % (plan.inner ? plan.c : plan.cells));
+    const long long n = outer / (plan.inner ? plan.cells : plan.c);
+    const int other = static_cast<int>(outer % (plan.inner ? plan.cells : plan.c));
+    const int c = plan.inner ? inner : other, s = plan.inner ? other : inner;
+    pool::Cell cell{};
+    if (valid) cell = pool::find_cell(plan, s, s_rows, s_cols);
+    const long long rectangles = static_cast<long long>(plan.y.count) * plan.x.count;
+    const long long at = plan.inner ? n * rectangles * plan.c + c : (n * plan.c + c) * rectangles;
+    const R r = pool::combine_cell<R>(plan, cell, static_cast<const Acc<T>*>(p.parts) + at,
+                                      Max ? p.part_indices + at : nullptr, plan.inner ? plan.c : 1);
+    if (lane < 8 && valid) pool::store_cell<T>(p, r, cell.area, n * p.yn + c * p.yc + s * p.ys);
+}
+
+}  // namespace pk
