@@ -1,0 +1,209 @@
+"""The native core installs: with nvcc and without, from a tree and from an sdist, into Python and into C++.
+
+Installing takes minutes, so most of this is marked slow; ``.ci/run`` runs the whole file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import setup  # the build script at the root of the tree
+
+ROOT = Path(__file__).resolve().parent.parent
+KNOBS = ("PYRAMID_KERNELS_CUDA", "PYRAMID_KERNELS_CUDA_ARCHS", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CUDA_PATH")
+NVCC = setup.Nvcc("/opt/cuda/bin/nvcc", "12.4.131", (75, 80, 86, 89, 90))
+slow = pytest.mark.slow
+needs_nvcc = pytest.mark.skipif(isinstance(setup.find_nvcc(), str), reason="needs nvcc")
+
+
+@pytest.fixture(autouse=True)
+def knobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KNOBS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+
+
+def run(*command: str | Path, cwd: Path = ROOT, ok: bool = True, **environment: str) -> str:
+    """What a command prints; it must succeed or, where not ``ok``, fail."""
+    done = subprocess.run(
+        list(map(str, command)), cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=900
+    )
+    assert (done.returncode == 0) == ok, done.stdout[-6000:] + done.stderr[-6000:]
+    return done.stdout + done.stderr
+
+
+# What to compile for.
+
+
+@pytest.mark.parametrize(
+    "variable,text,expected",
+    [
+        ("PYRAMID_KERNELS_CUDA_ARCHS", "90a-real", "90a-real"),
+        ("PYRAMID_KERNELS_CUDA_ARCHS", "80-real, 90", "80-real;90"),
+        ("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX", "80-real;90a-real;90-virtual"),
+        ("TORCH_CUDA_ARCH_LIST", "7.5 8.6", "86-real"),
+        ("TORCH_CUDA_ARCH_LIST", "8.9 9.0a", "89-real;90a-real"),
+        ("PYRAMID_KERNELS_CUDA_ARCHS", "", "80-real;90a-real"),  # of the defaults what this nvcc knows
+    ],
+)
+def test_architectures(variable: str, text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, text)
+    assert setup.architectures(NVCC) == expected
+
+
+@pytest.mark.parametrize(
+    "variable,text,message",
+    [
+        ("PYRAMID_KERNELS_CUDA_ARCHS", "sm_80", "'sm_80' is not an architecture; expected entries such as '80-real;"),
+        ("PYRAMID_KERNELS_CUDA_ARCHS", "75", "75 is older than 80"),
+        ("PYRAMID_KERNELS_CUDA_ARCHS", "100", "asks for 100, and nvcc 12.4.131 (/opt/cuda/bin/nvcc) compiles for 75, "),
+        ("TORCH_CUDA_ARCH_LIST", "12.0", "asks for 120-real, and nvcc 12.4.131"),
+        ("TORCH_CUDA_ARCH_LIST", "Hopper", "'Hopper' is not an architecture; expected entries such as '8.0 9.0a"),
+        ("TORCH_CUDA_ARCH_LIST", "7.0", "holds no architecture of 8.0 or newer"),
+    ],
+)
+def test_architectures_that_cannot_be(variable: str, text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(SystemExit) as stopped:
+        setup.architectures(NVCC)
+    assert variable in str(stopped.value) and message in str(stopped.value)
+
+
+def test_an_old_nvcc_leaves_default_architectures_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert setup.architectures(NVCC) == "80-real;90a-real"
+    assert "nvcc 12.4.131 (/opt/cuda/bin/nvcc) is too old for 100-real, 120: left out" in capsys.readouterr().err
+
+
+def test_an_nvcc_without_cpp20_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 11.8, V11.8.89'\n")
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    setup.find_nvcc.cache_clear()
+    assert f"CUDA_HOME: {nvcc} is 11.8.89, 12.0 or newer is needed" in str(setup.find_nvcc())
+    setup.find_nvcc.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "environment,message",
+    [
+        ({"PYRAMID_KERNELS_CUDA": "1", "CUDA_HOME": "/nowhere"}, "CUDA_HOME: no /nowhere/bin/nvcc"),
+        ({"PYRAMID_KERNELS_CUDA": "yes"}, "PYRAMID_KERNELS_CUDA must be auto, 0 or 1, got 'yes'"),
+    ],
+)
+def test_builds_that_stop(environment: dict[str, str], message: str, tmp_path: Path) -> None:
+    said = run(sys.executable, "setup.py", "-q", "build", "-b", tmp_path, ok=False, **environment)
+    assert message in said.strip().splitlines()[-1]
+
+
+# From an sdist.
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist, unpacked."""
+    folder = tmp_path_factory.mktemp("sdist")
+    run(sys.executable, "-m", "build", "--sdist", "--outdir", folder, ROOT)
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        file.extractall(folder, filter="data")
+    return folder / archive.name.removesuffix(".tar.gz")
+
+
+def wheel(source: Path, folder: Path, **environment: str) -> tuple[str, Path, dict[str, str]]:
+    """What an isolated build says, the wheel unpacked, and its build_info.json."""
+    said = run("pip", "-v", "wheel", "--no-deps", "--wheel-dir", folder, source, **environment)
+    (file,) = folder.glob("*.whl")
+    zipfile.ZipFile(file).extractall(folder / "installed")
+    info = json.loads((folder / "installed" / "pyramid_kernels" / "build_info.json").read_text())
+    assert info["version"] == file.name.split("-")[1]
+    return said, folder / "installed", info["cuda"]
+
+
+@pytest.fixture(scope="session")
+def core(source: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A wheel with the CUDA core, built by pip alone in an environment that has no torch."""
+    environment = {"PYRAMID_KERNELS_CUDA": "1", "PYRAMID_KERNELS_CUDA_ARCHS": "80-real", "MAX_JOBS": "2"}
+    said, installed, info = wheel(source, tmp_path_factory.mktemp("core"), **environment)
+    return SimpleNamespace(said=said, installed=installed, info=info, build=source / "build" / "cuda" / "80-real")
+
+
+@slow
+def test_without_nvcc_the_rest_is_installed(source: Path, tmp_path: Path) -> None:
+    said, installed, info = wheel(source, tmp_path, CUDA_HOME="/nowhere")
+    line = "no usable nvcc (CUDA_HOME: no /nowhere/bin/nvcc): no CUDA core"
+    assert said.count(f"pyramid_kernels: {line}; installing the Triton, composed and reference backends") == 1
+    assert info == line and not list(installed.glob("**/*.so"))
+    code = "import torch, pyramid_kernels as pk; print(pk.functional.pyramid_pool(torch.ones(1, 1, 4, 4), (1,)))"
+    assert "[[[1.]]]" in run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(installed))
+
+
+@slow
+@needs_nvcc
+def test_the_core_is_built_and_says_how(core: SimpleNamespace) -> None:
+    assert core.info["archs"] == "80-real" and core.info["nvcc"].count(".") == 2
+    shown = run(sys.executable, "-m", "pyramid_kernels", "info", cwd=core.installed, PYTHONPATH=str(core.installed))
+    assert "compiled for 80-real" in shown and f"nvcc: {core.info['nvcc']}" not in shown.split("build")[0]
+    assert core.info["nvcc"] in shown
+
+
+LAUNCH = """
+import torch
+from pyramid_kernels import _native
+core = _native.module("cuda")
+_native.module = lambda device: core
+from pyramid_kernels.ops.pyramid_pool import cuda
+x, y, indices = torch.zeros(1, 2, 4, 4), torch.empty(1, 2, 1), torch.empty(0, 2, 1, dtype=torch.int32)
+cuda.forward(x, y, indices, [(1, 1)], "avg", "adaptive")
+"""
+
+
+@slow
+@needs_nvcc
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a driver sees")
+def test_a_launch_without_a_driver_says_what_was_built_and_found(core: SimpleNamespace) -> None:
+    said = run(sys.executable, "-c", LAUNCH, cwd=core.installed, ok=False, PYTHONPATH=str(core.installed))
+    assert "RuntimeError: pyramid_pool_fwd_kernel: " in said
+    assert "built for 80-real with CUDA" in said and "found no usable CUDA driver" in said
+
+
+@slow
+@needs_nvcc
+def test_a_cpp_program_links_the_installed_library(core: SimpleNamespace, tmp_path: Path) -> None:
+    run("cmake", "--install", core.build, "--prefix", tmp_path / "prefix")
+    options = (f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}", "-G", "Ninja")
+    run("cmake", "-S", ROOT / "examples" / "cpp", "-B", tmp_path / "build", *options)
+    run("cmake", "--build", tmp_path / "build")
+    if not torch.cuda.is_available():
+        assert run(tmp_path / "build" / "pool", ok=False) == "no usable GPU\n"
+
+
+# By CMake alone.
+
+
+def test_cmake_configures_without_nvcc_and_without_pybind11(tmp_path: Path) -> None:
+    """The modules are left out with one line each; what is left has tests."""
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("cmake", "ninja", "c++", "cc", "as", "ld", "ar", "ranlib", "nm"):
+        if found := shutil.which(name):
+            (tools / name).symlink_to(found)
+    options = ("-G", "Ninja", f"-DPython_EXECUTABLE={tmp_path / 'bare' / 'bin' / 'python'}")
+    said = run("cmake", "-S", ROOT, "-B", tmp_path / "build", *options, PATH=str(tools))
+    assert said.count("without nvcc, for the host simulator only") == 1
+    assert said.count("leaving out the Python modules") == 1
+    assert (tmp_path / "build" / "compile_commands.json").is_file()
+    assert "Total Tests: 0" not in run("ctest", "--test-dir", tmp_path / "build", "-N")
