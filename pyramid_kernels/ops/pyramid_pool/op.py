@@ -27,8 +27,11 @@ def pyramid_grids(bins: Bins, size: tuple[int, int], windows: str = "adaptive") 
 
 
 def _problem(x: Tensor, mode: str, windows: str, levels: list[tuple[int, int]]) -> Problem:
+    """Options: mode, windows, levels, whether a gradient is needed, the most bins of a level and of all on an axis."""
     differentiated = x.requires_grad and torch.is_grad_enabled()
-    return describe(x, is_channels_last(x), mode, windows, len(levels), differentiated)
+    most = max(v for level in levels for v in level)
+    total = max(sum(axis) for axis in zip(*levels, strict=True))
+    return describe(x, is_channels_last(x), mode, windows, len(levels), differentiated, most, total)
 
 
 def _problems(x: Tensor, bins: Bins, *, mode: str = "avg", windows: str = "adaptive") -> list[Any]:

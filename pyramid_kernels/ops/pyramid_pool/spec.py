@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+
+from .._shared.checks import pairs
 from .._shared.spec import Case, Cost, arg
 from .._shared.windows import grids
 
@@ -9,6 +12,7 @@ CASES = [
     Case("psp-12x18", {"x": arg(1, 5, 12, 18), "bins": (1, 2, 3, 6)}, exact=False),
     Case("psp-16x16-overlapping", {"x": arg(1, 3, 16, 16), "bins": (2, 3)}, exact=False),
     Case("global-33x47-split", {"x": arg(2, 3, 33, 47), "bins": (1,)}, exact=False),
+    Case("one-plane-131x67-split", {"x": arg(1, 1, 131, 67), "bins": (1, 2)}, exact=False),
     Case("pairs-13x17", {"x": arg(1, 70, 13, 17), "bins": ((1, 2), (3, 1))}, exact=False),
     Case("more-bins-than-pixels", {"x": arg(1, 4, 5, 2), "bins": (4, 1)}, exact=False),
     Case("one-pixel", {"x": arg(2, 4, 1, 1), "bins": (1, 2)}),
@@ -30,12 +34,27 @@ BENCH = [
 
 
 def launches(case: Case, channels_last: bool, backend: str) -> tuple[dict[str, int], dict[str, int]]:
-    return {"pyramid_pool_fwd_kernel": 1, "pyramid_pool_merge_kernel": 1}, {"pyramid_pool_bwd_dx_kernel": 1}
+    forward = {"pyramid_pool_fwd_kernel": 1}
+    if backend == "triton" or _is_split(case, channels_last):
+        forward["pyramid_pool_merge_kernel"] = 1
+    return forward, {"pyramid_pool_bwd_dx_kernel": 1}
+
+
+def _is_split(case: Case, channels_last: bool) -> bool:
+    """Whether the CUDA kernels cut this map across blocks, which leaves parts for a second launch."""
+    from .cuda import parts, pyramid
+
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.empty(case.args["x"].shape, device="meta", memory_format=layout)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    bins = pairs("bins", case.args["bins"])
+    levels = pyramid(bins, case.args.get("mode", "avg"), case.args.get("windows", "adaptive"), device)
+    return parts(device.type, torch.float32, (*x.shape, *x.stride()), tuple(levels)) > 0
 
 
 def cost(case: Case, itemsize: int) -> Cost:
     n, c, h, w = case.args["x"].shape
-    bins = [b if isinstance(b, tuple) else (b, b) for b in case.args["bins"]]
+    bins = pairs("bins", case.args["bins"])
     cells = sum(r * q for r, q in grids(bins, (h, w), case.args.get("windows", "adaptive")))
     work = n * c * h * w
     return Cost(work * len(bins), work, (work + n * c * cells) * itemsize)

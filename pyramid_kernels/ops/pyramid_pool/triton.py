@@ -20,7 +20,7 @@ from .._shared.layout import is_channels_last
 from .._shared.triton import accumulation, accumulator, cannot_launch, divided, tile
 from .._shared.windows import axis_windows
 
-#: Edges along one axis are sorted in registers: two per bin, and one per band.
+#: Edges along one axis are sorted in registers: two per window, and one per band.
 MAX_LEVELS, MAX_EDGES = 8, 64
 #: Rectangles are cut further, into bands of at least BAND rows, until about this many programs run.
 PROGRAMS, BAND = 512, 8
@@ -32,6 +32,10 @@ Levels = list[tuple[int, int]]
 def supports(problem: Problem) -> str | None:
     if problem.options[2] > MAX_LEVELS:
         return f"at most {MAX_LEVELS} levels, got {problem.options[2]}"
+    _, windows, *_, bins = problem.options
+    most = MAX_EDGES // (4 if windows == "fixed" else 2)  # "fixed" may give twice as many windows as bins
+    if bins > most:
+        return f"at most {most} bins along an axis, all levels together, for windows={windows!r}, got {bins}"
     return cannot_launch(problem)
 
 
