@@ -102,17 +102,22 @@ int reach(const ResizedAxis& axis) {
 
 /// How the threads of a block share the source pixels of one map, and how many blocks that takes.
 template <class T>
-void divide(const UpsampleMergeProblem& p, Gradient& map) {
-    const int far = reach(p.channels_last ? map.y : map.x), widest = p.channels_last ? 64 : 32;
-    map.team = far <= 8 ? 1 : far <= 24 ? 8 : widest;
+Status divide(const UpsampleMergeProblem& p, Gradient& map) {
+    const bool last = p.channels_last, pass = !last && map.y.how == Resample::taken;
+    const int far = reach(last ? map.y : map.x);
+    map.team = far <= 8 ? 1 : far <= 24 ? 8 : last ? 64 : reach(map.y) <= 8 ? 32 : gather_threads;
     const unsigned vectors = ceil_div(map.c, vec_size<T>);
-    map.width = std::min<int>(std::bit_ceil(vectors), std::min(32, gather_threads / map.team));
-    const int at_once = gather_threads / map.team, pixels = map.y.size * map.x.size;
-    const bool pass = map.y.how == Resample::taken && !p.channels_last;
-    const int units = (pass ? ceil_div(pixels, pixels_of<T>) : pixels) * ceil_div(map.c, slab_of<T>);
-    map.blocks_per_image = p.channels_last ? ceil_div<int>(vectors, map.width) * ceil_div(pixels, at_once / map.width)
-                                           : ceil_div(units, at_once);
+    const int at_once = gather_threads / map.team;
+    map.width = std::min<int>(std::bit_ceil(vectors), std::min(32, at_once));
+    const long long pixels = static_cast<long long>(map.y.size) * map.x.size, width = map.width;
+    const long long units = (pass ? ceil_div<long long>(pixels, pixels_of<T>) : pixels) * ceil_div(map.c, slab_of<T>);
+    const long long blocks = last ? ceil_div<long long>(vectors, width) * ceil_div(pixels, at_once / width)
+                                  : ceil_div<long long>(units, at_once);
+    PK_CHECK(blocks * gather_threads < int_limit && p.n * blocks < int_limit, "a map of (", p.n, ", ", map.c, ", ",
+             map.y.size, ", ", map.x.size, ") is too large for one launch");
+    map.blocks_per_image = static_cast<int>(blocks);
     map.blocks = p.n * map.blocks_per_image;
+    return {};
 }
 
 template <class T>
@@ -126,9 +131,7 @@ Status backward_of(const UpsampleMergeBwdMapsParams& params, Backward& b) {
         to = {map.data, map.c, map.first, {}, {}, {}, takes_vectors<T>(p, map), 1, 1, 0, 0};
         std::copy_n(map.strides, 4, to.strides);
         PK_TRY(axes(p, map, to.y, to.x));
-        PK_CHECK(static_cast<long long>(map.h) * map.w * ceil_div(map.c, slab_of<T>) * 64 < int_limit, "map ", i,
-                 " of (", map.c, ", ", map.h, ", ", map.w, ") is too large for one launch");
-        divide<T>(p, to);
+        PK_TRY(divide<T>(p, to));
     }
     // A block whose pixels are reached from afar runs longest and starts first.
     std::stable_sort(b.maps, b.maps + p.count, [](const Gradient& a, const Gradient& c) {

@@ -43,6 +43,22 @@ __device__ __forceinline__ T scaled(const Backward& p, Acc<T> value, int channel
     return narrow<T>(p.scale != nullptr ? value * element<T>(p.scale, p.scale_is_t, channel) : value);
 }
 
+/// Add up the values of `lanes` threads side by side, or of the whole block where they fill it; the first gets the
+/// sums.
+template <int K, class A>
+__device__ __forceinline__ void sum_team(A (&r)[K], A* s_part, int lanes, int warps) {
+#pragma unroll
+    for (int k = 0; k < K; ++k)
+        for (int away = lanes / 2; away > 0; away /= 2) r[k] += __shfl_xor_sync(0xffffffffu, r[k], away);
+    if (warps == 1) return;
+    const int t = threadIdx.x;
+    for (int k = 0; k < K; ++k)
+        if (t % 32 == 0) s_part[t / 32 * K + k] = r[k];
+    __syncthreads();
+    for (int warp = 1; t == 0 && warp < warps; ++warp)
+        for (int k = 0; k < K; ++k) r[k] += s_part[warp * K + k];
+}
+
 /// A map taken as it is, NCHW: unit u is `pixels_of` pixels side by side in one slab of channels.
 template <class T>
 __device__ __forceinline__ void pass_planes(const Backward& p, const Gradient& map, int n, int u) {
@@ -63,36 +79,38 @@ __device__ __forceinline__ void pass_planes(const Backward& p, const Gradient& m
     }
 }
 
-/// NCHW: unit u is one source pixel in one slab of channels, shared by `team` lanes side by side along the output.
+/// NCHW: unit u is one source pixel in one slab of channels.
 template <class T>
-__device__ __forceinline__ void gather_planes(const Backward& p, const Gradient& map, int n, int u) {
+__device__ __forceinline__ void gather_planes(const Backward& p, const Gradient& map, int n, int u, Acc<T>* s_part) {
     using A = Acc<T>;
-    const int q = u % (map.y.size * map.x.size), start = u / (map.y.size * map.x.size) * slab_of<T>;
+    constexpr int K = slab_of<T>;
+    const int q = u % (map.y.size * map.x.size), start = u / (map.y.size * map.x.size) * K;
     const int i = q / map.x.size, j = q % map.x.size, pixels = p.h * p.w;
-    const bool live = start < map.c;  // a lane beyond the map still takes part in its team's sums
+    const bool live = start < map.c;  // a thread beyond the map still takes part in its team's sums
     const Span rows = live ? map.y.reached<A>(i) : Span{0, -1}, cols = live ? map.x.reached<A>(j) : Span{0, -1};
     const long long plane = (static_cast<long long>(n) * p.c + map.first + start) * pixels;
-    const int lane = static_cast<int>(threadIdx.x) % map.team;
-    A acc[slab_of<T>] = {};
-    for (int x = cols.first + lane; x <= cols.last; x += map.team) {
+    const int lanes = smaller(map.team, 32), warps = map.team / lanes,
+              member = static_cast<int>(threadIdx.x) % map.team;
+    A acc[K] = {};
+    for (int x = cols.first + member % lanes; x <= cols.last; x += lanes) {
         const A across = map.x.weight<A>(x, j);
-        for (int y = rows.first; y <= rows.last; ++y) {
+        for (int y = rows.first + member / lanes; y <= rows.last; y += warps) {
             const A share = map.y.weight<A>(y, i) * across;
 #pragma unroll
-            for (int k = 0; k < slab_of<T>; ++k) {
+            for (int k = 0; k < K; ++k) {
                 if (start + k >= map.c) break;
                 const long long at = plane + static_cast<long long>(k) * pixels + y * p.w + x;
                 acc[k] += share * incoming(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), at);
             }
         }
     }
+    sum_team<K>(acc, s_part, lanes, warps);
+    if (!live || member > 0) return;
     T* g_dmap = static_cast<T*>(map.data) + n * map.strides[0] + start * map.strides[1] + i * map.strides[2];
 #pragma unroll
-    for (int k = 0; k < slab_of<T>; ++k) {
-        for (int away = map.team / 2; away > 0; away /= 2) acc[k] += __shfl_xor_sync(0xffffffffu, acc[k], away);
-        if (lane == 0 && start + k < map.c)
+    for (int k = 0; k < K; ++k)
+        if (start + k < map.c)
             g_dmap[k * map.strides[1] + j * map.strides[3]] = scaled<T>(p, acc[k], map.first + start + k);
-    }
 }
 
 /// channels_last: `block` of the image owns some source pixels and `width` vectors of channels.
@@ -111,7 +129,7 @@ __device__ __forceinline__ void gather_pixels(const Backward& p, const Gradient&
     A acc[V] = {};
     for (int y = rows.first + t / row; y <= rows.last; y += map.team) {
         const A down = map.y.weight<A>(y, i);
-#pragma unroll 2
+#pragma unroll 4
         for (int x = cols.first; x <= cols.last; ++x) {
             const A share = down * map.x.weight<A>(x, j);
             const long long pixel = (static_cast<long long>(n) * p.h + y) * p.w + x;
@@ -139,13 +157,13 @@ __global__ void __launch_bounds__(gather_threads, 4)
     const Gradient& map = p.maps[i];
     const int n = block / map.blocks_per_image;
     block %= map.blocks_per_image;
+    __shared__ Acc<T> s_part[ChannelsLast ? vec_size<T> * gather_threads : slab_of<T> * gather_threads / 32];
     if constexpr (ChannelsLast) {
-        __shared__ Acc<T> s_part[vec_size<T> * gather_threads];
         gather_pixels<T>(p, map, n, block, s_part);
     } else {
         const int u = (block * gather_threads + static_cast<int>(threadIdx.x)) / map.team;
         if (map.y.how != Resample::taken) {
-            gather_planes<T>(p, map, n, u);
+            gather_planes<T>(p, map, n, u, s_part);
         } else if (u < ceil_div(map.c, slab_of<T>) * ceil_div(p.h * p.w, pixels_of<T>)) {
             pass_planes<T>(p, map, n, u);
         }

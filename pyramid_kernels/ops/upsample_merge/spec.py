@@ -19,7 +19,7 @@ def _case(name: str, *shapes: tuple[int, ...], exact: bool = True, affine: bool 
 CASES = [
     _case("ppm-12x18", (2, 6, 12, 18), (2, 3, 1, 1), (2, 3, 2, 2), (2, 3, 3, 3), (2, 3, 6, 6), exact=False),
     _case("ppm-corners-13x17", (1, 8, 13, 17), (1, 4, 1, 1), (1, 4, 6, 6), align_corners=True, exact=False),
-    _case("concat-33x47-relu", (1, 3, 13, 17), (1, 2, 4, 5), size=(33, 47), affine=True, exact=False),
+    _case("concat-33x47-relu", (1, 3, 13, 17), (1, 2, 4, 5), (1, 2, 1, 1), size=(33, 47), affine=True, exact=False),
     _case("concat-nearest-13x17", (1, 3, 7, 5), (1, 2, 3, 11), size=(13, 17), mode="nearest"),
     _case("smaller-than-maps", (1, 3, 13, 17), (1, 5, 33, 9), size=(6, 5), exact=False),
     _case(
@@ -34,6 +34,7 @@ CASES = [
         shift=arg(4, kind="shift"), exact=False,
     ),
     _case("one-pixel", (2, 3, 4, 4), (2, 3, 1, 1), size=(1, 1)),
+    _case("sum-of-nine", *[(1, 3, 1 + i, 6 - i % 5) for i in range(9)], size=(5, 7), merge="sum", exact=False),
     _case("nine-maps", *[(1, 1 + i % 3, 1 + i, 8 - i % 4) for i in range(9)], size=(8, 8), exact=False),
     _case("taken-only", (2, 3, 5, 7), (2, 4, 5, 7), affine=True),
 ]  # fmt: skip
