@@ -183,9 +183,9 @@ def _by_level(vectors: list[Tensor | None]) -> list[list[Tensor | None]]:
 
 def _allocate_dz(dy: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     """dz with the strides of dy, and row 0 dgain, row 1 dbias."""
-    return torch.empty_strided(dy.shape, dy.stride(), dtype=dy.dtype, device=dy.device), torch.empty(
-        (2, dy.shape[1]), dtype=torch.float32, device=dy.device
-    )
+    dz = torch.empty_strided(dy.shape, dy.stride(), dtype=dy.dtype, device=dy.device)
+    wide = torch.float64 if dy.dtype == torch.float64 else torch.float32
+    return dz, torch.empty((2, dy.shape[1]), dtype=wide, device=dy.device)
 
 
 def _backward_dz(
