@@ -29,14 +29,14 @@ def check_affine(
     norm: Sequence[Norm] | None,
     per: str = "branch",
 ) -> tuple[list[Affine], list[float]]:
-    """One ``Affine`` and eps per weight (O, ...) from whichever form was given."""
+    """One ``Affine`` of dense vectors and eps per weight (O, ...) from whichever form was given."""
     if norm is not None and (scale is not None or shift is not None):
         raise ValueError("norm must not be given together with scale or shift; give one form or the other")
     if norm is not None:
         check_length("norm", norm, len(weights), per)
         for i, (entry, w) in enumerate(zip(norm, weights, strict=True)):
             check_norm(f"norm[{i}]", entry, w, x)
-        return [entry[:4] for entry in norm], [float(entry[4]) for entry in norm]
+        return [_dense(*entry[:4]) for entry in norm], [float(entry[4]) for entry in norm]
     columns = []
     for name, given in (("scale", scale), ("shift", shift)):
         vectors = [None] * len(weights) if given is None else given
@@ -45,7 +45,13 @@ def check_affine(
             if t is not None:
                 check_vector(f"{name}[{i}]", t, w.shape[0], x)
         columns.append(vectors)
-    return [(a, b, None, None) for a, b in zip(*columns, strict=True)], [0.0] * len(weights)
+    return [_dense(a, b, None, None) for a, b in zip(*columns, strict=True)], [0.0] * len(weights)
+
+
+def _dense(a: Tensor | None, b: Tensor | None, mean: Tensor | None, var: Tensor | None) -> Affine:
+    """The vectors with stride 1, as kernels read them."""
+    a, b, mean, var = (None if v is None else v.contiguous() for v in (a, b, mean, var))
+    return a, b, mean, var
 
 
 def check_norm(name: str, norm: Any, weight: Tensor, x: Tensor) -> None:
