@@ -25,7 +25,7 @@ def supports(problem: Problem) -> str | None:
     if levels > MAX_LEVELS:
         return f"at most {MAX_LEVELS} levels, got {levels}"
     if most > MAX_BINS:
-        return f"at most {MAX_BINS} bins per level along an axis, got {most}"
+        return f"at most {MAX_BINS} bins per level along an axis"
     return cannot_launch(problem)
 
 

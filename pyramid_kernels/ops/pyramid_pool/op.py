@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,11 +28,19 @@ def pyramid_grids(bins: Bins, size: tuple[int, int], windows: str = "adaptive") 
 
 
 def _problem(x: Tensor, mode: str, windows: str, levels: list[tuple[int, int]]) -> Problem:
-    """Options: mode, windows, levels, whether a gradient is needed, the most bins of a level and of all on an axis."""
+    """Options: mode, windows, levels, whether a gradient is needed, bounds of a level's and of all bins on an axis."""
     differentiated = x.requires_grad and torch.is_grad_enabled()
-    most = max(v for level in levels for v in level)
-    total = max(sum(axis) for axis in zip(*levels, strict=True))
+    most = bound(max(v for level in levels for v in level))
+    total = bound(max(sum(axis) for axis in zip(*levels, strict=True)))
     return describe(x, is_channels_last(x), mode, windows, len(levels), differentiated, most, total)
+
+
+def bound(bins: int) -> int:
+    """The first of the limits that backends have which ``bins`` keeps; comparisons alone, which tracing generalises."""
+    for limit in (16, 32, 64):
+        if bins <= limit:
+            return limit
+    return sys.maxsize
 
 
 def _problems(x: Tensor, bins: Bins, *, mode: str = "avg", windows: str = "adaptive") -> list[Any]:

@@ -35,7 +35,7 @@ def supports(problem: Problem) -> str | None:
     _, windows, *_, bins = problem.options
     most = MAX_EDGES // (4 if windows == "fixed" else 2)  # "fixed" may give twice as many windows as bins
     if bins > most:
-        return f"at most {most} bins along an axis, all levels together, for windows={windows!r}, got {bins}"
+        return f"at most {most} bins along an axis, all levels together, for windows={windows!r}"
     return cannot_launch(problem)
 
 
