@@ -6,6 +6,7 @@ Never imports torch, so it runs under build isolation. docs/build.md lists the e
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import os
 import platform
@@ -79,6 +80,8 @@ def missing_tool() -> str | None:
     compilers = [os.environ.get("CXX") or "c++", "g++"]
     if not any(shutil.which(name) for name in compilers):
         return f"no C++ compiler (tried CXX and {', '.join(compilers)})"
+    if importlib.util.find_spec("pybind11") is None:
+        return "no pybind11"
     return next((f"no {tool} on PATH" for tool in ("cmake", "ninja") if not shutil.which(tool)), None)
 
 
