@@ -30,6 +30,12 @@ std::string deadlock() {
     for (const auto& [where, count] : waiting)
         report += text(waiting.begin()->first == where ? " " : ", ", count, count == 1 ? " thread" : " threads", " in ",
                        where);
+    for (const Block& block : engine.blocks)
+        for (const MBarrier& barrier : block.mbarriers)
+            if (!barrier.waiting.empty())
+                report += text("; mbarrier ", barrier.offset, " of block ", block.rank, " in phase ", barrier.phase,
+                               " misses ", barrier.pending, " of ", barrier.expected, " arrivals and ", barrier.bytes,
+                               " bytes");
     return report;
 }
 
@@ -49,8 +55,7 @@ void make_current(Thread* thread) {
     threadIdx = thread->index;
 }
 
-/// The next thread to run, taken from its block's list; null where none can.
-Thread* pick() {
+Thread* pick_runnable() {
     Block* block = engine.current ? engine.current->block : &engine.blocks[0];
     if (engine.blocks.size() > 1 && (block->runnable.empty() || engine.random.below(16) == 0)) {
         const unsigned first = engine.random.below(engine.blocks.size());
@@ -75,6 +80,15 @@ Thread* pick() {
     return thread;
 }
 
+/// The next thread to run, taken from its block's list; null where none can.
+Thread* pick() {
+    if (!engine.pending.empty() && engine.async == Engine::Async::random && engine.random.below(4) == 0) step_pending();
+    for (;;) {
+        Thread* thread = pick_runnable();
+        if (thread || !step_pending()) return thread;
+    }
+}
+
 void returned(Thread& thread) {
     Block& block = *thread.block;
     thread.done = true;
@@ -84,6 +98,13 @@ void returned(Thread& thread) {
     if (whole.arrived && whole.expected == static_cast<int>(block.threads.size()))
         stop(text("divergent barrier: this thread returned while ", whole.arrived, " wait at ", place(whole.site)));
     lane_returned(thread);
+    leave_cluster_barrier();
+}
+
+std::string ended() {
+    for (const Block& block : engine.blocks)
+        if (block.living) return deadlock();
+    return {};
 }
 
 /// Runs threads on one stack for as long as the next has none of its own.
@@ -95,8 +116,7 @@ void run_threads() {
         returned(*engine.current);
         Thread* next = pick();
         if (!next) {
-            for (const Block& block : engine.blocks)
-                if (block.living) engine.error = deadlock();
+            engine.error = ended();
             release_stack(stack);
             switch_stack(stack, caller_stack(), true);
         }
@@ -132,7 +152,14 @@ void prepare_block(Block& block, uint3 index, unsigned rank) {
     block.runnable.clear();
     for (int id = 0; id < threads; ++id) {
         const auto i = static_cast<unsigned>(id);
-        Thread& thread = block.threads[id] = {};
+        Thread& thread = block.threads[id];
+        thread.done = false;
+        thread.stack = nullptr;
+        thread.copies.clear();
+        thread.copy_groups.clear();
+        thread.stores.clear();
+        thread.store_groups.clear();
+        thread.in_cluster_barrier = false;
         thread.index = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
         thread.id = id;
         thread.warp = id / warp_lanes;
@@ -145,11 +172,17 @@ void prepare_block(Block& block, uint3 index, unsigned rank) {
         barrier.arrived = barrier.predicates = 0;
         barrier.waiting.clear();
     }
+    block.mbarriers.clear();
+    block.warpgroups.clear();
     prepare_shared(block);
 }
 
 std::string run_cluster() {
     engine.current = nullptr;
+    engine.pending.clear();
+    engine.cluster = {};
+    engine.yields = 0;
+    if (racing) begin_clocks();
     Thread* first = pick();
     make_current(first);
     first->stack = acquire_stack(run_threads);
@@ -157,7 +190,8 @@ std::string run_cluster() {
     for (const Block& block : engine.blocks) {
         if (!engine.error.empty()) break;
         blockIdx = block.index;
-        engine.error = check_shared(block);
+        engine.error = check_warpgroups(block);
+        if (engine.error.empty()) engine.error = check_shared(block);
     }
     return engine.error;
 }
@@ -175,6 +209,27 @@ std::string refuse(dim3 grid, dim3 block, dim3 cluster, size_t shared) {
 }
 
 }  // namespace
+
+bool run_now() {
+    return engine.async == Engine::Async::eager ||
+           (engine.async == Engine::Async::random && engine.random.below(2) == 0);
+}
+
+void queue(std::unique_ptr<Pending> operation) {
+    if (engine.async == Engine::Async::eager) {
+        while (!operation->step()) {
+        }
+    } else {
+        engine.pending.push_back(std::move(operation));
+    }
+}
+
+bool step_pending() {
+    if (engine.pending.empty()) return false;
+    const unsigned chosen = engine.random.below(engine.pending.size());
+    if (engine.pending[chosen]->step()) engine.pending.erase(engine.pending.begin() + chosen);
+    return true;
+}
 
 void set_seed(uint64_t value) {
     std::lock_guard lock(launching);
@@ -205,6 +260,13 @@ void wait_in(WaitList& list, const char* what, const Site& site) {
     suspend(what, site);
 }
 
+void yield(const char* what, const Site& site) {
+    if (++engine.yields > 1 << 20) stop(text(what, " at ", place(site), " never came true"));
+    if (engine.random.below(2) == 0) step_pending();
+    engine.current->block->runnable.push_back(engine.current);
+    suspend(what, site);
+}
+
 void wake(WaitList& list) {
     for (Thread* thread : list) thread->block->runnable.push_back(thread);
     list.clear();
@@ -221,6 +283,7 @@ std::string run(const char* name, dim3 grid, dim3 block, dim3 cluster, size_t sh
     engine.error.clear();
     engine.random = Random(seed);
     engine.by_warp = engine.random.below(2) == 0;
+    engine.async = static_cast<Engine::Async>(engine.random.below(3));
     constexpr size_t starts[] = {1024, 1024 + 16, 1024 + 528};
     engine.shared_start = starts[engine.random.below(3)];
     blockDim = block;

@@ -3,12 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <list>
+#include <memory>
 #include <sstream>
 #include <string>
 #include <vector>
 
 #include "hostsim/fiber.h"
 #include "hostsim/hostsim.h"
+#include "hostsim/race.h"
 
 namespace hostsim {
 
@@ -16,6 +19,13 @@ constexpr int warp_lanes = 32;
 constexpr size_t shared_limit = 232448;  // bytes a block may have on the largest GPU
 
 struct Block;
+
+/// A cp.async that has been issued.
+struct Copy {
+    unsigned char* to;
+    const unsigned char* from;
+    int bytes, valid;
+};
 
 struct Thread {
     uint3 index;
@@ -27,6 +37,13 @@ struct Thread {
     // What it waits for, where it does.
     const char* what = nullptr;
     Site site;
+    // What it has in flight, and after how many of them each group ends.
+    std::vector<Copy> copies;
+    std::vector<size_t> copy_groups;
+    std::vector<std::shared_ptr<bool>> stores;  // true: done
+    std::vector<size_t> store_groups;
+    bool in_cluster_barrier = false;
+    uint64_t cluster_phase = 0;  // that it waits for
 };
 
 using WaitList = std::vector<Thread*>;
@@ -55,7 +72,28 @@ struct Barrier {
     int expected = 0, arrived = 0, predicates = 0, outcome = 0;
     Site site;  // of the first to arrive
     WaitList waiting;
+    Clock clock;
 };
+
+struct MBarrier {
+    uint32_t offset = 0;
+    int expected = 0, pending = 0;
+    int64_t bytes = 0;  // announced and not yet come; negative where they came first
+    uint64_t phase = 0;
+    WaitList waiting;
+    Clock clock;
+};
+
+/// An asynchronous operation that has been issued.
+class Pending {
+  public:
+    virtual ~Pending() = default;
+    /// Do some of it; true once all is done.
+    virtual bool step() = 0;
+    virtual std::string describe() const = 0;
+};
+
+struct Warpgroup;
 
 struct Block {
     uint3 index;
@@ -65,6 +103,8 @@ struct Block {
     std::vector<Warp> warps;
     WaitList runnable;
     Barrier barriers[16];
+    std::list<MBarrier> mbarriers;
+    std::vector<std::shared_ptr<Warpgroup>> warpgroups;
     unsigned char* window = nullptr;         // its shared memory: address 0 of it
     std::vector<unsigned char> static_copy;  // its static shared memory while another block of the cluster runs
 };
@@ -93,6 +133,15 @@ struct Engine {
     Thread* current = nullptr;
     Random random;
     bool by_warp = false;  // some warps run ahead of others, else threads run in uniform order
+    enum class Async { eager, lazy, random } async = Async::eager;
+    std::vector<std::unique_ptr<Pending>> pending;
+    int yields = 0;
+    struct {
+        size_t arrived = 0;
+        uint64_t phase = 0;
+        WaitList waiting;
+        Clock clock;
+    } cluster;
     std::string error;
 };
 
@@ -123,10 +172,35 @@ uint64_t warp_operation(const char* what, WarpOperation execute, unsigned mask, 
 /// Complete what waited only for lanes that have now returned.
 void lane_returned(Thread& thread);
 
+/// Whether an asynchronous operation just issued runs at once, by the seed.
+bool run_now();
+void queue(std::unique_ptr<Pending> operation);
+/// Do some of what is pending; false where nothing is.
+bool step_pending();
+/// Let others run first.
+void yield(const char* what, const Site& site);
+
+/// The running thread has returned.
+void leave_cluster_barrier();
+/// Empty, or what the running block's threads left in flight.
+std::string check_warpgroups(const Block& block);
+
 /// A window of shared memory per block of a cluster, poisoned; the pointer is its address 0.
 void prepare_shared(Block& block);
 /// Empty, or what was written outside the dynamic shared memory of `block`.
 std::string check_shared(const Block& block);
+// A shared address is an offset in a block's memory, with 1 + the block's rank in the top byte where mapa put it.
+Block& block_of(uint32_t address);
+inline uint32_t offset_of(uint32_t address) { return address & 0xFFFFFF; }
+bool is_dynamic(uint32_t address);
+/// The memory at a shared address; stops the launch unless all `bytes` belong to the block.
+unsigned char* shared_pointer(uint32_t address, size_t bytes, const char* what, const Site& site);
+/// Its offset in the running block's shared memory; false for other memory.
+bool find_shared(const void* pointer, uint32_t& offset);
+size_t shared_span();  // one more than the last offset
+/// Stop the launch where a sanitizer knows that these bytes of global memory may not be read.
+void check_global(const void* pointer, size_t bytes, const char* what, const Site& site);
+
 /// Let static shared memory hold `to`'s values, and keep those of `from`.
 void exchange_static(Block* from, Block* to);
 

@@ -1,6 +1,6 @@
 // A block's shared memory: a window of 256 KB whose offsets are shared addresses. Dynamic shared memory lies in it,
-// between canaries. Static shared memory is thread-local storage of this module: its variables are found by name in the
-// module's symbol table.
+// between canaries. Static shared memory is thread-local storage of this module, at the addresses behind: its variables
+// are found by name in the module's symbol table.
 #include <elf.h>
 #include <link.h>
 #include <sys/mman.h>
@@ -11,10 +11,12 @@
 #include <map>
 
 #include "hostsim/engine.h"
+#include "hostsim/ptx.h"
 
 extern "C" {
 __attribute__((weak)) void __asan_poison_memory_region(const volatile void* address, size_t size);
 __attribute__((weak)) void __asan_unpoison_memory_region(const volatile void* address, size_t size);
+__attribute__((weak)) void* __asan_region_is_poisoned(void* address, size_t size);
 }
 
 namespace hostsim {
@@ -88,13 +90,17 @@ std::vector<Range> find_variables() {
     return found;
 }
 
+const std::vector<Range>& all_variables() {
+    static const std::vector<Range> all = find_variables();
+    return all;
+}
+
 /// The variables that a kernel of this name can use: its instantiations' own, and those of functions it may call.
 const std::vector<Range>& variables_of(const std::string& kernel) {
-    static const std::vector<Range> all = find_variables();
     static std::map<std::string, std::vector<Range>> of_kernel;
     auto [entry, is_new] = of_kernel.try_emplace(kernel);
     if (is_new)
-        for (const Range& range : all)
+        for (const Range& range : all_variables())
             if (range.symbol.find(kernel) != std::string::npos || range.symbol.find("_kernel") == std::string::npos)
                 entry->second.push_back(range);
     return entry->second;
@@ -145,6 +151,66 @@ std::string check_shared(const Block& block) {
             return text("a write ", i + 1, " bytes before the dynamic shared memory");
     }
     return {};
+}
+
+Block& block_of(uint32_t address) {
+    const uint32_t rank = address >> 24;
+    return rank ? engine.blocks[rank - 1] : *engine.current->block;
+}
+
+bool is_dynamic(uint32_t address) {
+    const uint32_t offset = offset_of(address);
+    return engine.shared_start <= offset && offset < engine.shared_start + engine.shared;
+}
+
+unsigned char* shared_pointer(uint32_t address, size_t bytes, const char* what, const Site& site) {
+    const uint32_t offset = offset_of(address);
+    Block& block = block_of(address);
+    if (is_dynamic(offset) && offset + bytes <= engine.shared_start + engine.shared) return block.window + offset;
+    size_t at = 0;
+    for (const Range& range : variables_of(engine.name)) {
+        const ptrdiff_t begin = range.begin - all_variables()[0].begin + static_cast<ptrdiff_t>(window_bytes);
+        const ptrdiff_t inside = static_cast<ptrdiff_t>(offset) - begin;
+        if (inside >= 0 && inside + static_cast<ptrdiff_t>(bytes) <= range.end - range.begin)
+            return &block == engine.current->block ? &hostsim_anchor + range.begin + inside
+                                                   : block.static_copy.data() + at + inside;
+        at += static_cast<size_t>(range.end - range.begin);
+    }
+    stop(text(what, " at ", place(site), ": ", bytes, " bytes at shared address ", offset,
+              " are not the block's shared memory"));
+}
+
+bool find_shared(const void* pointer, uint32_t& offset) {
+    const auto* bytes = static_cast<const unsigned char*>(pointer);
+    const ptrdiff_t in_window = bytes - engine.current->block->window;
+    if (0 <= in_window && in_window < static_cast<ptrdiff_t>(window_bytes)) {
+        offset = static_cast<uint32_t>(in_window);
+        return true;
+    }
+    if (all_variables().empty()) return false;
+    const ptrdiff_t in_static = bytes - &hostsim_anchor - all_variables()[0].begin;
+    if (in_static < 0 || in_static >= all_variables().back().end - all_variables()[0].begin) return false;
+    offset = static_cast<uint32_t>(in_static) + window_bytes;
+    return true;
+}
+
+size_t shared_span() {
+    const auto& all = all_variables();
+    return window_bytes + (all.empty() ? 0 : static_cast<size_t>(all.back().end - all[0].begin));
+}
+
+uint32_t shared_address(const void* pointer, Site site) {
+    uint32_t offset;
+    if (!find_shared(pointer, offset)) stop(text("at ", place(site), ": a shared address of other memory"));
+    return offset;
+}
+
+void check_global(const void* pointer, size_t bytes, const char* what, const Site& site) {
+    if (!__asan_region_is_poisoned || !bytes) return;
+    void* const bad = __asan_region_is_poisoned(const_cast<void*>(pointer), bytes);
+    if (bad)
+        stop(text(what, " at ", place(site), ": byte ", static_cast<char*>(bad) - static_cast<const char*>(pointer),
+                  " of ", bytes, " lies outside its memory"));
 }
 
 void exchange_static(Block* from, Block* to) {

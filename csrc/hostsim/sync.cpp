@@ -29,6 +29,7 @@ Barrier& arrive(const char* what, int id, int threads, bool predicate, const Sit
         stop(text("divergent barrier: ", what, " at ", place(site), " after ", all - block.living, " returned"));
     barrier.predicates += predicate;
     ++barrier.arrived;
+    release(barrier.clock);
     return barrier;
 }
 
@@ -36,6 +37,7 @@ bool complete(Barrier& barrier) {
     if (barrier.arrived < barrier.expected) return false;
     barrier.outcome = barrier.predicates;
     barrier.arrived = barrier.predicates = 0;
+    publish(barrier.clock);
     wake(barrier.waiting);
     return true;
 }
@@ -95,6 +97,7 @@ void meet(Lanes&) {}
 int barrier(const char* what, int id, int threads, bool predicate, Site site) {
     Barrier& meeting = arrive(what, id, threads, predicate, site);
     if (!complete(meeting)) wait_in(meeting.waiting, what, site);
+    acquire(meeting.clock);
     return meeting.outcome;
 }
 
