@@ -70,14 +70,6 @@ struct TileProduct<float, true, A, B> : MmaTile<B::LINES / 8> {
     }
 };
 
-template <class T>
-__device__ __forceinline__ void multiply_half(float* r_d, const uint32_t* r_a, const uint32_t* r_b) {
-    if constexpr (std::is_same_v<T, half>)
-        mma_m16n8k16_f16(r_d, r_a, r_b);
-    else
-        mma_m16n8k16_bf16(r_d, r_a, r_b);
-}
-
 /// half and bf16: one m16n8k16 deep; ldmatrix reads 16 lines at once, transposing where a panel is [depth][line].
 template <class T, class A, class B>
 struct HalfProduct : MmaTile<B::LINES / 8> {
@@ -90,9 +82,9 @@ struct HalfProduct : MmaTile<B::LINES / 8> {
         const int low = lane / 8 % 2 * 8, high = lane / 16 * 8;
         const int upper_line = first + (LINES_FIRST ? low : high), upper_depth = warp * 16 + (LINES_FIRST ? high : low);
         if constexpr (P::BY_DEPTH)
-            ldmatrix_x4(r, shared_address(s_panel + P::at(upper_line + lane % 8, upper_depth)));
+            ldmatrix_x4(r, s_panel + P::at(upper_line + lane % 8, upper_depth));
         else
-            ldmatrix_x4_trans(r, shared_address(s_panel + P::at(upper_line, upper_depth + lane % 8)));
+            ldmatrix_x4_trans(r, s_panel + P::at(upper_line, upper_depth + lane % 8));
     }
 
     static __device__ __forceinline__ void step(const T* s_a, const T* s_b, int warp, int lane, float (&r_acc)[COUNT]) {
@@ -104,7 +96,7 @@ struct HalfProduct : MmaTile<B::LINES / 8> {
             uint32_t r_a[4];
             read<A, true>(r_a, s_a, i * 16, warp, lane);
 #pragma unroll
-            for (int j = 0; j < COLS; ++j) multiply_half<T>(&r_acc[(i * COLS + j) * 4], r_a, &r_b[j / 2][j % 2 * 2]);
+            for (int j = 0; j < COLS; ++j) mma_m16n8k16<T>(&r_acc[(i * COLS + j) * 4], r_a, &r_b[j / 2][j % 2 * 2]);
         }
     }
 };

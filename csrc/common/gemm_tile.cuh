@@ -3,9 +3,8 @@
 // Owns: a block of four warps owns 64 lines of A (of double 32) and 32 of B. The depth passes in steps of 128 bytes
 // through a ring of four stages in shared memory, copied ahead (cp.async, 16 bytes, where an operand allows it). Every
 // warp multiplies its quarter of a step for the whole tile, so that an element leaves shared memory once per block; at
-// the end the four partial tiles are added in fixed order. Shared bytes: 55,296 or, where lines are contiguous, up to
-// 54,272 (the ring), for double 81,920 (the partial tiles). Bound: where A has few lines, by reading B, of which up to
-// three steps are under way per block.
+// the end the four partial tiles are added in fixed order. Shared bytes: GemmTile::SHARED, 55,296 at most. Bound: where
+// A has few lines, by reading B, of which up to three steps are under way per block.
 #pragma once
 
 #include <algorithm>
@@ -65,7 +64,7 @@ __device__ __forceinline__ void copy_panel(const Operand<T>& a, int line, int de
             const int o = e / (P::INNER / V), i = e % (P::INNER / V) * V;
             const int left = outer0 + o < outer.count ? larger(0, smaller(V, inner.count - inner0 - i)) : 0;
             const T* g = left ? a.g + outer.at(outer0 + o) + inner0 + i : a.g;
-            cp_async_16(shared_address(s_panel + o * P::PITCH + i), g, left * static_cast<int>(sizeof(T)));
+            cp_async_16(s_panel + o * P::PITCH + i, g, left * static_cast<int>(sizeof(T)));
         }
         return;
     }
@@ -106,6 +105,7 @@ __device__ __forceinline__ void multiply_tile(const Operand<T>& a, int row0, con
         }
         cp_async_commit();  // also where nothing was copied, so that groups and steps count alike
     };
+#pragma unroll 1
     for (int step = 0; step < G::STAGES - 1; ++step) copy(step);
     for (int step = 0; step < steps; ++step) {
         cp_async_wait<G::STAGES - 2>();
