@@ -25,7 +25,37 @@ def _fault(op: str, case: str, what: str, file: str, line: str, patch: str) -> F
     return Fault(op, case, what, file, line, patch)
 
 
-FAULTS: list[Fault] = []
+FAULTS: list[Fault] = [
+    _fault("upsample_merge", "one-pixel", "the right neighbour is not clamped at the border",
+           "common/resample.h", "smaller(i + 1, size - 1), position", "i + 1, position"),
+    _fault("upsample_merge", "fpn-add", "the half-pixel position is not clamped at zero",
+           "common/resample.h", "step, A(-0.5)), A(0))", "step, A(-0.5)), A(-1))"),
+    _fault("upsample_merge", "ppm-12x18", "the weights of rows and columns are exchanged",
+           "upsample_merge/merged.cuh", "shares[0][i] * shares[1][j]", "shares[0][j] * shares[1][i]"),
+    _fault("upsample_merge", "ppm-12x18", "every map of a concat is written to the first slice",
+           "upsample_merge/merged.cuh", "m.maps[i].first + start}", "start}"),
+    _fault("upsample_merge", "concat-33x47-relu", "a vector of pixels is stored beyond the map",
+           "upsample_merge/upsample_merge_fwd.cuh", "r, pixels - at, p.aligned, 1)", "r, V, p.aligned, 1)"),
+    _fault("upsample_merge", "fpn-add", "the last output that a pixel reaches is left out",
+           "common/resample.h", "weight<A>(span.last, i) == A(0)", "weight<A>(span.last, i) < A(0.3)"),
+    _fault("upsample_merge", "concat-33x47-relu", "every warp of a team adds all rows",
+           "upsample_merge/upsample_merge_bwd.cuh", "y = rows.first + member / lanes;", "y = rows.first;"),
+    _fault("upsample_merge", "concat-33x47-relu", "half of a channels_last team is not added",
+           "common/block_sum.cuh", "half >= stride", "half > stride"),
+    _fault("upsample_merge", "hrnet-row-relu", "no barrier between the steps of a sum",
+           "common/block_sum.cuh", "        __syncthreads();\n        if", "        if"),
+    _fault("upsample_merge", "hrnet-row-relu", "the ReLU's mask is left out",
+           "upsample_merge/incoming.cuh", "<= Acc<T>(0) ? Acc<T>(0) : dy;", "<= Acc<T>(0) ? dy : dy;"),
+    _fault("upsample_merge", "smaller-corners-scale", "the gradient of maps is not scaled",
+           "upsample_merge/upsample_merge_bwd.cuh", "value * element<T>(p.scale, p.scale_is_t, channel) : value",
+           "value : value"),
+    _fault("upsample_merge", "hrnet-row-relu", "dscale multiplies by one channel's value",
+           "upsample_merge/upsample_merge_bwd_affine.cuh", "scale[k] += dy[v] * acc[k][v]",
+           "scale[k] += dy[v] * acc[0][v]"),
+    _fault("upsample_merge", "hrnet-row-relu", "the first shares of a sum are skipped",
+           "upsample_merge/upsample_merge_bwd_affine.cuh", "int i = t / sums_channels;",
+           "int i = t / sums_channels + 1;"),
+]  # fmt: skip
 
 
 def found_by(fault: Fault) -> tuple[bool, str]:
