@@ -20,6 +20,11 @@ struct Walk {
     }
 };
 
+/// The first of the things that `part` of `parts` gets: equal shares of `count`, the first ones larger by one.
+__device__ __forceinline__ int first_of(int count, int parts, int part) {
+    return count / parts * part + smaller(part, count % parts);
+}
+
 /// Where edge `position` stands among `edges`.
 __device__ inline int rank(const Edges& edges, int position) {
     int low = 0, high = edges.count;

@@ -37,8 +37,7 @@ struct Owned {
         n = group / slabs;
         first = plan.inner ? group % slabs * plan.slab : group * plan.planes;
         count = plan.inner ? smaller(plan.slab, plan.c - first) : smaller(plan.planes, plan.n * plan.c - first);
-        u0 = static_cast<int>(static_cast<long long>(band) * plan.y.count / plan.bands);
-        u1 = static_cast<int>((band + 1LL) * plan.y.count / plan.bands);
+        u0 = first_of(plan.y.count, plan.bands, band), u1 = first_of(plan.y.count, plan.bands, band + 1);
         y0 = plan.y.at[u0], y1 = plan.y.at[u1];
     }
 };
@@ -105,6 +104,7 @@ __device__ void unstage(const PyramidPoolBwdParams& p, const T* s, int shift, in
         if (e >= 0 && e + N <= total) {
             store_vec(g_dx + e, load_vec<N>(s + shift + e, N, true, 1, T(0.0f)), N, true, 1);
         } else {
+#pragma unroll 1
             for (int i = larger(e, 0); i < smaller(e + N, total); ++i) g_dx[i] = s[shift + i];
         }
     }
@@ -172,6 +172,7 @@ __device__ void clear(const PyramidPoolBwdParams& p, const Plan& plan, const Own
             if (e >= 0 && e + N <= total) {
                 store_vec(g_dx + e, zero, N, true, 1);
             } else {
+#pragma unroll 1
                 for (long long i = larger(e, 0LL); i < smaller(e + N, total); ++i) g_dx[i] = zero[0];
             }
         }

@@ -84,8 +84,7 @@ __device__ void pool_slab(const PyramidPoolFwdParams& p, const Plan& plan) {
     const int lane = threadIdx.x % 32, band = blockIdx.x % plan.bands, group = blockIdx.x / plan.bands;
     const int slabs = ceil_div(plan.c, plan.slab), c0 = group % slabs * plan.slab;
     const long long n = group / slabs;
-    const int u0 = static_cast<int>(static_cast<long long>(band) * plan.y.count / plan.bands);
-    const int u1 = static_cast<int>((band + 1LL) * plan.y.count / plan.bands);
+    const int u0 = first_of(plan.y.count, plan.bands, band), u1 = first_of(plan.y.count, plan.bands, band + 1);
     if (threadIdx.x == 0) s_next = 0;
     if (!plan.split) {
         find_spans(s_rows, plan.rows, plan.levels, plan.y);
@@ -152,6 +151,7 @@ __device__ int stage(const PyramidPoolFwdParams& p, T* s, int first, int planes,
         if (e >= 0 && e + N <= total) {
             store_vec(s + shift + e, v[d], N, true, 1);
         } else {
+#pragma unroll 1
             for (int i = larger(e, 0); i < smaller(e + N, total); ++i) s[shift + i] = g_x[i];
         }
     }
@@ -209,8 +209,8 @@ __device__ void pool_planes(const PyramidPoolFwdParams& p, const Plan& plan) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, q_count = plan.x.count;
     const int band = blockIdx.x % plan.bands, group = blockIdx.x / plan.bands;
     const int first = group * plan.planes, planes = smaller(plan.planes, plan.n * plan.c - first);
-    const int u0 = static_cast<int>(static_cast<long long>(band) * plan.y.count / plan.bands);
-    const int u1 = static_cast<int>((band + 1LL) * plan.y.count / plan.bands), per_plane = (u1 - u0) * q_count;
+    const int u0 = first_of(plan.y.count, plan.bands, band), u1 = first_of(plan.y.count, plan.bands, band + 1);
+    const int per_plane = (u1 - u0) * q_count;
     if (!plan.split) {
         find_spans(s_rows, plan.rows, plan.levels, plan.y);
         find_spans(s_cols, plan.cols, plan.levels, plan.x);
@@ -263,7 +263,9 @@ __device__ void pool_planes(const PyramidPoolFwdParams& p, const Plan& plan) {
 namespace pk {
 
 template <class T, bool Max, bool Inner>
-__global__ void __launch_bounds__(pool::threads, 2)
+__global__ void __launch_bounds__(pool::threads, Inner ? 2
+                                                 : Max ? 3
+                                                       : 4)
     pyramid_pool_fwd_kernel(const __grid_constant__ PyramidPoolFwdParams p, const __grid_constant__ pool::Plan plan) {
     using R = std::conditional_t<Max, FirstMax<Acc<T>>, Sum<Acc<T>>>;
     if constexpr (Inner) {
