@@ -19,6 +19,8 @@ import pytest
 import torch
 
 import setup  # the build script at the root of the tree
+from tests import sass
+from tests.kernels import cuda_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 KNOBS = ("PYRAMID_KERNELS_CUDA", "PYRAMID_KERNELS_CUDA_ARCHS", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CUDA_PATH")
@@ -207,3 +209,28 @@ def test_cmake_configures_without_nvcc_and_without_pybind11(tmp_path: Path) -> N
     assert said.count("leaving out the Python modules") == 1
     assert (tmp_path / "build" / "compile_commands.json").is_file()
     assert "Total Tests: 0" not in run("ctest", "--test-dir", tmp_path / "build", "-N")
+
+
+# The gate on what compiled kernels use.
+
+
+def test_the_gate_complains_of_stack_and_of_missing_kernels() -> None:
+    kernels = sorted(set().union(*cuda_kernels().values()))
+    good = [sass.Body("80", f"void pk::{name}<float>(int)", 40, 0, 0, 0) for name in kernels]
+    assert len(good) >= 3 and sass.complaints(good) == []
+    spilled = good[0]._replace(signature=f"{good[0].signature}, again", stack=8)
+    assert sass.complaints([*good, spilled]) == [f"{spilled.signature} on 80: 8 bytes of stack, 0 local"]
+    assert sass.complaints(good[1:]) == [f"{kernels[0]} on 80: not in the module"]
+    assert sass.complaints([]) == ["the module holds no kernels"]
+
+
+@needs_nvcc
+def test_the_gate_reads_what_nvcc_compiled(tmp_path: Path) -> None:
+    indexed = "int a[64]; for (int i = 0; i < 64; ++i) a[i] = p[i] * i; p[0] = a[p[1] % 64];"
+    kernel = f"template <class T> __global__ void hungry_fwd_kernel(T* p) {{ {indexed} }}"
+    (tmp_path / "kernel.cu").write_text(f"{kernel}\ntemplate __global__ void hungry_fwd_kernel<int>(int*);\n")
+    nvcc = setup.find_nvcc()
+    assert isinstance(nvcc, setup.Nvcc)
+    run(nvcc.path, "-arch=sm_80", "-c", tmp_path / "kernel.cu", "-o", tmp_path / "kernel.o")
+    (body,) = sass.bodies(tmp_path / "kernel.o")
+    assert body.kernel == "hungry_fwd_kernel" and body.arch == "80" and body.stack >= 256 and body.registers > 0

@@ -1,5 +1,5 @@
 // Averages a map over a pyramid of 1x1 and 2x2 bins on the GPU, without Python or PyTorch.
-#include <cuda_runtime_api.h>
+#include <cuda_runtime.h>
 
 #include <cstdio>
 
