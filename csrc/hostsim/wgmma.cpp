@@ -80,7 +80,11 @@ void check_operand(const Product& product, uint64_t bits, bool mn_major, int siz
 void execute(Warpgroup& group, const Product& last) {
     for (const ProductPointer& next : group.products) {
         if (!next->done) {
-            if (next->after >= 0) next->d = group.products[static_cast<size_t>(next->after)]->d;
+            if (next->after >= 0) {
+                Product& before = *group.products[static_cast<size_t>(next->after)];
+                next->d = before.d;
+                if (before.released == group_threads) before.d = {};
+            }
             wgmma_m64k16(next->instruction, next->window, next->accumulate, next->d.data());
             next->done = true;
         }
@@ -164,7 +168,9 @@ void wgmma_wait(int groups, Site site) {
             last &= group.products[j]->registers[member()] != product.registers[member()];
         for (int j = 0; last && j < product.instruction.n / 2; ++j)
             product.registers[member()][j] = product.d[place_of(product.instruction, j)];
-        if (++product.released == group_threads) product.d = {};
+        // Kept for a product that takes over the accumulators and has not run.
+        const bool needed = i + 1 < group.products.size() && !group.products[i + 1]->done;
+        if (++product.released == group_threads && !needed) product.d = {};
     }
     self.waited = end;
     self.groups.erase(self.groups.begin(), self.groups.begin() + static_cast<std::ptrdiff_t>(complete));
