@@ -64,10 +64,11 @@ BENCH = [
 
 
 def launches(case: Case, channels_last: bool, backend: str) -> tuple[dict[str, int], dict[str, int]]:
-    backward = {"pyramid_project_bwd_dpooled_kernel": 1, "pyramid_project_bwd_dweights_kernel": 1}
+    count = -(-len(case.args["grids"]) // 8) if backend == "cuda" else 1  # which takes eight levels at a time
+    backward = {"pyramid_project_bwd_dpooled_kernel": count, "pyramid_project_bwd_dweights_kernel": count}
     if any(case.args.get(name) is not None for name in ("scale", "shift", "norm", "activation")):
-        backward["pyramid_project_bwd_dz_kernel"] = 1
-    return {"pyramid_project_fwd_kernel": 1}, backward
+        backward["pyramid_project_bwd_dz_kernel"] = count
+    return {"pyramid_project_fwd_kernel": count}, backward
 
 
 def cost(case: Case, itemsize: int) -> Cost:
