@@ -8,6 +8,12 @@
 
 namespace pk::pool {
 
+/// Dynamic shared memory from byte `offset` on.
+template <class U>
+__device__ __forceinline__ U* shared_at(int offset) {
+    return reinterpret_cast<U*>(shared_memory<unsigned char>() + offset);
+}
+
 /// Every `stride`-th place of a rectangle in row-major order, without a division per step.
 struct Walk {
     int y, x, width, step_y, step_x;

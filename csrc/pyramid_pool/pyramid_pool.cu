@@ -3,6 +3,7 @@
 #include "pyramid_pool/pyramid_pool.h"
 #include "pyramid_pool/pyramid_pool_bwd.cuh"
 #include "pyramid_pool/pyramid_pool_fwd.cuh"
+#include "pyramid_pool/pyramid_pool_merge.cuh"
 
 namespace pk {
 namespace {

@@ -114,7 +114,7 @@ template <class T>
 __device__ void spread_planes(const PyramidPoolBwdParams& p, const Plan& plan, const Owned& own) {
     using A = Acc<T>;
     A* s_g = shared_memory<A>();
-    T* s_stage = reinterpret_cast<T*>(shared_memory<unsigned char>() + BwdShared<T, false>(plan).stage);
+    T* s_stage = shared_at<T>(BwdShared<T, false>(plan).stage);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, q_count = plan.x.count;
     const int per_plane = (own.u1 - own.u0) * q_count;
     for (int i = threadIdx.x; i < own.count * per_plane; i += threads) {

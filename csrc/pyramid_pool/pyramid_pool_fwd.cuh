@@ -76,10 +76,9 @@ __device__ void pool_slab(const PyramidPoolFwdParams& p, const Plan& plan) {
     using A = Acc<T>;
     __shared__ int s_next;
     const FwdShared<T, R> at(plan);
-    unsigned char* shared = shared_memory<unsigned char>();
-    Span *s_rows = reinterpret_cast<Span*>(shared + at.rows), *s_cols = reinterpret_cast<Span*>(shared + at.cols);
-    A* s_values = reinterpret_cast<A*>(shared + at.values);
-    int* s_indices = reinterpret_cast<int*>(shared + at.indices);
+    Span *s_rows = shared_at<Span>(at.rows), *s_cols = shared_at<Span>(at.cols);
+    A* s_values = shared_at<A>(at.values);
+    int* s_indices = shared_at<int>(at.indices);
 
     const int lane = threadIdx.x % 32, band = blockIdx.x % plan.bands, group = blockIdx.x / plan.bands;
     const int slabs = ceil_div(plan.c, plan.slab), c0 = group % slabs * plan.slab;
@@ -161,7 +160,7 @@ __device__ int stage(const PyramidPoolFwdParams& p, T* s, int first, int planes,
 /// One warp: rows [y0, y1) of a staged plane, joined to the results of one interval of rows, for every column interval.
 template <class T, class R>
 __device__ void reduce_rows(const Plan& plan, const T* s_plane, int y0, int y1, int y_staged, Acc<T>* s_values,
-                            int* s_indices, Acc<T>* s_columns, int* s_column_indices) {
+                            int* s_indices, Acc<T>* s_columns, int* s_places) {
     constexpr int tile = FwdShared<T, R>::tile, per_lane = tile / 32;
     const int lane = threadIdx.x % 32, q_count = plan.x.count, end = plan.x.at[q_count];
     int lanes = 1;  // per interval of columns
@@ -176,14 +175,14 @@ __device__ void reduce_rows(const Plan& plan, const T* s_plane, int y0, int y1, 
             }
         }
 #pragma unroll
-        for (int k = 0; k < per_lane; ++k) column[k].store(s_columns, s_column_indices, lane + 32 * k);
+        for (int k = 0; k < per_lane; ++k) column[k].store(s_columns, s_places, lane + 32 * k);
         __syncwarp();
         for (int first = 0; first < q_count; first += 32 / lanes) {
             const int q = first + lane / lanes;
             const int low = q < q_count ? larger(plan.x.at[q], x0) : 0;
             const int high = q < q_count ? smaller(plan.x.at[q + 1], x0 + tile) : 0;
             R r;
-            for (int x = low + lane % lanes; x < high; x += lanes) r.join(R::load(s_columns, s_column_indices, x - x0));
+            for (int x = low + lane % lanes; x < high; x += lanes) r.join(R::load(s_columns, s_places, x - x0));
             join_lanes(r, 1, lanes);
             if (lane % lanes == 0 && low < high) {
                 R sum = R::load(s_values, s_indices, q);
@@ -200,13 +199,13 @@ __device__ void pool_planes(const PyramidPoolFwdParams& p, const Plan& plan) {
     using A = Acc<T>;
     __shared__ int s_next;
     const FwdShared<T, R> at(plan);
-    unsigned char* shared = shared_memory<unsigned char>();
-    Span *s_rows = reinterpret_cast<Span*>(shared + at.rows), *s_cols = reinterpret_cast<Span*>(shared + at.cols);
-    A* s_values = reinterpret_cast<A*>(shared + at.values);
-    int* s_indices = reinterpret_cast<int*>(shared + at.indices);
-    T* s_stage = reinterpret_cast<T*>(shared + at.stage);
-
+    Span *s_rows = shared_at<Span>(at.rows), *s_cols = shared_at<Span>(at.cols);
+    A* s_values = shared_at<A>(at.values);
+    int* s_indices = shared_at<int>(at.indices);
+    T* s_stage = shared_at<T>(at.stage);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, q_count = plan.x.count;
+    A* s_columns = shared_at<A>(at.columns) + warp * at.tile;
+    int* s_places = shared_at<int>(at.column_indices) + warp * at.tile;
     const int band = blockIdx.x % plan.bands, group = blockIdx.x / plan.bands;
     const int first = group * plan.planes, planes = smaller(plan.planes, plan.n * plan.c - first);
     const int u0 = first_of(plan.y.count, plan.bands, band), u1 = first_of(plan.y.count, plan.bands, band + 1);
@@ -217,7 +216,7 @@ __device__ void pool_planes(const PyramidPoolFwdParams& p, const Plan& plan) {
     }
     for (int i = threadIdx.x; i < planes * per_plane; i += threads) R().store(s_values, s_indices, i);
 
-    const int y_end = plan.y.at[u1];
+    const int y_end = plan.staged > 1 ? plan.h : plan.y.at[u1];  // planes that are staged together leave out no row
     const int most_rows = smaller(plan.h, static_cast<int>(stage_bytes / sizeof(T)) / plan.w);
     for (int plane = 0; plane < planes; plane += plan.staged) {
         const int held = smaller(plan.staged, planes - plane);
@@ -227,16 +226,14 @@ __device__ void pool_planes(const PyramidPoolFwdParams& p, const Plan& plan) {
             if (threadIdx.x == 0) s_next = 0;
             while (plan.y.at[u + 1] <= y) ++u;
             int jobs = 1;  // intervals of rows that have some of these
-            while (plan.y.at[u + jobs] < y + rows) ++jobs;
+            while (u + jobs < u1 && plan.y.at[u + jobs] < y + rows) ++jobs;
             __syncthreads();
             for (int job = next_job(&s_next, lane); job < jobs * held; job = next_job(&s_next, lane)) {
                 const int own = job % held, interval = u + job / held, out = (plane + own) * per_plane;
                 reduce_rows<T, R>(plan, s_stage + shift + own * rows * plan.w, larger(plan.y.at[interval], y),
                                   smaller(plan.y.at[interval + 1], y + rows), y,
                                   s_values + out + (interval - u0) * q_count,
-                                  s_indices + out + (interval - u0) * q_count,
-                                  reinterpret_cast<A*>(shared + at.columns) + warp * FwdShared<T, R>::tile,
-                                  reinterpret_cast<int*>(shared + at.column_indices) + warp * FwdShared<T, R>::tile);
+                                  s_indices + out + (interval - u0) * q_count, s_columns, s_places);
             }
             __syncthreads();
         }
@@ -258,14 +255,18 @@ __device__ void pool_planes(const PyramidPoolFwdParams& p, const Plan& plan) {
     }
 }
 
+/// Blocks per multiprocessor that registers are left for.
+template <bool Max, bool Inner>
+inline constexpr int resident = Inner ? 2
+                                : Max ? 3
+                                      : 4;
+
 }  // namespace pk::pool
 
 namespace pk {
 
 template <class T, bool Max, bool Inner>
-__global__ void __launch_bounds__(pool::threads, Inner ? 2
-                                                 : Max ? 3
-                                                       : 4)
+__global__ void __launch_bounds__(pool::threads, (pool::resident<Max, Inner>))
     pyramid_pool_fwd_kernel(const __grid_constant__ PyramidPoolFwdParams p, const __grid_constant__ pool::Plan plan) {
     using R = std::conditional_t<Max, FirstMax<Acc<T>>, Sum<Acc<T>>>;
     if constexpr (Inner) {
@@ -273,34 +274,6 @@ __global__ void __launch_bounds__(pool::threads, Inner ? 2
     } else {
         pool::pool_planes<T, R>(p, plan);
     }
-}
-
-/// Four lanes combine the rectangles of one cell of one channel; neighbouring lanes own neighbouring channels, or
-/// neighbouring cells where the planes' rectangles lie together.
-template <class T, bool Max>
-__global__ void __launch_bounds__(pool::threads, 2)
-    pyramid_pool_merge_kernel(const __grid_constant__ PyramidPoolFwdParams p, const __grid_constant__ pool::Plan plan) {
-    using R = std::conditional_t<Max, FirstMax<Acc<T>>, Sum<Acc<T>>>;
-    pool::Span* s_rows = shared_memory<pool::Span>();
-    pool::Span* s_cols = s_rows + pool::windows_of(plan.rows, plan.levels);
-    pool::find_spans(s_rows, plan.rows, plan.levels, plan.y);
-    pool::find_spans(s_cols, plan.cols, plan.levels, plan.x);
-    __syncthreads();
-    const int lane = threadIdx.x % 32;
-    const long long o = (static_cast<long long>(blockIdx.x) * pool::warps + threadIdx.x / 32) * 8 + lane % 8;
-    const bool valid = o < static_cast<long long>(plan.n) * plan.c * plan.cells;
-    const long long outer = o / (plan.inner ? plan.c : plan.cells);
-    const int inner = static_cast<int>(o % (plan.inner ? plan.c : plan.cells));
-    const long long n = outer / (plan.inner ? plan.cells : plan.c);
-    const int other = static_cast<int>(outer % (plan.inner ? plan.cells : plan.c));
-    const int c = plan.inner ? inner : other, s = plan.inner ? other : inner;
-    pool::Cell cell{};
-    if (valid) cell = pool::find_cell(plan, s, s_rows, s_cols);
-    const long long rectangles = static_cast<long long>(plan.y.count) * plan.x.count;
-    const long long at = plan.inner ? n * rectangles * plan.c + c : (n * plan.c + c) * rectangles;
-    const R r = pool::combine_cell<R>(plan, cell, static_cast<const Acc<T>*>(p.parts) + at,
-                                      Max ? p.part_indices + at : nullptr, plan.inner ? plan.c : 1);
-    if (lane < 8 && valid) pool::store_cell<T>(p, r, cell.area, n * p.yn + c * p.yc + s * p.ys);
 }
 
 }  // namespace pk

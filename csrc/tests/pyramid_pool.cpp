@@ -157,6 +157,7 @@ const std::vector<Problem> problems = {
     {"a row wider than staged", 1, 1, 2, 2100, {{1, 1}, {1, 6}}},
     {"many rectangles", 1, 2, 70, 80, {{64, 64}, {61, 59}, {1, 1}}},
     {"fixed with a rest", 2, 6, 11, 10, {{2, 2}, {4, 4}}, Windows::fixed},
+    {"fixed with a rest, many planes", 2, 40, 11, 10, {{2, 2}, {4, 4}}, Windows::fixed, 1},
     {"fixed, twice the bins", 1, 2, 127, 9, {{64, 5}}, Windows::fixed},
     {"ceil", 1, 5, 13, 14, {{4, 4}, {2, 2}}, Windows::ceil},
 };

@@ -279,8 +279,9 @@ def forward(x: Tensor, y: Tensor, indices: Tensor, bins: Levels, mode: str, wind
 def backward(dy: Tensor, indices: Tensor, dx: Tensor, bins: Levels, mode: str, windows: str) -> None:
     """Fill ``dx`` (N, C, H, W) from ``dy`` (N, C, S), which has the strides of ``indices``."""
     n, c, h, w = dx.shape
-    # Float64 takes two registers per element; without a bound, ptxas spills some for occupancy's sake.
-    bp, bc = tile(dx.stride(1) == 1, c, h * w, 1024 if dx.dtype == torch.float64 else 2048)
+    # Float64 takes two registers per element, each level a few; without a bound, ptxas spills for occupancy's sake.
+    large = dx.dtype == torch.float64 or len(bins) > 4
+    bp, bc = tile(dx.stride(1) == 1, c, h * w, 1024 if large else 2048)
     launch(
         pyramid_pool_bwd_dx_kernel, (n * triton.cdiv(h * w, bp), triton.cdiv(c, bc)), dx,
         dy, indices, dx, c, h, w, *dx.stride(), *dy.stride(),
