@@ -1,7 +1,8 @@
 """The four tiers, for every op, case, backend, dtype and layout. An op is tested by having a ``spec.py``.
 
 On a GPU every combination runs. In Triton's interpreter a launch takes seconds, so each case takes every dtype once and
-both layouts, and the other combinations are left to ``make test-all``.
+both layouts, and the other combinations are left to ``make test-all``; the host simulator, which runs the CUDA kernels,
+takes all of them against the oracle.
 """
 
 from __future__ import annotations
@@ -52,8 +53,7 @@ def _combinations(exact: bool, sliced: bool) -> Iterator[Any]:
                             continue  # rounds between its steps
                         if oracle.cannot_check(op, case, backend, dtype, channels_last, DEVICE):
                             continue
-                        core = _is_core(place, dtype, channels_last, exact or sliced)
-                        slow = backend == "triton" and DEVICE == "cpu" and not core
+                        slow = DEVICE == "cpu" and not _is_core(backend, place, dtype, channels_last, exact or sliced)
                         layout = "channels_last" if channels_last else "contiguous"
                         yield pytest.param(
                             op, case, backend, dtype, channels_last,
@@ -62,8 +62,16 @@ def _combinations(exact: bool, sliced: bool) -> Iterator[Any]:
                         )  # fmt: skip
 
 
-def _is_core(place: int, dtype: torch.dtype, channels_last: bool, once: bool) -> bool:
-    """The interpreter's share of a case: fp32 in one layout, the other dtypes in the other; ``once``: one dtype."""
+def _is_core(backend: str, place: int, dtype: torch.dtype, channels_last: bool, once: bool) -> bool:
+    """A CPU's share of a case; ``once``: of a check that need not see every dtype.
+
+    The interpreter takes fp32 in one layout and the other dtypes in the other, or one dtype in one layout; the
+    simulator everything, or one dtype per layout.
+    """
+    if backend == "composed":
+        return True
+    if backend == "cuda":
+        return not once or dtype == DTYPES[(place + channels_last) % len(DTYPES)]
     first = channels_last == bool(place % 2)
     if once:
         return not first and dtype == (F16, F32)[place % 3 == 0]
