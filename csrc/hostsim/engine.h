@@ -160,6 +160,8 @@ std::string text(const Parts&... parts) {
 /// "file.cuh:12", without folders.
 std::string place(const Site& site);
 
+/// Run the threads of the cluster until all have returned or one has stopped the launch.
+void run_all_threads();
 /// Let others run until someone makes this thread runnable again.
 void suspend(const char* what, const Site& site);
 /// suspend() in a list that wake() empties.

@@ -156,6 +156,20 @@ void acquire(const Clock& clock) {
     if (racing) join(known[self()], clock.published);
 }
 
+void meet_lanes(unsigned mask) {
+    if (!racing) return;
+    const Thread& any = *engine.current;
+    const uint32_t first = self() - static_cast<uint32_t>(any.lane);
+    Knowledge all;
+    for (uint32_t lane = 0; lane < warp_lanes; ++lane)
+        if (mask >> lane & 1) join(all, known[first + lane]);
+    for (uint32_t lane = 0; lane < warp_lanes; ++lane) {
+        if (!(mask >> lane & 1)) continue;
+        known[first + lane] = all;
+        ++known[first + lane].seen[first + lane];
+    }
+}
+
 void note_read(const void* memory, size_t bytes, const Site& site) {
     if (racing) note_own(memory, bytes, false, site);
 }

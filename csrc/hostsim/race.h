@@ -37,6 +37,9 @@ void begin_clocks();
 void release(Clock& clock);
 void publish(Clock& clock);
 void acquire(const Clock& clock);
+/// The lanes of the running warp in `mask` have met in a __syncwarp.
+void meet_lanes(unsigned mask);
+
 /// An ordinary access by the running thread.
 void note_read(const void* memory, size_t bytes, const Site& site);
 void note_write(const void* memory, size_t bytes, const Site& site);

@@ -90,7 +90,7 @@ void vote_lanes(Lanes& lanes) {
     for (uint64_t& result : lanes.result) result = ballot | uint64_t{lanes.mask} << 32;
 }
 
-void meet(Lanes&) {}
+void meet(Lanes& lanes) { meet_lanes(lanes.mask); }
 
 }  // namespace
 

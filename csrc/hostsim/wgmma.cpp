@@ -87,6 +87,7 @@ void execute(Warpgroup& group, const Product& last) {
             }
             wgmma_m64k16(next->instruction, next->window, next->accumulate, next->d.data());
             next->done = true;
+            wake(next->waiting);
         }
         if (next.get() == &last) return;
     }
@@ -140,7 +141,6 @@ void wgmma(const Wgmma& instruction, float* d, bool accumulate, Site site) {
     }
     ++self.issued;
     if (++product.arrived < group_threads) return;
-    wake(product.waiting);
     check_operand(product, instruction.a, instruction.a_m_major, 64);
     check_operand(product, instruction.b, instruction.b_n_major, instruction.n);
     queue(std::make_unique<Queued>(engine.current->block->warpgroups[engine.current->id / group_threads],
@@ -148,6 +148,8 @@ void wgmma(const Wgmma& instruction, float* d, bool accumulate, Site site) {
 }
 
 void wgmma_commit(Site site) {
+    // All of wgmma is warp-wide; the simulator lets lanes drift apart until here.
+    warp_operation("wgmma.commit_group", [](Lanes&) {}, ~0u, 0, 0, site);
     Warpgroup::Member& self = own_group("wgmma.commit_group", site).members[member()];
     self.groups.push_back(self.issued);
 }
@@ -159,8 +161,7 @@ void wgmma_wait(int groups, Site site) {
     const size_t complete = self.groups.size() - static_cast<size_t>(groups), end = self.groups[complete - 1];
     for (size_t i = self.waited; i < end; ++i) {
         Product& product = *group.products[i];
-        while (product.arrived < group_threads) wait_in(product.waiting, "wgmma.wait_group", site);
-        execute(group, product);
+        while (!product.done) wait_in(product.waiting, "wgmma.wait_group", site);
         complete_async(product.clock);
         // Registers that a later product still changes stay unreadable.
         bool last = true;

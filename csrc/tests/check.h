@@ -42,7 +42,9 @@ class Random {
         state_ = state_ * 6364136223846793005 + 1442695040888963407;
         return static_cast<uint32_t>(state_ >> 33) * 2654435761u;
     }
-    int integer(int first, int last) { return first + static_cast<int>(bits() % static_cast<uint32_t>(last - first + 1)); }
+    int integer(int first, int last) {
+        return first + static_cast<int>(bits() % static_cast<uint32_t>(last - first + 1));
+    }
     double uniform(double low, double high) { return low + (high - low) * bits() * 0x1p-32; }
 
   private:
@@ -117,26 +119,26 @@ void check_close(const char* file, int line, const std::string& what, const T& g
         first = i;
     }
     if (wrong)
-        report(file, line, what, ": ", wrong, " of ", got.size(), " differ, first [", first, "]: ",
-               static_cast<double>(got[first]), " instead of ", static_cast<double>(want[first]), " within ",
+        report(file, line, what, ": ", wrong, " of ", got.size(), " differ, first [", first,
+               "]: ", static_cast<double>(got[first]), " instead of ", static_cast<double>(want[first]), " within ",
                tolerance);
 }
 
 }  // namespace pk::test
 
 /// Count a failure, described by the further arguments, unless the condition holds.
-#define CHECK(condition, ...)                                                                      \
-    do {                                                                                           \
-        ++pk::test::checks;                                                                        \
+#define CHECK(condition, ...)                                                                               \
+    do {                                                                                                    \
+        ++pk::test::checks;                                                                                 \
         if (!(condition)) pk::test::report(__FILE__, __LINE__, #condition ": " __VA_OPT__(, ) __VA_ARGS__); \
     } while (0)
 
 /// Count a failure unless `call` returns an ok status.
-#define CHECK_OK(call)                                                                    \
-    do {                                                                                  \
-        ++pk::test::checks;                                                               \
-        if (const pk::Status status_ = (call); !status_.ok())                             \
-            pk::test::report(__FILE__, __LINE__, #call ": ", status_.error);              \
+#define CHECK_OK(call)                                                       \
+    do {                                                                     \
+        ++pk::test::checks;                                                  \
+        if (const pk::Status status_ = (call); !status_.ok())                \
+            pk::test::report(__FILE__, __LINE__, #call ": ", status_.error); \
     } while (0)
 
 #define CHECK_CLOSE(what, got, want, tolerance) pk::test::check_close(__FILE__, __LINE__, what, got, want, tolerance)
