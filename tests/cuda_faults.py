@@ -98,7 +98,7 @@ FAULTS: list[Fault] = [
     _fault("pyramid_project", "oblong-grids", "the last tile of rows stores beyond the level's cells",
            "pyramid_project/pyramid_project_bwd.cuh", "row0 + row < out.count && count > 0", "count > 0"),
     _fault("pyramid_project", "matrices", "the weight's gradient starts at the second row",
-           "pyramid_project/pyramid_project_bwd.cuh", "(p.pooled) + level.first_cell", "(p.pooled) + (level.first_cell + 1)"),
+           "pyramid_project/pyramid_project_bwd.cuh", "(p.pooled) + level", "(p.pooled) + p.x_s + level"),
 ]  # fmt: skip
 
 
