@@ -257,9 +257,7 @@ __device__ void pool_planes(const PyramidPoolFwdParams& p, const Plan& plan) {
 
 /// Blocks per multiprocessor that registers are left for.
 template <bool Max, bool Inner>
-inline constexpr int resident = Inner ? 2
-                                : Max ? 3
-                                      : 4;
+inline constexpr int resident = Inner || Max ? 2 : 4;
 
 }  // namespace pk::pool
 
