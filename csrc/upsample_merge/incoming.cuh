@@ -6,25 +6,24 @@
 
 namespace pk::upsample_merge {
 
-/// Element `at` of g_dy, or zero where g_y, the ReLU's output if there is one, is zero.
-template <class T>
-__device__ __forceinline__ Acc<T> incoming(const T* g_dy, const T* g_y, long long at) {
-    const Acc<T> dy = widen(g_dy[at]);
-    return g_y != nullptr && widen(g_y[at]) <= Acc<T>(0) ? Acc<T>(0) : dy;
-}
-
-/// The same for `count` of V elements side by side.
-template <class T, int V>
-__device__ __forceinline__ void incoming(const T* g_dy, const T* g_y, long long at, int count, bool aligned,
-                                         Acc<T> (&r)[V]) {
+/// r[k] = `count` of V elements of g_dy from at[k] on, or zero where g_y, the ReLU's output if there is one, is zero.
+/// Whole: by vectors. All K are under way together, and so are those of g_y.
+template <bool Whole, class T, int K, int V>
+__device__ __forceinline__ void incoming(const T* g_dy, const T* g_y, const long long (&at)[K], int count,
+                                         Acc<T> (&r)[K][V]) {
     const T zero = narrow<T>(Acc<T>(0));
-    const Vec<T, V> dy = load_vec<V>(g_dy + at, count, aligned, 1, zero);
+    Vec<T, V> dy[K], y[K];
 #pragma unroll
-    for (int v = 0; v < V; ++v) r[v] = widen(dy[v]);
-    if (g_y == nullptr) return;
-    const Vec<T, V> y = load_vec<V>(g_y + at, count, aligned, 1, zero);
+    for (int k = 0; k < K; ++k) dy[k] = load_vec<V>(g_dy + at[k], Whole ? V : count, Whole, 1, zero);
+    if (g_y != nullptr) {
 #pragma unroll
-    for (int v = 0; v < V; ++v) r[v] = widen(y[v]) <= Acc<T>(0) ? Acc<T>(0) : r[v];
+        for (int k = 0; k < K; ++k) y[k] = load_vec<V>(g_y + at[k], Whole ? V : count, Whole, 1, zero);
+    }
+#pragma unroll
+    for (int k = 0; k < K; ++k)
+#pragma unroll
+        for (int v = 0; v < V; ++v)
+            r[k][v] = g_y != nullptr && widen(y[k][v]) <= Acc<T>(0) ? Acc<T>(0) : widen(dy[k][v]);
 }
 
 }  // namespace pk::upsample_merge

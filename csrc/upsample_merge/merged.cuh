@@ -9,13 +9,14 @@
 
 namespace pk::upsample_merge {
 
+/// Threads of a block at most.
+inline constexpr int merge_threads = 128;
 /// Pixels that a thread of an NCHW kernel owns side by side. Four of a 16-bit type fill 8 bytes only, because lanes
 /// that gather further apart touch more cache lines per load than wider stores save.
 template <class T>
 inline constexpr int pixels_of = sizeof(T) == 8 ? 2 : 4;
 /// Channels of those pixels, over which positions and weights are computed once.
-template <class T>
-inline constexpr int slab_of = sizeof(T) == 8 ? 4 : 8;
+inline constexpr int slab = 4;
 /// Pixels of one channel vector that a thread of a channels_last kernel owns: two loads under way per map.
 inline constexpr int pixels_deep = 2;
 
@@ -59,8 +60,7 @@ struct Corners {
 };
 
 template <class A>
-__device__ __forceinline__ Corners<A> corners(const Map& map, int y, int x) {
-    const Taps<A> down = map.y.source<A>(y), right = map.x.source<A>(x);
+__device__ __forceinline__ Corners<A> corners(const Map& map, const Taps<A>& down, const Taps<A>& right) {
     const long long rows[] = {down.low * map.strides[2], down.high * map.strides[2]};
     const long long cols[] = {right.low * map.strides[3], right.high * map.strides[3]};
     const A shares[][2] = {{A(1) - down.above, down.above}, {A(1) - right.above, right.above}};
@@ -77,6 +77,48 @@ __device__ __forceinline__ bool blends(const Map& map) {
     return map.y.how == Resample::half_pixel || map.y.how == Resample::align_corners;
 }
 
+// Below, channels and pixels beyond the end read the last one again, so that no branch keeps loads from being under way
+// together; they are never written.
+
+/// acc[k][v] += a flat map at channel k, pixel p + v. Whole: by vectors.
+template <bool Whole, class T, int K, int V>
+__device__ __forceinline__ void add_flat(const Map& map, const T* g_map, int channels, int p, int pixels,
+                                         Acc<T> (&acc)[K][V]) {
+    const int64_t step = map.strides[3];
+    Vec<T, V> r[K];
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+        const T* g_plane = g_map + smaller(k, channels - 1) * map.strides[1] + p * step;
+        r[k] = load_vec<V>(g_plane, Whole ? V : pixels - p, Whole, Whole ? 1 : step, narrow<T>(Acc<T>(0)));
+    }
+#pragma unroll
+    for (int k = 0; k < K; ++k)
+#pragma unroll
+        for (int v = 0; v < V; ++v) acc[k][v] += widen(r[k][v]);
+}
+
+/// acc[k][v] += any map at channel k, pixel p + v of an output of `pixels`, `w` to a row.
+template <bool Blended, class T, int K, int V>
+__device__ __forceinline__ void add_planes(const Map& map, const T* g_map, int channels, int p, int pixels, int w,
+                                           Acc<T> (&acc)[K][V]) {
+    int y = p / w, x = p % w;
+    Taps<Acc<T>> down = map.y.source<Acc<T>>(y);
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+        const Corners<Acc<T>> c = corners(map, down, map.x.source<Acc<T>>(x));
+#pragma unroll
+        for (int k = 0; k < K; ++k) {
+            const T* g_plane = g_map + smaller(k, channels - 1) * map.strides[1];
+#pragma unroll
+            for (int corner = 0; corner < (Blended ? 4 : 1); ++corner) {
+                const Acc<T> value = widen(g_plane[c.at[corner / 2][corner % 2]]);
+                acc[k][v] += Blended ? c.weight[corner / 2][corner % 2] * value : value;
+            }
+        }
+        if (p + v + 1 < pixels && ++x == w) x = 0, down = map.y.source<Acc<T>>(++y);
+    }
+}
+
 /// acc[k][v] += the slice's maps at channel k, pixel p + v of image n. NCHW outputs: lanes lie along pixels.
 template <class T, int K, int V>
 __device__ __forceinline__ void merge_planes(const Maps& m, const Slice& s, int n, int p, Acc<T> (&acc)[K][V]) {
@@ -84,35 +126,33 @@ __device__ __forceinline__ void merge_planes(const Maps& m, const Slice& s, int 
     for (int i = s.from; i < s.to; ++i) {
         const Map& map = m.maps[i];
         const T* g_map = static_cast<const T*>(map.data) + n * map.strides[0] + s.start * map.strides[1];
-        if (map.flat) {
-#pragma unroll
-            for (int k = 0; k < K; ++k) {
-                if (k >= s.channels) break;
-                const T* g_plane = g_map + k * map.strides[1] + p * map.strides[3];
-                const Vec<T, V> r = load_vec<V>(g_plane, pixels - p, map.aligned, map.strides[3], narrow<T>(Acc<T>(0)));
-#pragma unroll
-                for (int v = 0; v < V; ++v) acc[k][v] += widen(r[v]);
-            }
-            continue;
+        if (map.flat && map.aligned && p + V <= pixels) {
+            add_flat<true>(map, g_map, s.channels, p, pixels, acc);
+        } else if (map.flat) {
+            add_flat<false>(map, g_map, s.channels, p, pixels, acc);
+        } else if (blends(map)) {
+            add_planes<true>(map, g_map, s.channels, p, pixels, m.w, acc);
+        } else {
+            add_planes<false>(map, g_map, s.channels, p, pixels, m.w, acc);
         }
-        int y = p / m.w, x = p % m.w;
+    }
+}
+
+/// acc[k][v] += the map at channel v of `count`, pixel p + k * step. Whole: by vectors.
+template <bool Whole, bool Blended, class T, int K, int V>
+__device__ __forceinline__ void add_pixels(const Maps& m, const Map& map, const T* g_map, int count, int p, int step,
+                                           Acc<T> (&acc)[K][V]) {
 #pragma unroll
-        for (int v = 0; v < V; ++v) {
-            if (p + v >= pixels) break;
-            const Corners<Acc<T>> c = corners<Acc<T>>(map, y, x);
+    for (int k = 0; k < K; ++k) {
+        const int at = smaller(p + k * step, m.h * m.w - 1);
+        const Corners<Acc<T>> c = corners(map, map.y.source<Acc<T>>(at / m.w), map.x.source<Acc<T>>(at % m.w));
 #pragma unroll
-            for (int k = 0; k < K; ++k) {
-                if (k >= s.channels) break;
-                const T* g_plane = g_map + k * map.strides[1];
-                if (blends(map)) {
-                    acc[k][v] +=
-                        c.weight[0][0] * widen(g_plane[c.at[0][0]]) + c.weight[0][1] * widen(g_plane[c.at[0][1]]) +
-                        c.weight[1][0] * widen(g_plane[c.at[1][0]]) + c.weight[1][1] * widen(g_plane[c.at[1][1]]);
-                } else {
-                    acc[k][v] += widen(g_plane[c.at[0][0]]);
-                }
-            }
-            if (++x == m.w) x = 0, ++y;
+        for (int corner = 0; corner < (Blended ? 4 : 1); ++corner) {
+            const int i = corner / 2, j = corner % 2;
+            const Vec<T, V> r = load_vec<V>(g_map + c.at[i][j], Whole ? V : count, Whole, Whole ? 1 : map.strides[1],
+                                            narrow<T>(Acc<T>(0)));
+#pragma unroll
+            for (int v = 0; v < V; ++v) acc[k][v] += Blended ? c.weight[i][j] * widen(r[v]) : widen(r[v]);
         }
     }
 }
@@ -121,23 +161,16 @@ __device__ __forceinline__ void merge_planes(const Maps& m, const Slice& s, int 
 template <class T, int K, int V>
 __device__ __forceinline__ void merge_pixels(const Maps& m, const Slice& s, int lane, int n, int p, int step,
                                              Acc<T> (&acc)[K][V]) {
+    const int count = s.channels - lane;
     for (int i = s.from; i < s.to; ++i) {
         const Map& map = m.maps[i];
         const T* g_map = static_cast<const T*>(map.data) + n * map.strides[0] + (s.start + lane) * map.strides[1];
-#pragma unroll
-        for (int k = 0; k < K; ++k) {
-            const int at = p + k * step;
-            if (at >= m.h * m.w) break;
-            const Corners<Acc<T>> c = corners<Acc<T>>(map, at / m.w, at % m.w);
-#pragma unroll
-            for (int corner = 0; corner < 4; ++corner) {
-                if (corner > 0 && !blends(map)) break;
-                const int i = corner / 2, j = corner % 2;
-                const Vec<T, V> r = load_vec<V>(g_map + c.at[i][j], s.channels - lane, map.aligned, map.strides[1],
-                                                narrow<T>(Acc<T>(0)));
-#pragma unroll
-                for (int v = 0; v < V; ++v) acc[k][v] += blends(map) ? c.weight[i][j] * widen(r[v]) : widen(r[v]);
-            }
+        if (map.aligned && count >= V) {
+            blends(map) ? add_pixels<true, true>(m, map, g_map, count, p, step, acc)
+                        : add_pixels<true, false>(m, map, g_map, count, p, step, acc);
+        } else {
+            blends(map) ? add_pixels<false, true>(m, map, g_map, count, p, step, acc)
+                        : add_pixels<false, false>(m, map, g_map, count, p, step, acc);
         }
     }
 }

@@ -82,17 +82,16 @@ struct Tiles {
 };
 
 template <class T>
-Tiles tiles_of(const Maps& m, bool channels_last) {
+Tiles tiles_of(const Maps& m, bool channels_last, int deep) {
     const int pixels = m.h * m.w;
     int most = 1, slices = 0;
     for (int i = 0; i < (m.sum ? 1 : m.count); ++i) most = std::max(most, m.maps[i].c);
     const unsigned vectors = ceil_div(most, vec_size<T>), strips = ceil_div(pixels, pixels_of<T>);
     const int width = std::min(32u, std::bit_ceil(vectors));
-    const int threads = channels_last ? 256 : std::clamp(std::bit_ceil(strips), 32u, 256u);
-    const int channels = channels_last ? width * vec_size<T> : slab_of<T>;
+    const int threads = channels_last ? merge_threads : std::clamp<int>(std::bit_ceil(strips), 32, merge_threads);
+    const int channels = channels_last ? width * vec_size<T> : slab;
     for (int i = 0; i < (m.sum ? 1 : m.count); ++i) slices += ceil_div(m.maps[i].c, channels);
-    return {threads, width, ceil_div(pixels, channels_last ? threads / width * pixels_deep : threads * pixels_of<T>),
-            slices};
+    return {threads, width, ceil_div(pixels, channels_last ? threads / width * deep : threads * pixels_of<T>), slices};
 }
 
 /// Outputs that a source pixel reaches along an axis, about.
@@ -110,7 +109,7 @@ Status divide(const UpsampleMergeProblem& p, Gradient& map) {
     const int at_once = gather_threads / map.team;
     map.width = std::min<int>(std::bit_ceil(vectors), std::min(32, at_once));
     const long long pixels = static_cast<long long>(map.y.size) * map.x.size, width = map.width;
-    const long long units = (pass ? ceil_div<long long>(pixels, pixels_of<T>) : pixels) * ceil_div(map.c, slab_of<T>);
+    const long long units = (pass ? ceil_div<long long>(pixels, pixels_of<T>) : pixels) * ceil_div(map.c, slab);
     const long long blocks = last ? ceil_div<long long>(vectors, width) * ceil_div(pixels, at_once / width)
                                   : ceil_div<long long>(units, at_once);
     PK_CHECK(blocks * gather_threads < int_limit && p.n * blocks < int_limit, "a map of (", p.n, ", ", map.c, ", ",
@@ -165,7 +164,7 @@ Status launch_upsample_merge_fwd(const UpsampleMergeFwdParams& params, Queue que
                   1,
                   params.y};
         PK_TRY(maps_of<T>(p, f.maps));
-        const Tiles tiles = tiles_of<T>(f.maps, last);
+        const Tiles tiles = tiles_of<T>(f.maps, last, pixels_deep);
         PK_CHECK(p.n * tiles.per_image < int_limit && tiles.slices < 65536, "the output is too large for one launch");
         f.width = tiles.width;
         const dim3 grid(p.n * tiles.per_image, tiles.slices);
@@ -200,7 +199,7 @@ Status launch_upsample_merge_bwd_affine(const UpsampleMergeBwdAffineParams& para
         Affine a{{}, params.dy, params.y, recompute, aligned, 1, params.part};
         PK_TRY(maps_of<T>(p, a.maps));
         if (!recompute) a.maps.count = 1, a.maps.maps[0].c = p.c;  // one slice of all channels; nothing of it is read
-        const Tiles tiles = tiles_of<T>(a.maps, last);
+        const Tiles tiles = tiles_of<T>(a.maps, last, 1);
         PK_CHECK(p.n * tiles.per_image < int_limit && tiles.slices < 65536, "dy is too large for one launch");
         a.width = tiles.width;
         return launch("upsample_merge_bwd_affine_kernel", p.dtype, upsample_merge_bwd_affine_kernel<T, last>,
@@ -213,7 +212,7 @@ Status launch_upsample_merge_sums(const UpsampleMergeSumsParams& params, Queue q
         using A = Acc<typename decltype(type)::type>;
         const dim3 grid(ceil_div(params.c, sums_channels), params.rows);
         return launch("upsample_merge_sums_kernel", params.dtype, upsample_merge_sums_kernel<A>,
-                      Shape{grid, dim3(affine_threads)}, queue, static_cast<const A*>(params.part),
+                      Shape{grid, dim3(sums_threads)}, queue, static_cast<const A*>(params.part),
                       static_cast<A*>(params.sums), params.parts, params.c);
     });
 }

@@ -2,11 +2,10 @@
 // write each, a fixed order of additions. Bound by reading dy, once from memory and some times over through L1 and L2.
 //
 // grid:   x the blocks of all maps in one row, those whose pixels reach furthest first
-// block:  NCHW: `team` lanes share a source pixel of `slab_of` channels: one lane where few outputs reach it, a warp
-// where
-//         a 1x1 map fills the whole output. channels_last: `width` threads own 16 bytes of channels each of a pixel,
-//         and `team` such rows of threads share the rows of outputs that it reaches
-// shared: channels_last: 16 bytes of the dtype, as accumulators, per thread
+// block:  NCHW: `team` threads share a source pixel of `slab` channels: one where few outputs reach it, the block
+//         where a 1x1 map fills the output; lanes lie along columns of outputs, warps take rows. channels_last:
+//         `width` threads own 16 bytes of channels each, and `team` rows of such threads share the rows of outputs
+// shared: NCHW: a slab per warp. channels_last: 16 bytes of the dtype, as accumulators, per thread
 #pragma once
 
 #include "common/block_sum.cuh"
@@ -59,22 +58,24 @@ __device__ __forceinline__ void sum_team(A (&r)[K], A* s_part, int lanes, int wa
         for (int k = 0; k < K; ++k) r[k] += s_part[warp * K + k];
 }
 
-/// A map taken as it is, NCHW: unit u is `pixels_of` pixels side by side in one slab of channels.
-template <class T>
-__device__ __forceinline__ void pass_planes(const Backward& p, const Gradient& map, int n, int u) {
-    constexpr int V = pixels_of<T>;
-    const int pixels = p.h * p.w, strips = ceil_div(pixels, V), start = u / strips * slab_of<T>, at = u % strips * V;
+/// A map taken as it is, NCHW: pixels at ... of `slab` channels from `start` on.
+template <bool Whole, class T>
+__device__ __forceinline__ void pass_planes(const Backward& p, const Gradient& map, int n, int start, int at) {
+    constexpr int K = slab, V = pixels_of<T>;
+    const int pixels = p.h * p.w, channels = map.c - start;
     const long long plane = (static_cast<long long>(n) * p.c + map.first + start) * pixels + at;
     T* g_dmap = static_cast<T*>(map.data) + n * map.strides[0] + start * map.strides[1] + at * map.strides[3];
+    long long planes[K];
 #pragma unroll
-    for (int k = 0; k < slab_of<T>; ++k) {
-        if (start + k >= map.c) break;
-        Acc<T> dy[V];
+    for (int k = 0; k < K; ++k) planes[k] = plane + static_cast<long long>(smaller(k, channels - 1)) * pixels;
+    Acc<T> dy[K][V];
+    incoming<Whole>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), planes, pixels - at, dy);
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+        if (k >= channels) break;
         Vec<T, V> r;
-        incoming<T>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), plane + static_cast<long long>(k) * pixels,
-                    pixels - at, p.aligned, dy);
 #pragma unroll
-        for (int v = 0; v < V; ++v) r[v] = scaled<T>(p, dy[v], map.first + start + k);
+        for (int v = 0; v < V; ++v) r[v] = scaled<T>(p, dy[k][v], map.first + start + k);
         store_vec(g_dmap + k * map.strides[1], r, pixels - at, map.aligned, map.strides[3]);
     }
 }
@@ -83,7 +84,7 @@ __device__ __forceinline__ void pass_planes(const Backward& p, const Gradient& m
 template <class T>
 __device__ __forceinline__ void gather_planes(const Backward& p, const Gradient& map, int n, int u, Acc<T>* s_part) {
     using A = Acc<T>;
-    constexpr int K = slab_of<T>;
+    constexpr int K = slab;
     const int q = u % (map.y.size * map.x.size), start = u / (map.y.size * map.x.size) * K;
     const int i = q / map.x.size, j = q % map.x.size, pixels = p.h * p.w;
     const bool live = start < map.c;  // a thread beyond the map still takes part in its team's sums
@@ -96,12 +97,14 @@ __device__ __forceinline__ void gather_planes(const Backward& p, const Gradient&
         const A across = map.x.weight<A>(x, j);
         for (int y = rows.first + member / lanes; y <= rows.last; y += warps) {
             const A share = map.y.weight<A>(y, i) * across;
+            A dy[K][1];
+            long long at[K];
 #pragma unroll
-            for (int k = 0; k < K; ++k) {
-                if (start + k >= map.c) break;
-                const long long at = plane + static_cast<long long>(k) * pixels + y * p.w + x;
-                acc[k] += share * incoming(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), at);
-            }
+            for (int k = 0; k < K; ++k)
+                at[k] = plane + static_cast<long long>(smaller(k, map.c - start - 1)) * pixels + y * p.w + x;
+            incoming<true>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), at, 1, dy);
+#pragma unroll
+            for (int k = 0; k < K; ++k) acc[k] += share * dy[k][0];
         }
     }
     sum_team<K>(acc, s_part, lanes, warps);
@@ -111,6 +114,27 @@ __device__ __forceinline__ void gather_planes(const Backward& p, const Gradient&
     for (int k = 0; k < K; ++k)
         if (start + k < map.c)
             g_dmap[k * map.strides[1] + j * map.strides[3]] = scaled<T>(p, acc[k], map.first + start + k);
+}
+
+/// acc[v] += what output rows `first`, first + step ... bring source pixel (i, j), at `count` channels from `from` on.
+template <bool Whole, class T, int V>
+__device__ __forceinline__ void add_rows(const Backward& p, const Gradient& map, int n, int i, int j, int first,
+                                         int step, int last, int from, int count, Acc<T> (&acc)[V]) {
+    using A = Acc<T>;
+    const Span cols = map.x.reached<A>(j);
+    for (int y = first; y <= last; y += step) {
+        const A down = map.y.weight<A>(y, i);
+        const long long row = (static_cast<long long>(n) * p.h + y) * p.w;
+#pragma unroll 4
+        for (int x = cols.first; x <= cols.last; ++x) {
+            const A share = down * map.x.weight<A>(x, j);
+            const long long at[] = {(row + x) * p.c + from};
+            A dy[1][V];
+            incoming<Whole>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), at, count, dy);
+#pragma unroll
+            for (int v = 0; v < V; ++v) acc[v] += share * dy[0][v];
+        }
+    }
 }
 
 /// channels_last: `block` of the image owns some source pixels and `width` vectors of channels.
@@ -124,20 +148,15 @@ __device__ __forceinline__ void gather_pixels(const Backward& p, const Gradient&
     const int q = block / slices * (row / map.width) + t % row / map.width;
     const int i = q / map.x.size, j = q % map.x.size;
     const bool live = i < map.y.size && lane < map.c;
-    const Span rows = live ? map.y.reached<A>(i) : Span{0, -1}, cols = live ? map.x.reached<A>(j) : Span{0, -1};
-    const bool aligned = p.aligned && map.first % V == 0;
+    const int from = map.first + lane, count = map.c - lane;
     A acc[V] = {};
-    for (int y = rows.first + t / row; y <= rows.last; y += map.team) {
-        const A down = map.y.weight<A>(y, i);
-#pragma unroll 4
-        for (int x = cols.first; x <= cols.last; ++x) {
-            const A share = down * map.x.weight<A>(x, j);
-            const long long pixel = (static_cast<long long>(n) * p.h + y) * p.w + x;
-            A dy[V];
-            incoming<T>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), pixel * p.c + map.first + lane,
-                        map.c - lane, aligned, dy);
-#pragma unroll
-            for (int v = 0; v < V; ++v) acc[v] += share * dy[v];
+    if (live) {
+        const Span rows = map.y.reached<A>(i);
+        const int first = rows.first + t / row;
+        if (p.aligned && map.first % V == 0 && count >= V) {
+            add_rows<true, T>(p, map, n, i, j, first, map.team, rows.last, from, count, acc);
+        } else {
+            add_rows<false, T>(p, map, n, i, j, first, map.team, rows.last, from, count, acc);
         }
     }
     sum_strided(acc, s_part, row);
@@ -150,22 +169,29 @@ __device__ __forceinline__ void gather_pixels(const Backward& p, const Gradient&
 }
 
 template <class T, bool ChannelsLast>
-__global__ void __launch_bounds__(gather_threads, 4)
+__global__ void __launch_bounds__(gather_threads, 3)
     upsample_merge_bwd_dmaps_kernel(const __grid_constant__ Backward p) {
     int block = blockIdx.x, i = 0;
     for (; block >= p.maps[i].blocks; ++i) block -= p.maps[i].blocks;
     const Gradient& map = p.maps[i];
     const int n = block / map.blocks_per_image;
     block %= map.blocks_per_image;
-    __shared__ Acc<T> s_part[ChannelsLast ? vec_size<T> * gather_threads : slab_of<T> * gather_threads / 32];
+    __shared__ Acc<T> s_part[ChannelsLast ? vec_size<T> * gather_threads : slab * gather_threads / 32];
     if constexpr (ChannelsLast) {
         gather_pixels<T>(p, map, n, block, s_part);
     } else {
         const int u = (block * gather_threads + static_cast<int>(threadIdx.x)) / map.team;
         if (map.y.how != Resample::taken) {
             gather_planes<T>(p, map, n, u, s_part);
-        } else if (u < ceil_div(map.c, slab_of<T>) * ceil_div(p.h * p.w, pixels_of<T>)) {
-            pass_planes<T>(p, map, n, u);
+        } else {
+            const int strips = ceil_div(p.h * p.w, pixels_of<T>), start = u / strips * slab;
+            const int at = u % strips * pixels_of<T>;
+            if (start >= map.c) return;
+            if (p.aligned && at + pixels_of<T> <= p.h * p.w) {
+                pass_planes<true, T>(p, map, n, start, at);
+            } else {
+                pass_planes<false, T>(p, map, n, start, at);
+            }
         }
     }
 }

@@ -19,7 +19,7 @@
 
 namespace pk::upsample_merge {
 
-inline constexpr int affine_threads = 256, sums_channels = 32;
+inline constexpr int sums_threads = 256, sums_channels = 32;
 
 struct Affine {
     Maps maps;
@@ -40,32 +40,39 @@ __device__ __forceinline__ A* share_of(const Affine& p, int row, int channel) {
 template <class T>
 __device__ __forceinline__ void sum_planes(const Affine& p, Acc<T>* s_part) {
     using A = Acc<T>;
-    constexpr int V = pixels_of<T>;
+    constexpr int K = slab, V = pixels_of<T>;
     const Maps& m = p.maps;
-    const Slice s = slice_of(m, blockIdx.y, slab_of<T>);
+    const Slice s = slice_of(m, blockIdx.y, K);
     const int pixels = m.h * m.w, tiles = ceil_div(pixels, V * static_cast<int>(blockDim.x));
-    A shift[slab_of<T>] = {}, scale[slab_of<T>] = {};
+    A shift[K] = {}, scale[K] = {};
     for (int tile = blockIdx.x; tile < m.n * tiles; tile += gridDim.x) {
         const int n = tile / tiles, at = (tile % tiles * blockDim.x + threadIdx.x) * V;
         if (at >= pixels) continue;
-        A acc[slab_of<T>][V] = {};
+        A acc[K][V] = {};
         if (p.recompute) merge_planes<T>(m, s, n, at, acc);
         const long long plane = (static_cast<long long>(n) * m.c + s.out) * pixels + at;
+        long long planes[K];
 #pragma unroll
-        for (int k = 0; k < slab_of<T>; ++k) {
-            if (k >= s.channels) break;
-            A dy[V];
-            incoming<T>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y),
-                        plane + static_cast<long long>(k) * pixels, pixels - at, p.aligned, dy);
-#pragma unroll
-            for (int v = 0; v < V; ++v) shift[k] += dy[v], scale[k] += dy[v] * acc[k][v];
+        for (int k = 0; k < K; ++k) planes[k] = plane + static_cast<long long>(smaller(k, s.channels - 1)) * pixels;
+        A dy[K][V];
+        if (p.aligned && at + V <= pixels) {
+            incoming<true>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), planes, V, dy);
+        } else {
+            incoming<false>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), planes, pixels - at, dy);
         }
+#pragma unroll
+        for (int k = 0; k < K; ++k)
+#pragma unroll
+            for (int v = 0; v < V; ++v) {
+                if (at + v >= pixels) break;
+                shift[k] += dy[k][v], scale[k] += dy[k][v] * acc[k][v];
+            }
     }
     sum_strided(shift, s_part, 1);
     if (p.recompute) sum_strided(scale, s_part, 1);
     if (threadIdx.x > 0) return;
 #pragma unroll
-    for (int k = 0; k < slab_of<T>; ++k) {
+    for (int k = 0; k < K; ++k) {
         if (k >= s.channels) break;
         *share_of<A>(p, 0, s.out + k) = shift[k];
         if (p.recompute) *share_of<A>(p, 1, s.out + k) = scale[k];
@@ -78,40 +85,37 @@ __device__ __forceinline__ void sum_pixels(const Affine& p, Acc<T>* s_part) {
     constexpr int V = vec_size<T>;
     const Maps& m = p.maps;
     const Slice s = slice_of(m, blockIdx.y, p.width * V);
-    const int t = threadIdx.x, slots = blockDim.x / p.width, pixels = m.h * m.w,
-              tiles = ceil_div(pixels, slots * pixels_deep);
-    const int lane = t % p.width * V, channel = s.out + lane;
+    const int t = threadIdx.x, slots = blockDim.x / p.width, pixels = m.h * m.w, tiles = ceil_div(pixels, slots);
+    const int lane = t % p.width * V, channel = s.out + lane, count = s.channels - lane;
     A shift[V] = {}, scale[V] = {};
-    for (int tile = blockIdx.x; lane < s.channels && tile < m.n * tiles; tile += gridDim.x) {
-        const int n = tile / tiles, at = tile % tiles * slots * pixels_deep + t / p.width;
-        A acc[pixels_deep][V] = {};
+    for (int tile = blockIdx.x; count > 0 && tile < m.n * tiles; tile += gridDim.x) {
+        const int n = tile / tiles, at = tile % tiles * slots + t / p.width;
+        if (at >= pixels) continue;
+        A acc[1][V] = {}, dy[1][V];
         if (p.recompute) merge_pixels<T>(m, s, lane, n, at, slots, acc);
-#pragma unroll
-        for (int k = 0; k < pixels_deep; ++k) {
-            if (at + k * slots >= pixels) break;
-            A dy[V];
-            incoming<T>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y),
-                        (static_cast<long long>(n) * pixels + at + k * slots) * m.c + channel, s.channels - lane,
-                        p.aligned && channel % V == 0, dy);
-#pragma unroll
-            for (int v = 0; v < V; ++v) shift[v] += dy[v], scale[v] += dy[v] * acc[k][v];
+        const long long places[] = {(static_cast<long long>(n) * pixels + at) * m.c + channel};
+        if (p.aligned && channel % V == 0 && count >= V) {
+            incoming<true>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), places, V, dy);
+        } else {
+            incoming<false>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), places, count, dy);
         }
+#pragma unroll
+        for (int v = 0; v < V; ++v) shift[v] += dy[0][v], scale[v] += dy[0][v] * acc[0][v];
     }
     sum_strided(shift, s_part, p.width);
     if (p.recompute) sum_strided(scale, s_part, p.width);
     if (t >= p.width) return;
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-        if (v >= s.channels - lane) break;
+        if (v >= count) break;
         *share_of<A>(p, 0, channel + v) = shift[v];
         if (p.recompute) *share_of<A>(p, 1, channel + v) = scale[v];
     }
 }
 
 template <class T, bool ChannelsLast>
-__global__ void __launch_bounds__(affine_threads, 2)
-    upsample_merge_bwd_affine_kernel(const __grid_constant__ Affine p) {
-    __shared__ Acc<T> s_part[(ChannelsLast ? vec_size<T> : slab_of<T>)*affine_threads];
+__global__ void __launch_bounds__(merge_threads, 4) upsample_merge_bwd_affine_kernel(const __grid_constant__ Affine p) {
+    __shared__ Acc<T> s_part[(ChannelsLast ? vec_size<T> : slab) * merge_threads];
     if constexpr (ChannelsLast) {
         sum_pixels<T>(p, s_part);
     } else {
@@ -121,13 +125,13 @@ __global__ void __launch_bounds__(affine_threads, 2)
 
 /// part (rows, parts, c) -> sums (rows, c).
 template <class A>
-__global__ void __launch_bounds__(affine_threads, 2)
+__global__ void __launch_bounds__(sums_threads)
     upsample_merge_sums_kernel(const A* g_part, A* g_sums, int parts, int c) {
-    __shared__ A s_part[affine_threads];
+    __shared__ A s_part[sums_threads];
     const int t = threadIdx.x, channel = blockIdx.x * sums_channels + t % sums_channels;
     const A* g_row = g_part + static_cast<long long>(blockIdx.y) * parts * c;
     A acc[1] = {};
-    for (int i = t / sums_channels; channel < c && i < parts; i += affine_threads / sums_channels)
+    for (int i = t / sums_channels; channel < c && i < parts; i += sums_threads / sums_channels)
         acc[0] += g_row[static_cast<long long>(i) * c + channel];
     sum_strided(acc, s_part, sums_channels);
     if (t < sums_channels && channel < c) g_sums[static_cast<long long>(blockIdx.y) * c + channel] = acc[0];

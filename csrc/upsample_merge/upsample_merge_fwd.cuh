@@ -2,9 +2,8 @@
 // and writes each once. Small maps stay in L1 and L2, so what bounds it is reading the large ones and writing y.
 //
 // grid:   x images x pixel tiles, y channel slices of all maps (of one, in a sum)
-// block:  NCHW: a thread owns `pixels_of` pixels side by side in `slab_of` channels. channels_last: `width` threads
-// side by
-//         side own 16 bytes of channels each, at `pixels_deep` pixels
+// block:  NCHW: a thread owns `pixels_of` pixels side by side in `slab` channels. channels_last: `width` threads own
+//         16 bytes of channels each, at `pixels_deep` pixels
 // shared: none
 #pragma once
 
@@ -37,12 +36,12 @@ __device__ __forceinline__ void write_planes(const Forward& p) {
     const int pixels = m.h * m.w, tiles = ceil_div(pixels, V * static_cast<int>(blockDim.x));
     const int n = blockIdx.x / tiles, at = (blockIdx.x % tiles * blockDim.x + threadIdx.x) * V;
     if (at >= pixels) return;
-    const Slice s = slice_of(m, blockIdx.y, slab_of<T>);
-    Acc<T> acc[slab_of<T>][V] = {};
+    const Slice s = slice_of(m, blockIdx.y, slab);
+    Acc<T> acc[slab][V] = {};
     merge_planes<T>(m, s, n, at, acc);
     T* g_y = static_cast<T*>(p.y) + (static_cast<long long>(n) * m.c + s.out) * pixels + at;
 #pragma unroll
-    for (int k = 0; k < slab_of<T>; ++k) {
+    for (int k = 0; k < slab; ++k) {
         if (k >= s.channels) break;
         Vec<T, V> r;
 #pragma unroll
@@ -77,7 +76,7 @@ __device__ __forceinline__ void write_pixels(const Forward& p) {
 }
 
 template <class T, bool ChannelsLast>
-__global__ void __launch_bounds__(256, 2) upsample_merge_fwd_kernel(const __grid_constant__ Forward p) {
+__global__ void __launch_bounds__(merge_threads, 4) upsample_merge_fwd_kernel(const __grid_constant__ Forward p) {
     if constexpr (ChannelsLast) {
         write_pixels<T>(p);
     } else {

@@ -81,5 +81,5 @@ def backward_affine(
 def _parts(dy: Tensor) -> int:
     """Shares of the pixels: enough that their blocks, times those along channels, fill a GPU."""
     n, c, h, w = dy.shape
-    slices = -(-c // (128 if is_channels_last(dy) else 8))
+    slices = -(-c // (128 if is_channels_last(dy) else 4))
     return max(1, min(PARTS, -(-BLOCKS // max(1, slices)), -(-n * h * w // 256)))
