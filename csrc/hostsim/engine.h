@@ -16,7 +16,8 @@
 namespace hostsim {
 
 constexpr int warp_lanes = 32;
-constexpr size_t shared_limit = 232448;  // bytes a block may have on the largest GPU
+constexpr size_t window_bytes = 256 * 1024;  // of shared addresses before those of static shared memory
+constexpr size_t shared_limit = 232448;      // bytes a block may have on the largest GPU
 
 struct Block;
 
@@ -127,8 +128,10 @@ class Random {
 struct Engine {
     const char* name = "";
     const std::function<void()>* body = nullptr;
-    size_t shared = 0;          // bytes of dynamic shared memory
-    size_t shared_start = 0;    // where it begins in a block's window
+    size_t shared = 0;                     // bytes of dynamic shared memory
+    size_t shared_start = 0;               // where it begins in a block's window
+    unsigned char* static_base = nullptr;  // static shared memory of the whole module
+    size_t static_bytes = 0;
     std::vector<Block> blocks;  // of the running cluster
     Thread* current = nullptr;
     Random random;
@@ -198,8 +201,14 @@ bool is_dynamic(uint32_t address);
 /// The memory at a shared address; stops the launch unless all `bytes` belong to the block.
 unsigned char* shared_pointer(uint32_t address, size_t bytes, const char* what, const Site& site);
 /// Its offset in the running block's shared memory; false for other memory.
-bool find_shared(const void* pointer, uint32_t& offset);
-size_t shared_span();  // one more than the last offset
+inline bool find_shared(const void* pointer, uint32_t& offset) {
+    const auto* bytes = static_cast<const unsigned char*>(pointer);
+    const auto in_window = static_cast<size_t>(bytes - engine.current->block->window);
+    const auto in_static = static_cast<size_t>(bytes - engine.static_base);
+    if (in_window >= window_bytes && in_static >= engine.static_bytes) return false;
+    offset = static_cast<uint32_t>(in_window < window_bytes ? in_window : window_bytes + in_static);
+    return true;
+}
 /// Stop the launch where a sanitizer knows that these bytes of global memory may not be read.
 void check_global(const void* pointer, size_t bytes, const char* what, const Site& site);
 

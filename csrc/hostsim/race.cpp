@@ -15,8 +15,9 @@ void* accessing_code = nullptr;
 
 namespace {
 
-/// The last accesses to one byte of shared memory.
+/// The last accesses to one byte of shared memory, if they were in this launch's current cluster.
 struct Shadow {
+    uint32_t cluster = 0;
     uint32_t writer_tick = 0, reader_tick = 0;
     uint16_t writer = 0, reader = 0;
     int32_t more_readers = -1;  // in the list of lists
@@ -24,6 +25,7 @@ struct Shadow {
 
 using Steps = std::vector<std::pair<uint32_t, uint32_t>>;  // component, tick
 
+uint32_t cluster = 0;  // how many have run
 uint32_t threads = 0;  // in the cluster; components from there on are their asynchronous operations
 std::vector<Knowledge> known;
 std::vector<std::vector<Shadow>> shadows;  // per block of the cluster
@@ -107,13 +109,21 @@ void check(const Access& access, Shadow& byte, uint32_t offset, const Site& site
     check_reader(byte.reader, byte.reader_tick);
     if (byte.more_readers >= 0)
         for (const auto& [component, tick] : readers[byte.more_readers]) check_reader(component, tick);
-    byte = {access.tick, 0, static_cast<uint16_t>(access.component), 0, -1};
+    byte = {cluster, access.tick, 0, static_cast<uint16_t>(access.component), 0, -1};
+}
+
+Shadow& current(Shadow& byte) {
+    if (byte.cluster != cluster) {
+        byte = {};
+        byte.cluster = cluster;
+    }
+    return byte;
 }
 
 void note(const Access& access, uint32_t rank, uint32_t offset, size_t bytes, const Site& site) {
     auto& shadow = shadows[rank];
     for (size_t i = 0; i < bytes && offset + i < shadow.size(); ++i)
-        check(access, shadow[offset + i], offset + static_cast<uint32_t>(i), site);
+        check(access, current(shadow[offset + i]), offset + static_cast<uint32_t>(i), site);
 }
 
 void note_own(const void* memory, size_t bytes, bool writes, const Site& site) {
@@ -134,7 +144,9 @@ void begin_clocks() {
         known[i].fenced.assign(2 * threads, 0);
         known[i].seen[i] = 1;
     }
-    shadows.assign(engine.blocks.size(), std::vector<Shadow>(shared_span()));
+    ++cluster;
+    shadows.resize(engine.blocks.size());
+    for (auto& shadow : shadows) shadow.resize(window_bytes + engine.static_bytes);
     readers.clear();
     issued.assign(threads, 0);
 }

@@ -23,7 +23,7 @@ namespace hostsim {
 
 namespace {
 
-constexpr size_t window_bytes = 256 * 1024, canary_bytes = 1024;
+constexpr size_t canary_bytes = 1024;
 constexpr unsigned char poison = 0xFF, canary = 0xA5;  // every float of poison bytes is a NaN
 
 thread_local unsigned char hostsim_anchor = 0;
@@ -131,6 +131,11 @@ void prepare_shared(Block& block) {
         __asan_poison_memory_region(block.window, engine.shared_start);
         __asan_poison_memory_region(dynamic + engine.shared, window_bytes - engine.shared_start - engine.shared);
     }
+    const auto& all = all_variables();
+    if (!all.empty()) {
+        engine.static_base = &hostsim_anchor + all[0].begin;
+        engine.static_bytes = static_cast<size_t>(all.back().end - all[0].begin);
+    }
     const auto& variables = variables_of(engine.name);
     size_t bytes = 0;
     for (const Range& range : variables) {
@@ -169,7 +174,8 @@ unsigned char* shared_pointer(uint32_t address, size_t bytes, const char* what, 
     if (is_dynamic(offset) && offset + bytes <= engine.shared_start + engine.shared) return block.window + offset;
     size_t at = 0;
     for (const Range& range : variables_of(engine.name)) {
-        const ptrdiff_t begin = range.begin - all_variables()[0].begin + static_cast<ptrdiff_t>(window_bytes);
+        const ptrdiff_t begin =
+            &hostsim_anchor + range.begin - engine.static_base + static_cast<ptrdiff_t>(window_bytes);
         const ptrdiff_t inside = static_cast<ptrdiff_t>(offset) - begin;
         if (inside >= 0 && inside + static_cast<ptrdiff_t>(bytes) <= range.end - range.begin)
             return &block == engine.current->block ? &hostsim_anchor + range.begin + inside
@@ -178,25 +184,6 @@ unsigned char* shared_pointer(uint32_t address, size_t bytes, const char* what, 
     }
     stop(text(what, " at ", place(site), ": ", bytes, " bytes at shared address ", offset,
               " are not the block's shared memory"));
-}
-
-bool find_shared(const void* pointer, uint32_t& offset) {
-    const auto* bytes = static_cast<const unsigned char*>(pointer);
-    const ptrdiff_t in_window = bytes - engine.current->block->window;
-    if (0 <= in_window && in_window < static_cast<ptrdiff_t>(window_bytes)) {
-        offset = static_cast<uint32_t>(in_window);
-        return true;
-    }
-    if (all_variables().empty()) return false;
-    const ptrdiff_t in_static = bytes - &hostsim_anchor - all_variables()[0].begin;
-    if (in_static < 0 || in_static >= all_variables().back().end - all_variables()[0].begin) return false;
-    offset = static_cast<uint32_t>(in_static) + window_bytes;
-    return true;
-}
-
-size_t shared_span() {
-    const auto& all = all_variables();
-    return window_bytes + (all.empty() ? 0 : static_cast<size_t>(all.back().end - all[0].begin));
 }
 
 uint32_t shared_address(const void* pointer, Site site) {
