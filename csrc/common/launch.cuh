@@ -75,9 +75,9 @@ Status launch(const char* name, Dtype dtype, void (*kernel)(Params...), const Sh
             exact);
     if (error == cudaSuccess) return {};
     (void)cudaGetLastError();  // or the next launch would report this one's error
-    PK_CHECK(false, cuda_failure(name, error, queue.device).error, "; grid (", shape.grid.x, ", ", shape.grid.y, ", ",
-             shape.grid.z, "), block ", shape.block.x * shape.block.y * shape.block.z, ", shared ", shape.shared,
-             " bytes");
+    return fail(cuda_failure(name, error, queue.device).error, "; grid (", shape.grid.x, ", ", shape.grid.y, ", ",
+                shape.grid.z, "), block ", shape.block.x * shape.block.y * shape.block.z, ", shared ", shape.shared,
+                " bytes");
 #else
     (void)queue;
     const std::string error =

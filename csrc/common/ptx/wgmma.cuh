@@ -10,8 +10,7 @@ namespace pk {
 /// The descriptor of an operand at s_start. K-major: `stride` bytes from one group of 8 rows to the next, `leading`
 /// between k-chunks without swizzling. MN-major: `leading` bytes from one span to the next along mn and `stride` from 8
 /// k to the next; without swizzling the other way round.
-__device__ __forceinline__ uint64_t wgmma_operand(uint32_t s_start, uint32_t leading, uint32_t stride,
-                                                  Swizzle swizzle) {
+PK_HD uint64_t wgmma_operand(uint32_t s_start, uint32_t leading, uint32_t stride, Swizzle swizzle) {
     const uint64_t mode = swizzle == Swizzle::b128 ? 1 : swizzle == Swizzle::b64 ? 2 : swizzle == Swizzle::b32 ? 3 : 0;
     const auto encoded = [](uint32_t bytes) { return static_cast<uint64_t>((bytes & 0x3FFFF) >> 4); };
     return encoded(s_start) | encoded(leading) << 16 | encoded(stride) << 32 | mode << 62;
