@@ -11,15 +11,13 @@ from torch import Tensor
 from ...backends import Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
 from .._shared.affine import ACTIVATIONS
-from .._shared.autocast import promoted
-from .._shared.checks import check_choice, check_like, check_map, check_vector
+from .._shared.checks import check_choice, check_vector
 from .._shared.layout import empty_map, is_channels_last
 from . import reference
+from .checks import check_maps, check_size
 from .layout import leader
 
 OP = Op("upsample_merge", "memory", reference)
-
-MODES, MERGES = ("bilinear", "nearest"), ("concat", "sum")
 
 
 def _problem(maps: Sequence[Tensor], size: Sequence[int], mode: str, merge: str) -> Problem:
@@ -29,7 +27,7 @@ def _problem(maps: Sequence[Tensor], size: Sequence[int], mode: str, merge: str)
 def _problems(
     maps: Sequence[Tensor], size: Any = None, *, mode: str = "bilinear", merge: str = "concat", **_: Any
 ) -> list[Any]:
-    target = _check_size(maps, size)
+    target = check_size(maps, size)
     return [(OP, _problem(maps, target, mode, merge), target)]
 
 
@@ -72,7 +70,7 @@ def upsample_merge(
 
     Source: Zhao et al., PSPNet, 2017 (concat); Sun et al., HRNet, 2019, and Lin et al., FPN, 2017 (sum).
     """
-    maps, target = _check(maps, size, mode, align_corners, merge)
+    maps, target = check_maps(maps, size, mode, align_corners, merge)
     channels = maps[0].shape[1] if merge == "sum" else sum(m.shape[1] for m in maps)
     for name, vector in (("scale", scale), ("shift", shift)):
         if vector is not None:
@@ -86,44 +84,6 @@ def upsample_merge(
         )  # fmt: skip
     relu = activation == "relu"
     return UpsampleMerge.apply(list(target), mode, align_corners, merge, relu, backend, scale, shift, *maps)
-
-
-def _check(maps: Any, size: Any, mode: str, align_corners: bool, merge: str) -> tuple[list[Tensor], tuple[int, int]]:
-    """The maps in one dtype, and the result's size."""
-    check_choice("mode", mode, MODES)
-    check_choice("merge", merge, MERGES)
-    if mode == "nearest" and align_corners:
-        raise ValueError("align_corners must be False with mode='nearest', got True; it is an option of 'bilinear'")
-    target = _check_size(maps, size)
-    for i, m in enumerate(maps):
-        check_map(f"maps[{i}]", m)
-    maps = promoted(maps)
-    for i, m in enumerate(maps[1:], 1):
-        check_like(f"maps[{i}]", m, "maps[0]", maps[0])
-        for axis, name in ((0, "N"), (1, "C"))[: 2 if merge == "sum" else 1]:
-            if m.shape[axis] != maps[0].shape[axis]:
-                raise ValueError(
-                    f"maps[{i}] must have the {name} of maps[0] for merge={merge!r}, "
-                    f"got {tuple(m.shape)} and {tuple(maps[0].shape)}"
-                )
-    return maps, target
-
-
-def _check_size(maps: Any, size: Any) -> tuple[int, int]:
-    if not isinstance(maps, list | tuple):
-        raise TypeError(f"maps must be a list or tuple of (N, C, H, W) tensors, got {type(maps).__name__}; use [x]")
-    if not maps:
-        raise ValueError("maps must not be empty; give at least one (N, C, H, W) tensor")
-    if size is None:
-        check_map("maps[0]", maps[0])
-        return maps[0].shape[2], maps[0].shape[3]
-    if not isinstance(size, list | tuple) or len(size) != 2:
-        raise TypeError(f"size must be (H, W) or None, got {size!r}")
-    if not all(isinstance(v, int | torch.SymInt) and not isinstance(v, bool) for v in size):
-        raise TypeError(f"size must hold two ints, got {size!r}")
-    if size[0] < 1 or size[1] < 1:
-        raise ValueError(f"size must be positive, got {tuple(size)}")
-    return size[0], size[1]
 
 
 class UpsampleMerge(OpFunction):

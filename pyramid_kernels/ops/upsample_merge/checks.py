@@ -1,0 +1,54 @@
+"""The arguments of ``upsample_merge``, checked into one form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._shared.autocast import promoted
+from .._shared.checks import check_choice, check_like, check_map
+
+MODES, MERGES = ("bilinear", "nearest"), ("concat", "sum")
+
+
+def check_maps(
+    maps: Any, size: Any, mode: str, align_corners: bool, merge: str
+) -> tuple[list[Tensor], tuple[int, int]]:
+    """The maps in one dtype, and the result's size."""
+    check_choice("mode", mode, MODES)
+    check_choice("merge", merge, MERGES)
+    if mode == "nearest" and align_corners:
+        raise ValueError("align_corners must be False with mode='nearest', got True; it is an option of 'bilinear'")
+    target = check_size(maps, size)
+    for i, m in enumerate(maps):
+        check_map(f"maps[{i}]", m)
+    maps = promoted(maps)
+    for i, m in enumerate(maps[1:], 1):
+        check_like(f"maps[{i}]", m, "maps[0]", maps[0])
+        for axis, name in ((0, "N"), (1, "C"))[: 2 if merge == "sum" else 1]:
+            if m.shape[axis] != maps[0].shape[axis]:
+                raise ValueError(
+                    f"maps[{i}] must have the {name} of maps[0] for merge={merge!r}, "
+                    f"got {tuple(m.shape)} and {tuple(maps[0].shape)}"
+                )
+    return maps, target
+
+
+def check_size(maps: Any, size: Any) -> tuple[int, int]:
+    """The result's size: ``size``, or that of the first map."""
+    if not isinstance(maps, list | tuple):
+        raise TypeError(f"maps must be a list or tuple of (N, C, H, W) tensors, got {type(maps).__name__}; use [x]")
+    if not maps:
+        raise ValueError("maps must not be empty; give at least one (N, C, H, W) tensor")
+    if size is None:
+        check_map("maps[0]", maps[0])
+        return maps[0].shape[2], maps[0].shape[3]
+    if not isinstance(size, list | tuple) or len(size) != 2:
+        raise TypeError(f"size must be (H, W) or None, got {size!r}")
+    if not all(isinstance(v, int | torch.SymInt) and not isinstance(v, bool) for v in size):
+        raise TypeError(f"size must hold two ints, got {size!r}")
+    if size[0] < 1 or size[1] < 1:
+        raise ValueError(f"size must be positive, got {tuple(size)}")
+    return size[0], size[1]
