@@ -43,8 +43,8 @@ void raise_unless_ok(const pk::Status& status) {
     if (!status.ok()) throw std::runtime_error(status.error);
 }
 
-/// map: N, C, H, W and its strides. pyramid: windowing, whether maxima are taken, multiprocessors, rows and cols of each
-/// level.
+/// map: N, C, H, W and its strides. pyramid: windowing, whether maxima are taken, multiprocessors, rows and cols of
+/// each level.
 template <class Params>
 Params pool_params(int dtype, const Ints& map, const Ints& pyramid) {
     Params p{};
@@ -68,15 +68,15 @@ void bind_pyramid_pool(py::module_& m) {
         raise_unless_ok(pk::pyramid_pool_parts(params, parts));
         return parts;
     });
-    m.def("pyramid_pool_fwd", [](int dtype, int device, Address stream, const Ints& map, const Ints& pyramid,
-                                 const Ints& y_strides, Address x, Address y, Address indices, Address parts,
-                                 Address part_indices) {
-        auto p = pool_params<pk::PyramidPoolFwdParams>(dtype, map, pyramid);
-        p.yn = y_strides.at(0), p.yc = y_strides.at(1), p.ys = y_strides.at(2);
-        p.x = at(x), p.y = at(y), p.indices = static_cast<int*>(at(indices));
-        p.parts = at(parts), p.part_indices = static_cast<int*>(at(part_indices));
-        raise_unless_ok(pk::launch_pyramid_pool_fwd(p, {device, at(stream)}));
-    });
+    m.def("pyramid_pool_fwd",
+          [](int dtype, int device, Address stream, const Ints& map, const Ints& pyramid, const Ints& y_strides,
+             Address x, Address y, Address indices, Address parts, Address part_indices) {
+              auto p = pool_params<pk::PyramidPoolFwdParams>(dtype, map, pyramid);
+              p.yn = y_strides.at(0), p.yc = y_strides.at(1), p.ys = y_strides.at(2);
+              p.x = at(x), p.y = at(y), p.indices = static_cast<int*>(at(indices));
+              p.parts = at(parts), p.part_indices = static_cast<int*>(at(part_indices));
+              raise_unless_ok(pk::launch_pyramid_pool_fwd(p, {device, at(stream)}));
+          });
     m.def("pyramid_pool_bwd", [](int dtype, int device, Address stream, const Ints& map, const Ints& pyramid,
                                  const Ints& dy_strides, Address dy, Address indices, Address dx) {
         auto p = pool_params<pk::PyramidPoolBwdParams>(dtype, map, pyramid);

@@ -76,7 +76,8 @@ struct Tensor {
                     wrong += !((*this)(i, j, k) == value);
                 }
         for (const T& value : buffer) written += !std::isnan(static_cast<double>(pk::widen(value)));
-        CHECK(wrong == 0, pk::name_of(pk::test::dtype_of<T>()), " ", what, ": ", wrong, " of ", 1LL * n * c * s, " elements are wrong");
+        CHECK(wrong == 0, pk::name_of(pk::test::dtype_of<T>()), " ", what, ": ", wrong, " of ", 1LL * n * c * s,
+              " elements are wrong");
         CHECK(written == 1LL * n * c * s, what, ": ", written, " elements were written, not ", 1LL * n * c * s);
     }
 };
