@@ -117,13 +117,13 @@ def found_by(fault: Fault) -> tuple[bool, str]:
 
 
 def _compiled(folder: Path, unit: Path) -> Path:
-    """The object of ``unit`` with the sources in ``folder``, by the command that compiled it for the simulator."""
+    """The object of ``unit`` with the sources in ``folder``, by the simulator's command but the optimiser's time."""
     commands = json.loads((hostsim.BUILD / "compile_commands.json").read_text())
     command = next(c["command"] for c in commands if c["file"] == str(unit) and "kernels_host" in c["output"])
     target = folder / f"{unit.stem}.o"
     arguments = shlex.split(command.replace(str(ROOT / "csrc"), str(folder / "csrc")))
     arguments[arguments.index("-o") + 1] = str(target)
-    _run([*arguments, "-O1"])
+    _run([*arguments, "-O0"])
     return target
 
 

@@ -148,7 +148,7 @@ def scalar(op: str, arguments: dict[str, Any], backend: str) -> torch.Tensor:
     return oracle.call(op, arguments, backend)[0].float().square().sum()
 
 
-@contract("triton")
+@contract("triton", "cuda")
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
 def test_opcheck(op: str, backend: str, layout: str) -> None:
     """Schema, fake tensors (strides too) and dynamic tracing of every registered operator behind the op."""
@@ -163,7 +163,7 @@ def test_opcheck(op: str, backend: str, layout: str) -> None:
         torch.library.opcheck(operator, oracle.replaced(args, torch.Tensor.detach))
 
 
-@contract("composed", "triton")
+@contract("composed", "triton", "cuda")
 def test_gradcheck(op: str, backend: str) -> None:
     case = cheapest(op, backend)[0]
     if reason := oracle.cannot_check(op, case, backend, F64, False, DEVICE):
@@ -273,7 +273,7 @@ def test_empty_batch(op: str, backend: str) -> None:
         assert g.shape == t.shape and not g.any()
 
 
-@contract("triton")
+@contract("triton", "cuda")
 def test_second_derivative_and_vmap_name_the_op(op: str, backend: str) -> None:
     arguments = materialise(cheapest(op, backend)[0], F32, DEVICE)
     leaves = inputs(arguments)
