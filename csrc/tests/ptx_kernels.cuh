@@ -58,7 +58,12 @@ __global__ void box_kernel(const __grid_constant__ TensorMap from, const __grid_
     if (threadIdx.x == 0) {
         mbarrier_init(barrier, 1);
         fence_mbarrier_init();
-        mbarrier_arrive_expect(barrier, static_cast<uint32_t>(bytes));
+        if constexpr (Rank == 3) {
+            mbarrier_expect(barrier, static_cast<uint32_t>(bytes));
+            mbarrier_arrive(barrier);
+        } else {
+            mbarrier_arrive_expect(barrier, static_cast<uint32_t>(bytes));
+        }
         prefetch_tensor_map(from);
         if constexpr (Rank == 2) tma_load(box, from, barrier, g_at[0], g_at[1]);
         if constexpr (Rank == 3) tma_load(box, from, barrier, g_at[0], g_at[1], g_at[2]);
@@ -66,7 +71,12 @@ __global__ void box_kernel(const __grid_constant__ TensorMap from, const __grid_
         if constexpr (Rank == 5) tma_load(box, from, barrier, g_at[0], g_at[1], g_at[2], g_at[3], g_at[4]);
     }
     __syncthreads();
-    mbarrier_wait(barrier, 0);
+    if constexpr (Rank == 3) {
+        while (!mbarrier_test(barrier, 0)) {
+        }
+    } else {
+        mbarrier_wait(barrier, 0);
+    }
     const char* s_box = shared_memory<char>() + (box - shared_address(shared_memory<char>()));
     for (int i = static_cast<int>(threadIdx.x); i < bytes; i += static_cast<int>(blockDim.x)) g_box[i] = s_box[i];
     __syncthreads();
