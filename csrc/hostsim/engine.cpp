@@ -73,7 +73,7 @@ std::string run_cluster() {
     for (const Block& block : engine.blocks) {
         if (!engine.error.empty()) break;
         blockIdx = block.index;
-        engine.error = check_warpgroups(block);
+        engine.error = check_in_flight(block);
         if (engine.error.empty()) engine.error = check_shared(block);
     }
     return engine.error;

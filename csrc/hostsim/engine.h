@@ -208,7 +208,7 @@ void yield(const char* what, const Site& site);
 /// The running thread has returned.
 void leave_cluster_barrier();
 /// Empty, or what the running block's threads left in flight.
-std::string check_warpgroups(const Block& block);
+std::string check_in_flight(const Block& block);
 
 /// A window of shared memory per block of a cluster, poisoned; the pointer is its address 0.
 void prepare_shared(Block& block);

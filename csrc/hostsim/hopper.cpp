@@ -114,6 +114,7 @@ class Store final : public Pending {
     std::string describe() const override { return text("a bulk store from ", place(site_)); }
 
     bool step() override {
+        if (!block_.living) stop(text(describe(), " reads a block that has returned"));
         unsigned char row[4096];
         for (int at = 0; at < row_bytes(map_); at += 16) {
             const uint32_t from = box_address(map_, offset_, row_, at);

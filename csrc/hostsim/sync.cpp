@@ -167,8 +167,6 @@ unsigned vote(Vote kind, unsigned mask, bool predicate, Site site) {
             return ballot != 0;
         case Vote::all:
             return ballot == lanes;
-        case Vote::uniform:
-            return ballot == 0 || ballot == lanes;
     }
     return 0;
 }
