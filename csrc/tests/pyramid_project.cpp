@@ -129,14 +129,10 @@ struct Problem {
                      matrices[l].data(),
                      matrices[l].ss,
                      matrices[l].sc,
-                     {},
-                     {},
-                     {},
-                     {},
-                     eps};
-            if (epilogue.gain) level.gain = {gain[l].data(), dtype == Dtype::f32};
-            if (epilogue.bias) level.bias = {bias[l].data(), true};
-            if (epilogue.norm) level.mean = {mean[l].data(), false}, level.var = {var[l].data(), false};
+                     {{}, {}, {}, {}, eps}};
+            if (epilogue.gain) level.norm.gain = {gain[l].data(), dtype == Dtype::f32};
+            if (epilogue.bias) level.norm.bias = {bias[l].data(), true};
+            if (epilogue.norm) level.norm.mean = {mean[l].data(), false}, level.norm.var = {var[l].data(), false};
             cell += given.cells[l], channel += given.channels[l];
         }
         return p;
