@@ -7,6 +7,7 @@ takes all of them against the oracle.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -105,10 +106,18 @@ def assert_launches(op: str, case: Case, backend: str, channels_last: bool, repo
     """Exactly the kernels and copies that the spec lists, and nothing else from ATen."""
     spec = oracle.spec(op)
     forward, backward = spec.launches(case, channels_last, backend)
-    assert dict(report.run.forward) == forward
-    assert dict(report.run.backward) == backward
+    assert by_kernel(report.run.forward) == forward
+    assert by_kernel(report.run.backward) == backward
     allowed = spec.calls(case, channels_last) if hasattr(spec, "calls") else ({}, {})
     assert tuple(dict(calls) for calls in report.run.calls) == tuple(allowed)
+
+
+def by_kernel(launches: Counter[str]) -> dict[str, int]:
+    """Launches whichever body of a kernel they took."""
+    total = Counter[str]()
+    for name, count in launches.items():
+        total[name.replace("_sm90_kernel", "_kernel")] += count
+    return dict(total)
 
 
 @pytest.mark.parametrize("op,case,backend,dtype,channels_last", combinations(exact=True))
