@@ -152,6 +152,7 @@ __global__ void __launch_bounds__(G::THREADS, 1)
     if (threadIdx.x < G::GROUP) {
         fewer_registers<40>();
         if (threadIdx.x == 0) ask_for_boxes<G>(p, s, share);
+        __syncwarp();  // the barrier below is one of whole warps
     } else {
         more_registers<232>();
         RingPlace<G::STAGES> at;
