@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(G::THREADS)
                 const bool inside = px.exists && 0 <= y && y < map.h && 0 <= x && x < map.w;
                 return inside ? g_branch + px.image * p.dz_n + y * p.dz_h + x * p.dz_w : nullptr;
             });
-        copy_rows<typename G::B, G::THREADS>(s_stage + G::A::SIZE, c0, p.branches.c, w_vectors, g_dz, [&](int row) {
+        copy_rows<typename G::B, G::THREADS>(s_stage + G::A::SIZE, c0, p.branches.c, w_vectors, g_w, [&](int row) {
             return k + row < branch.shape.o ? g_w + (k + row) * branch.w_o : nullptr;
         });
         if ((k += G::DEPTH) < branch.shape.o) return;
