@@ -121,7 +121,7 @@ FAULTS: list[Fault] = [
     _fault("dilated_branches", "deep-input", "a partial sum is added twice",
            "dilated_branches/epilogue.cuh", "r_acc[i] += __ldcg", "r_acc[i] += 2 * __ldcg"),
     _fault("dilated_branches", "deep-input", "a step is multiplied before it has arrived",
-           "common/ring.cuh", "cp_async_wait<STAGES - 2>", "cp_async_wait<STAGES - 1>"),
+           "common/ring.cuh", "cp_async_wait<2>", "cp_async_wait<3>"),
     _fault("dilated_branches", "bias-relu", "pixels beyond the map's right edge are read",
            f"{BRANCHES}_fwd.cuh", "0 <= x && x < map.w;", "0 <= x;"),
     _fault("dilated_branches", "bias-relu", "the input's gradient takes the tap itself, not the opposite one",

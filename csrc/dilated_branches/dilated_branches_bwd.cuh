@@ -53,7 +53,8 @@ __global__ void __launch_bounds__(G::THREADS)
         if (++b < p.branches.count) g = live_group(map, p.tile, p.branches.branch[b].shape, place);
     };
     float r_acc[G::COUNT] = {};
-    pipelined<G::STAGES>(0, steps, copy, [&](int stage) { G::multiply(shared_memory<T>() + stage * G::STAGE, r_acc); });
+    pipelined(ring_stages(p.branches.arch), 0, steps, copy,
+              [&](int stage) { G::multiply(shared_memory<T>() + stage * G::STAGE, r_acc); });
 
     const float* s_tile = shared_memory<float>();
     G::spread(r_acc, 0, shared_memory<float>());
@@ -112,8 +113,8 @@ __global__ void __launch_bounds__(G::THREADS)
         });
     };
     float r_acc[G::COUNT] = {};
-    pipelined<G::STAGES>(0, ceil_div(end - first, G::DEPTH), copy,
-                         [&](int stage) { G::multiply(shared_memory<T>() + stage * G::STAGE, r_acc); });
+    pipelined(ring_stages(p.branches.arch), 0, ceil_div(end - first, G::DEPTH), copy,
+              [&](int stage) { G::multiply(shared_memory<T>() + stage * G::STAGE, r_acc); });
 
     const float* s_tile = shared_memory<float>();
     G::spread(r_acc, 0, shared_memory<float>());

@@ -41,7 +41,8 @@ __device__ __forceinline__ void accumulate_taps(const DilatedBranchesFwdParams& 
             return o0 + o < branch.shape.o ? g_w + (o0 + o) * branch.w_o + tap.number * branch.w_tap : nullptr;
         });
     };
-    pipelined<G::STAGES>(begin, end, copy, [&](int stage) { G::multiply(s_ring + stage * G::STAGE, r_acc); });
+    pipelined(ring_stages(p.branches.arch), begin, end, copy,
+              [&](int stage) { G::multiply(s_ring + stage * G::STAGE, r_acc); });
 }
 
 template <class G, bool SUM>

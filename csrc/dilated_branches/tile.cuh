@@ -9,8 +9,9 @@
 
 namespace pk {
 
-/// Stages of the ring: four need 144 KB of shared memory; compute capabilities 8.6, 8.9 and 12.x have 99.
-constexpr int ring_stages(int arch) { return arch == 86 || arch == 89 || arch >= 120 ? 2 : 4; }
+/// Stages of the ring: four need 144 KB of shared memory; compute capabilities 8.6, 8.9 and 12.x have 99. Asked of the
+/// device at hand, not of __CUDA_ARCH__: code for 8.0 runs on 8.6 too.
+PK_HD constexpr int ring_stages(int arch) { return arch == 86 || arch == 89 || arch >= 120 ? 2 : 4; }
 
 /// A_BY_DEPTH, B_BY_DEPTH: whether global memory, and so shared memory, holds the operand as [line][depth].
 template <class T_, bool TF32, bool A_BY_DEPTH, bool B_BY_DEPTH>
@@ -20,11 +21,6 @@ struct BranchTile {
     using B = Panel<T, 128, B_BY_DEPTH>;
     using Product = TileProduct<T, TF32, Panel<T, 64, A_BY_DEPTH, A::PITCH>, Panel<T, 32, B_BY_DEPTH, B::PITCH>>;
     static constexpr int ROWS = 128, COLS = 128, DEPTH = A::DEPTH, THREADS = 256;
-#if defined(__CUDA_ARCH__)
-    static constexpr int STAGES = ring_stages(__CUDA_ARCH__ / 10);
-#else
-    static constexpr int STAGES = 4;
-#endif
     static constexpr int STAGE = A::SIZE + B::SIZE;
     static constexpr int COUNT = Product::COUNT;
     // The finished tile passes through shared memory in one panel, which reuses the ring.
