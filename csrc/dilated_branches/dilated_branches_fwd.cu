@@ -36,6 +36,16 @@ namespace {
 Status check(const DilatedBranchesFwdParams& p) {
     PK_TRY(check(p.branches));
     PK_CHECK(p.blocks > 1, "at least 2 blocks are needed, got ", p.blocks);
+    const Extent map = p.branches.map, tile = pixel_tile(map, tile_pixels);
+    PK_CHECK(map.h / tile.h < (1 << 16) - 1 && map.w / tile.w < (1 << 16) - 1, "a map of ", map.h, " x ", map.w,
+             " has too many tiles along an axis");
+    std::int64_t steps = 0;  // at most, in tiles of any dtype
+    for (int b = 0; b < p.branches.count; ++b) {
+        const BranchShape shape = p.branches.branch[b].shape;
+        steps += std::int64_t{branches_pixel_tiles(p.branches)} * ceil_div(shape.o, 128) * shape.side * shape.side *
+                 ceil_div(p.branches.c, 32);
+    }
+    PK_CHECK(steps < std::int64_t{1} << 30, "too many steps for one launch: ", steps);
     return {};
 }
 
