@@ -211,6 +211,7 @@ void mbarrier_wait(uint32_t address, uint32_t parity, Site site) {
 
 void tma_load(uint32_t to, const void* map, uint32_t barrier, int rank, const int* coordinates, uint32_t blocks,
               Site site) {
+    ++counts.tma_loads;
     const TensorMap& tensor = checked_map(map, rank, to, "bulk load", site);
     const auto bytes = static_cast<size_t>(row_count(tensor) * row_bytes(tensor));
     existing(barrier, "bulk load", site);

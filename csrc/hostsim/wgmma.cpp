@@ -149,6 +149,7 @@ void wgmma(const Wgmma& instruction, float* d, bool accumulate, Site site) {
         std::memset(d, 0xFF, sizeof(float) * static_cast<size_t>(instruction.n / 2));
     }
     ++self.issued;
+    ++counts.wgmma;
     if (++product.arrived < group_threads) return;
     check_operand(product, instruction.a, instruction.a_m_major, 64);
     check_operand(product, instruction.b, instruction.b_n_major, instruction.n);

@@ -5,6 +5,7 @@
 #include <array>
 
 #include "check.h"
+#include "common/ptx/site.cuh"
 #include "common/scalar.cuh"
 
 namespace {
@@ -129,6 +130,21 @@ struct Call {
         return {all * h * width, 1, width * all, all};
     }
 
+    /// Exactly the planned steps were multiplied and copied: a tap multiplied in vain changes no result.
+    void check_counts(const DilatedBranchesFwdParams& p) {
+        BranchesPlan plan{};
+        CHECK_OK(plan_dilated_branches_fwd(p, plan));
+        CHECK(plan.steps <= plan.dense);
+        const auto& [mma, wgmma, loads] = hostsim::counts;
+        if (plan.sm90) {
+            CHECK(wgmma == plan.steps * 2 * 128 * 4, wgmma, " for ", plan.steps, " steps");
+            CHECK(loads == plan.steps * 2, loads, " for ", plan.steps, " steps");
+        } else if (sizeof(T) == 2 || p.branches.tf32) {
+            const int per_warp = 64 / 16 * (32 / 8) * 4;
+            CHECK(mma == plan.steps * 8 * 32 * per_warp, mma, " for ", plan.steps, " steps");
+        }
+    }
+
     void forward() {
         DilatedBranchesFwdParams p{};
         p.branches = with(w.data());
@@ -143,7 +159,9 @@ struct Call {
         p.part = part.data();
         Buffer<char> scratch(static_cast<size_t>(branches_scratch_bytes) * static_cast<size_t>(variant.blocks));
         p.scratch = scratch.data(), p.blocks = variant.blocks;
+        hostsim::counts = {};
         CHECK_OK(launch_dilated_branches_fwd(p, {}));
+        check_counts(p);
 
         std::vector<double> want(z.size()), want_y(z.size()), sums(static_cast<size_t>(channels));
         for_each_pair([&](const Branch& b, int tap, int out, int in) {
