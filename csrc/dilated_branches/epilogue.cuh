@@ -32,7 +32,7 @@ struct Scratch {
     /// Wait for another worker's sums, add them, and lower the flag: a replayed launch raises the same one.
     __device__ __forceinline__ void take(float (&r_acc)[G::COUNT], std::uint64_t epoch) const {
         if (G::worker() == 0) {
-            while (load_acquire(g_flag) != epoch) __nanosleep(64);
+            wait_for_flag(g_flag, epoch);
             *g_flag = 0;
         }
         G::sync();

@@ -126,6 +126,10 @@ void stmatrix(const uint32_t* r, int count, bool transposed, uint32_t address, S
     matrices<true>("stmatrix", const_cast<uint32_t*>(r), count, transposed, address, site);
 }
 
+void wait_for_flag(const uint64_t* flag, uint64_t value, Site site) {
+    if (*flag != value) stop(text("deadlock: the flag waited for at ", place(site), " is raised by no earlier block"));
+}
+
 void mma_m16n8k16(Element element, float* d, const uint32_t* a, const uint32_t* b, Site site) {
     ++counts.mma;
     const Fragments own{d, a, b};

@@ -17,6 +17,9 @@ inline Counts counts;
 
 uint32_t shared_address(const void* pointer, Site site);
 
+/// Blocks run one after another: a flag that no earlier one has raised stays down for ever.
+void wait_for_flag(const uint64_t* flag, uint64_t value, Site site);
+
 // Ampere's copies and matrix instructions.
 void cp_async(uint32_t to, const void* from, int bytes, int valid, Site site);
 void cp_async_commit();

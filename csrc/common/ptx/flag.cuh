@@ -23,4 +23,13 @@ __device__ __forceinline__ uint64_t load_acquire(const uint64_t* g_flag) {
 #endif
 }
 
+/// Wait until another block has raised the flag to `value`.
+__device__ __forceinline__ void wait_for_flag(const uint64_t* g_flag, uint64_t value PK_SITE) {
+#if defined(__CUDACC__)
+    while (load_acquire(g_flag) != value) __nanosleep(64);
+#else
+    hostsim::wait_for_flag(g_flag, value, site);
+#endif
+}
+
 }  // namespace pk
