@@ -25,7 +25,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 DEFAULT_ARCHS = "80-real;90a-real;100-real;120"
 OLDEST_ARCH = 80
-OLDEST_NVCC = (12, 0)  # the first with C++20
+OLDEST_NVCC = (12, 5)  # kernel parameters over 4 KB, the driver's functions by version
 
 
 class Nvcc(NamedTuple):
@@ -67,7 +67,7 @@ def find_nvcc() -> Nvcc | str:
         if version and tuple(map(int, version[1].split(".")[:2])) >= OLDEST_NVCC:
             known = re.findall(r"sm_(\d+)\b", _output(path, "--list-gpu-code"))
             return Nvcc(path, version[1], tuple(sorted({int(n) for n in known})))
-        tried.append(f"{source}: {path} is {version[1] if version else 'not an nvcc'}, 12.0 or newer is needed")
+        tried.append(f"{source}: {path} is {version[1] if version else 'not an nvcc'}, 12.5 or newer is needed")
     return f"no usable nvcc ({'; '.join(tried)})"
 
 

@@ -94,7 +94,7 @@ def test_an_nvcc_without_cpp20_is_none(tmp_path: Path, monkeypatch: pytest.Monke
     nvcc.chmod(0o755)
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     setup.find_nvcc.cache_clear()
-    assert f"CUDA_HOME: {nvcc} is 11.8.89, 12.0 or newer is needed" in str(setup.find_nvcc())
+    assert f"CUDA_HOME: {nvcc} is 11.8.89, 12.5 or newer is needed" in str(setup.find_nvcc())
     setup.find_nvcc.cache_clear()
 
 
