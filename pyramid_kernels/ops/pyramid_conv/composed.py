@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...backends import Problem
 from .._shared.affine import affine
-from .._shared.layout import as_map
+from .._shared.layout import as_map, is_channels_last
 from ..upsample_merge.layout import leader
 from ..upsample_merge.reference import resize
 from .layout import columns, split
@@ -46,38 +46,61 @@ def pyramid_conv(
     activation: str | None,
 ) -> Tensor:
     whole, mixed = split(maps, weight, size)
-    parts = columns(maps, weight)
-    k = weight.shape[2]
+    parts, k, last = columns(maps, weight), weight.shape[2], is_channels_last(leader(maps, size))
     # A wider bias is added in its own dtype, and so is its gradient's sum.
-    inner, outer = (bias, None) if bias is None or bias.dtype == weight.dtype else (None, bias)
+    inner, outer = (bias, None) if whole and bias is not None and bias.dtype == weight.dtype else (None, bias)
     if whole:
         x = torch.cat([resize(maps[i], size, mode, align_corners) for i in whole], 1)
-        y = F.conv2d(x, torch.cat([parts[i] for i in whole], 1), inner, padding=k // 2)
+        y = as_map(F.conv2d(x, torch.cat([parts[i] for i in whole], 1), inner, padding=k // 2), leader(maps, size))
         del x
     else:
-        y = maps[0].new_zeros((len(maps[0]), len(weight), *size))
-        outer = bias
-    y = y.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)  # [N, H, W, O]
-    n, h, w, o = y.shape
-    y = y.reshape(n, h, w * o)
+        layout = torch.channels_last if last else torch.contiguous_format
+        y = maps[0].new_zeros((len(maps[0]), len(weight), *size)).contiguous(memory_format=layout)
     # [taps, full, source] of every level's rows and columns
     axes = [[_resampling(maps[i], axis, size, mode, align_corners, k) for axis in (0, 1)] for i in mixed]
     for tap in range(k if mixed else 0):
-        levels = [_row_of_taps(maps[i], parts[i][:, :, tap], right) for i, (_, right) in zip(mixed, axes, strict=True)]
-        down = torch.cat([rows[tap] for rows, _ in axes], 1)  # [H, sum of the levels' rows]
-        y = torch.baddbmm(y, down.expand(n, *down.shape), torch.cat(levels, 1))
-    y = affine(y.view(n, h, w, o).permute(0, 3, 1, 2), None, outer, None)
-    return as_map(affine(y, scale, shift, activation), leader(maps, size))
+        for i, (rows, right) in zip(mixed, axes, strict=True):
+            y = _accumulated(y, rows[tap], _row_of_taps(maps[i], parts[i][:, :, tap], right, last), last)
+    return _epilogue(y, outer, scale, shift, activation)
 
 
-def _row_of_taps(x: Tensor, weight: Tensor, right: Tensor) -> Tensor:
-    """One row of taps (O, C, k) of a level (N, C, h, w), its columns resampled by ``right`` [k, W, w]: [N, h, W*O]."""
+def _epilogue(
+    y: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None, activation: str | None
+) -> Tensor:
+    """``activation((y + bias) * scale + shift)``, in place as far as gradients allow."""
+    if any(v is not None and v.dtype != y.dtype for v in (bias, scale, shift)):
+        return affine(affine(y, None, bias, None), scale, shift, activation)
+    bias, scale, shift = (None if v is None else v.view(1, -1, 1, 1) for v in (bias, scale, shift))
+    y = y if bias is None else y.add_(bias)
+    if scale is not None:
+        y = y * scale if shift is None else torch.addcmul(shift, y, scale)
+    elif shift is not None:
+        y = y.add_(shift)
+    return y.relu_() if activation == "relu" else y
+
+
+def _row_of_taps(x: Tensor, weight: Tensor, right: Tensor, last: bool) -> Tensor:
+    """One row of taps (O, C, k) of a level (N, C, h, w), its columns resampled by ``right`` [k, W, w].
+
+    [N, h, W * O] for channels_last, else [N * O, h, W].
+    """
     o, c, k = weight.shape
-    x = x.contiguous(memory_format=torch.channels_last)
+    x = x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
     products = F.conv2d(x, weight.permute(2, 0, 1).reshape(k * o, c, 1, 1))
     n, _, h, w = products.shape
-    products = products.permute(0, 2, 3, 1).reshape(n * h, w * k, o)
-    return torch.matmul(right.permute(1, 2, 0).flatten(1), products).view(n, h, -1)
+    if last:
+        products = products.permute(0, 2, 3, 1).reshape(n * h, w * k, o)
+        return torch.matmul(right.permute(1, 2, 0).flatten(1), products).view(n, h, -1)
+    products = products.view(n, k, o, h, w).permute(0, 2, 3, 1, 4).reshape(n * o * h, k * w)
+    return (products @ right.transpose(1, 2).flatten(0, 1)).view(n * o, h, -1)
+
+
+def _accumulated(y: Tensor, down: Tensor, levels: Tensor, last: bool) -> Tensor:
+    """``y`` (N, O, H, W), in place, plus the rows of ``levels`` resampled by ``down`` [H, rows]."""
+    n, o, h, w = y.shape
+    flat = y.permute(0, 2, 3, 1).view(n, h, w * o) if last else y.view(n * o, h, w)
+    flat.baddbmm_(down.expand(len(flat), *down.shape), levels)
+    return y
 
 
 def _resampling(x: Tensor, axis: int, size: Sequence[int], mode: str, align_corners: bool, k: int) -> Tensor:
