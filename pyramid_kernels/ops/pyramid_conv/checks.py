@@ -24,7 +24,7 @@ def check_arguments(
     target = check_size(maps, size)
     for i, m in enumerate(maps):
         check_map(f"maps[{i}]", m)
-        if len(m) != len(maps[0]):
+        if m.shape[0] != maps[0].shape[0]:
             raise ValueError(f"maps[{i}] must have the N of maps[0], got {tuple(m.shape)} and {tuple(maps[0].shape)}")
     check_weight(weight, sum(m.shape[1] for m in maps))
     first, *cast = autocast(maps[0], *maps[1:], weight)

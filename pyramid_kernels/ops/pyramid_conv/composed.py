@@ -71,7 +71,7 @@ def pyramid_conv(
         y = F.conv2d(x, torch.cat([parts[i] for i in whole], 1), inner, padding=k // 2)
         del x
     else:
-        y = maps[0].new_zeros((len(maps[0]), len(weight), *size))
+        y = maps[0].new_zeros((maps[0].shape[0], weight.shape[0], *size))
     wide = torch.promote_types(weight.dtype, torch.float32)  # 16-bit sums are rounded once, as in a convolution
     y = as_map(y, leader(maps, size)).to(wide)
     for i in mixed:
@@ -116,7 +116,7 @@ def _accumulated(y: Tensor, rows: Tensor, level: Tensor, last: bool) -> Tensor:
     """``y`` (N, O, H, W), in place, plus what ``_row_of_taps`` gave, its rows resampled by ``rows`` [H, h]."""
     n, o, h, w = y.shape
     flat = y.permute(0, 2, 3, 1).view(n, h, w * o) if last else y.view(n * o, h, w)
-    flat.baddbmm_(rows.expand(len(flat), *rows.shape), level)
+    flat.baddbmm_(rows.expand(flat.shape[0], *rows.shape), level)
     return y
 
 

@@ -35,7 +35,7 @@ def together(kernels: Any, maps: list[Tensor], size: Sequence[int], mode: str, a
     """The concat of ``maps`` at ``size``; a single map of that size as it is."""
     if len(maps) == 1 and tuple(maps[0].shape[2:]) == tuple(size):
         return maps[0]
-    x = empty_map(leader(maps, size), (len(maps[0]), sum(m.shape[1] for m in maps), *size))
+    x = empty_map(leader(maps, size), (maps[0].shape[0], sum(m.shape[1] for m in maps), *size))
     kernels.resize(maps, x, mode, align_corners)
     return x
 
@@ -70,7 +70,7 @@ def gradients(
         for i, dpart in zip(whole, dw.split([maps[i].shape[1] for i in whole], 1) if needs[0] else [], strict=False):
             dparts[i].copy_(dpart)
     o, _, k, _ = weight.shape
-    dlevels = [empty_map(maps[i], (len(dy), k * k * o, *maps[i].shape[2:])) for i in mixed]
+    dlevels = [empty_map(maps[i], (dy.shape[0], k * k * o, *maps[i].shape[2:])) for i in mixed]
     if mixed:
         kernels.backward_levels(dz, dlevels, k, mode, align_corners)
     for i, dlevel in zip(mixed, dlevels, strict=True):

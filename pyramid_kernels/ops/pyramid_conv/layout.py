@@ -23,7 +23,9 @@ def split(
     pixels = size[0] * size[1]
     room = channels * pixels
     whole, mixed = [], []
-    for i in sorted(range(len(maps)), key=lambda i: maps[i][2] * maps[i][3]):
+    places = range(len(maps))
+    # By rows the order says nothing; and what is traced cannot be sorted by a size.
+    for i in places if by_rows else sorted(places, key=lambda i: maps[i][2] * maps[i][3]):
         rows, cells = maps[i][2], maps[i][2] * maps[i][3]
         needed = o * (k * cells + rows * size[1]) if by_rows else k * k * o * cells
         if cells < pixels and needed <= room:

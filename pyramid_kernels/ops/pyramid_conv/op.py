@@ -25,7 +25,7 @@ def _problem(maps: Sequence[Tensor], size: Sequence[int], mode: str) -> Problem:
 
 def _sizes(maps: Sequence[Tensor], weight: Tensor, size: Sequence[int]) -> tuple[int, ...]:
     """What the composed form's decision looks at: N, O, k, H, W, then the channels, rows and columns of every map."""
-    return (len(maps[0]), weight.shape[0], weight.shape[2], *size, *(s for m in maps for s in m.shape[1:]))
+    return (maps[0].shape[0], weight.shape[0], weight.shape[2], *size, *(s for m in maps for s in m.shape[1:]))
 
 
 def _problems(
@@ -138,7 +138,7 @@ def _allocate(
     align_corners: bool, relu: bool, keep: bool, backend: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The result and, if kept, the value before the affine, in one memory format."""
-    like, shape = leader(maps, size), (len(maps[0]), weight.shape[0], *size)
+    like, shape = leader(maps, size), (maps[0].shape[0], weight.shape[0], *size)
     return empty_map(like, shape), empty_map(like, shape if keep else (0, 1, 1, 1))
 
 
@@ -148,7 +148,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     kernels = OP.kernels(backend)
     base, levels = dense.products(kernels, maps, weight, size, mode, align_corners)
-    like, shape = leader(maps, size), (len(maps[0]), weight.shape[0], *size)
+    like, shape = leader(maps, size), (maps[0].shape[0], weight.shape[0], *size)
     # Merged in place: each element is read by the thread that writes it.
     base = None if base is None else placed(base, like)
     y = empty_map(like, shape) if base is None else base
