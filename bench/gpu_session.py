@@ -20,7 +20,15 @@ from typing import TextIO
 
 ROOT = Path(__file__).parents[1]
 PY = sys.executable
-OPS = ("pyramid_pool", "upsample_merge", "pyramid_project", "dilated_branches", "dilated_branches_train", "aspp")
+OPS = (
+    "pyramid_pool",
+    "upsample_merge",
+    "pyramid_project",
+    "dilated_branches",
+    "dilated_branches_train",
+    "aspp",
+    "pyramid_conv",
+)
 #: Every op's small cases, kernels only.
 SMALL = "test_oracle and (triton or cuda) and float16 and channels_last"
 SANITIZED = ["--error-exitcode", "9", PY, "-m", "pytest", "tests/test_ops.py", "-q", "-p", "no:xdist", "-k", SMALL]

@@ -1,0 +1,132 @@
+"""``pyramid_conv`` in PyTorch, mixed at low resolution: resampling is one small matrix per axis.
+
+A row of taps of a level is one 1x1 convolution at its own resolution; columns, then rows, are resampled by matrices
+that hold the interpolation, the shift of the tap, and zeros where the tap lies outside the map. One row of taps at a
+time, so that the intermediate results stay smaller than the concat. Matrix products run in channels_last, where the
+channels of a pixel are a row of the operand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...backends import Problem
+from .._shared.affine import affine
+from .._shared.layout import as_map, is_channels_last
+from ..upsample_merge.layout import leader
+from ..upsample_merge.reference import resize
+from .layout import columns, split, split_maps
+
+
+def supports(problem: Problem) -> str | None:
+    return None
+
+
+def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
+    """``sizes``: N, O, k, H, W, then the channels, rows and columns of every map.
+
+    All is counted in multiply-adds per output channel. Measured: a level's resampling is its matrices' products and
+    some 30 more per output and pass, repacking a weight some 40 per element; and each of these takes five times as long
+    as one of a 3x3 convolution. A 1x1 takes little longer than upsampling its operands.
+    """
+    n, o, k, h, w, *rest = sizes
+    if problem.dtype != torch.float32:
+        return "measured for float32 only"
+    maps = [(n, *rest[i : i + 3]) for i in range(0, len(rest), 3)]
+    columns, pixels = k * k * sum(m[1] for m in maps), h * w
+    _, mixed = split(maps, (o, columns // (k * k), k, k), (h, w), by_rows=True)
+    levels = [maps[i] for i in mixed]
+    total = n * columns * pixels
+    saved = n * sum(k * k * c * (pixels - rows * cols) for _, c, rows, cols in levels)
+    spent = n * sum(k * (rows + 30) * pixels + k * k * rows * cols * w for _, _, rows, cols in levels) + 40 * columns
+    if saved * 8 < total:
+        return "the maps below the output's size hold too little of the work"
+    if saved * 3 < spent * 4 or (k == 3 and 21 * (total - saved + 5 * spent) > 20 * total):
+        return "resampling costs what mixing at low resolution saves"
+    return None if o * saved >= 2 * 10**7 else "the maps are small"
+
+
+def pyramid_conv(
+    maps: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    size: tuple[int, int],
+    *,
+    mode: str,
+    align_corners: bool,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    activation: str | None,
+) -> Tensor:
+    whole, mixed = split_maps(maps, weight, size, by_rows=True)
+    parts, k, last = columns(maps, weight), weight.shape[2], is_channels_last(leader(maps, size))
+    # A wider bias is added in its own dtype, and so is its gradient's sum.
+    inner, outer = (bias, None) if whole and bias is not None and bias.dtype == weight.dtype else (None, bias)
+    if whole:
+        x = torch.cat([resize(maps[i], size, mode, align_corners) for i in whole], 1)
+        y = F.conv2d(x, torch.cat([parts[i] for i in whole], 1), inner, padding=k // 2)
+        del x
+    else:
+        y = maps[0].new_zeros((maps[0].shape[0], weight.shape[0], *size))
+    wide = torch.promote_types(weight.dtype, torch.float32)  # 16-bit sums are rounded once, as in a convolution
+    y = as_map(y, leader(maps, size)).to(wide)
+    for i in mixed:
+        rows, cols = (_resampling(maps[i], axis, size, mode, align_corners, k, wide) for axis in (0, 1))
+        for tap in range(k):
+            y = _accumulated(y, rows[tap], _row_of_taps(maps[i], parts[i][:, :, tap], cols, last), last)
+    return _epilogue(y, outer, scale, shift, activation).to(weight.dtype)
+
+
+def _epilogue(
+    y: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None, activation: str | None
+) -> Tensor:
+    """``activation((y + bias) * scale + shift)``, in place as far as gradients allow."""
+    if any(v is not None and v.dtype != y.dtype for v in (bias, scale, shift)):
+        return affine(affine(y, None, bias, None), scale, shift, activation)
+    bias, scale, shift = (None if v is None else v.view(1, -1, 1, 1) for v in (bias, scale, shift))
+    y = y if bias is None else y.add_(bias)
+    if scale is not None:
+        y = y * scale if shift is None else torch.addcmul(shift, y, scale)
+    elif shift is not None:
+        y = y.add_(shift)
+    return y.relu_() if activation == "relu" else y
+
+
+def _row_of_taps(x: Tensor, weight: Tensor, cols: Tensor, last: bool) -> Tensor:
+    """One row of taps (O, C, k) of a level (N, C, h, w), its columns resampled by ``cols`` [k, W, w].
+
+    [N, h, W * O] for channels_last, else [N * O, h, W].
+    """
+    o, c, k = weight.shape
+    x = x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    products = F.conv2d(x, weight.permute(2, 0, 1).reshape(k * o, c, 1, 1)).to(cols.dtype)
+    n, _, h, w = products.shape
+    if last:
+        products = products.permute(0, 2, 3, 1).reshape(n * h, w * k, o)
+        return torch.matmul(cols.permute(1, 2, 0).flatten(1), products).view(n, h, -1)
+    products = products.view(n, k, o, h, w).permute(0, 2, 3, 1, 4).reshape(n * o * h, k * w)
+    return (products @ cols.transpose(1, 2).flatten(0, 1)).view(n * o, h, -1)
+
+
+def _accumulated(y: Tensor, rows: Tensor, level: Tensor, last: bool) -> Tensor:
+    """``y`` (N, O, H, W), in place, plus what ``_row_of_taps`` gave, its rows resampled by ``rows`` [H, h]."""
+    n, o, h, w = y.shape
+    flat = y.permute(0, 2, 3, 1).view(n, h, w * o) if last else y.view(n * o, h, w)
+    flat.baddbmm_(rows.expand(flat.shape[0], *rows.shape), level)
+    return y
+
+
+def _resampling(
+    x: Tensor, axis: int, size: Sequence[int], mode: str, align_corners: bool, k: int, dtype: torch.dtype
+) -> Tensor:
+    """What every tap of every output index takes from the indices of ``x`` along ``axis``: [k, full, source]."""
+    one_hot = torch.eye(x.shape[2 + axis], dtype=dtype, device=x.device)[None]
+    linear = {"mode": "linear", "align_corners": align_corners} if mode == "bilinear" else {"mode": mode}
+    full = size[axis]
+    shares = one_hot if x.shape[2 + axis] == full else F.interpolate(one_hot, full, **linear)
+    padded = F.pad(shares[0], (k // 2, k // 2))
+    return torch.stack([padded[:, tap : tap + full].T for tap in range(k)])

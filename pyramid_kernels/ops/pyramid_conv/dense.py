@@ -1,0 +1,109 @@
+"""The products of the kernel backends: library convolutions at each map's own resolution, and their gradients.
+
+They go through PyTorch, so that its TF32 setting for convolutions rules them. Tensors live no longer than needed: with
+the products of the levels at most as large as the concat, nothing here takes more memory than the unfused chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._shared.layout import as_map, empty_map, placed
+from ..upsample_merge.layout import leader
+from .layout import columns, split_maps, taps_first
+
+
+def products(
+    kernels: Any, maps: list[Tensor], weight: Tensor, size: Sequence[int], mode: str, align_corners: bool
+) -> tuple[Tensor | None, list[Tensor]]:
+    """The convolution (N, O, *size) of what is not mixed, and every mixed level's (N, k * k * O, H_i, W_i)."""
+    whole, mixed = split_maps(maps, weight, size)
+    parts = columns(maps, weight)
+    base = None
+    if whole:
+        x = together(kernels, [maps[i] for i in whole], size, mode, align_corners)
+        base = F.conv2d(x, _joined(weight, parts, whole), padding=weight.shape[2] // 2)
+    return base, [F.conv2d(maps[i], taps_first(parts[i])) for i in mixed]
+
+
+def together(kernels: Any, maps: list[Tensor], size: Sequence[int], mode: str, align_corners: bool) -> Tensor:
+    """The concat of ``maps`` at ``size``; a single map of that size as it is."""
+    if len(maps) == 1 and tuple(maps[0].shape[2:]) == tuple(size):
+        return maps[0]
+    x = empty_map(leader(maps, size), (maps[0].shape[0], sum(m.shape[1] for m in maps), *size))
+    kernels.resize(maps, x, mode, align_corners)
+    return x
+
+
+def _joined(weight: Tensor, parts: list[Tensor], places: list[int]) -> Tensor:
+    """The columns of ``places``; the weight itself where they are all of it."""
+    if len(places) == len(parts):
+        return weight
+    return parts[places[0]] if len(places) == 1 else torch.cat([parts[i] for i in places], 1)
+
+
+def gradients(
+    kernels: Any, dy: Tensor, maps: list[Tensor], weight: Tensor, scale: Tensor | None, y: Tensor | None,
+    needs: list[bool], mode: str, align_corners: bool,
+) -> list[Tensor]:  # fmt: skip
+    """The weight's gradient in its strides, then every map's in its memory format; empty where ``needs`` says no."""
+    dz = dy
+    if y is not None or scale is not None:
+        dz = torch.empty_like(dy)
+        kernels.backward_dz(dy, y, scale, dz)
+    whole, mixed = split_maps(maps, weight, dy.shape[2:])
+    parts = columns(maps, weight)
+    found = [
+        torch.empty_like(weight) if needs[0] else weight.new_empty(0),
+        *[weight.new_empty((0, 1, 1, 1))] * len(maps),
+    ]
+    dparts = columns(maps, found[0]) if needs[0] else []
+    if whole:
+        dmaps, dw = _whole_gradients(kernels, dz, maps, weight, whole, needs, mode, align_corners)
+        for i, dmap in dmaps.items():
+            found[1 + i] = dmap
+        for i, dpart in zip(whole, dw.split([maps[i].shape[1] for i in whole], 1) if needs[0] else [], strict=False):
+            dparts[i].copy_(dpart)
+    o, _, k, _ = weight.shape
+    dlevels = [empty_map(maps[i], (dy.shape[0], k * k * o, *maps[i].shape[2:])) for i in mixed]
+    if mixed:
+        kernels.backward_levels(dz, dlevels, k, mode, align_corners)
+    for i, dlevel in zip(mixed, dlevels, strict=True):
+        dmap, dw = _conv_gradients(dlevel, maps[i], taps_first(parts[i]), needs[1 + i], needs[0])
+        if needs[0]:
+            dparts[i].copy_(dw.view(k, k, o, -1).permute(2, 3, 0, 1))
+        if needs[1 + i]:
+            found[1 + i] = placed(dmap, maps[i])
+    return found
+
+
+def _whole_gradients(
+    kernels: Any, dz: Tensor, maps: list[Tensor], weight: Tensor, whole: list[int], needs: list[bool], mode: str,
+    align_corners: bool,
+) -> tuple[dict[int, Tensor], Tensor]:  # fmt: skip
+    """The gradients of the maps that are convolved at the output's size, by place, and of their columns."""
+    some = [maps[i] for i in whole]
+    wanted = any(needs[1 + i] for i in whole)
+    x = together(kernels, some, dz.shape[2:], mode, align_corners)
+    dx, dw = _conv_gradients(dz, x, _joined(weight, columns(maps, weight), whole), wanted, needs[0])
+    if not wanted:
+        return {}, dw
+    if x is some[0]:
+        return {whole[0]: placed(dx, x)}, dw
+    dmaps = [empty_map(m, m.shape) for m in some]
+    kernels.backward_resize(as_map(dx, leader(some, dz.shape[2:])), dmaps, mode, align_corners)
+    return dict(zip(whole, dmaps, strict=True)), dw
+
+
+def _conv_gradients(dy: Tensor, x: Tensor, weight: Tensor, for_x: bool, for_weight: bool) -> tuple[Tensor, Tensor]:
+    """Gradients of a same-padded convolution."""
+    padding = [s // 2 for s in weight.shape[2:]]
+    dx, dw, _ = torch.ops.aten.convolution_backward(
+        dy, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [for_x, for_weight, False]
+    )
+    return dx, dw
