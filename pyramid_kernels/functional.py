@@ -3,6 +3,8 @@
 from .ops.aspp.op import aspp
 from .ops.dilated_branches.op import dilated_branches
 from .ops.dilated_branches_train.op import dilated_branches_train
+from .ops.pyramid_conv.compose import compose_levels
+from .ops.pyramid_conv.op import pyramid_conv
 from .ops.pyramid_pool.op import pyramid_grids, pyramid_pool
 from .ops.pyramid_project.op import pyramid_levels, pyramid_project
 from .ops.upsample_merge.op import upsample_merge
@@ -11,6 +13,8 @@ __all__ = [
     "dilated_branches_train",
     "dilated_branches",
     "aspp",
+    "compose_levels",
+    "pyramid_conv",
     "pyramid_grids",
     "pyramid_levels",
     "pyramid_pool",

@@ -1,0 +1,206 @@
+"""``pyramid_conv``: a convolution of maps resized to one size and concatenated, mixed at each map's own resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...backends import Op, Problem, describe, explained_by, select
+from ...registration import OpFunction, register_op
+from .._shared.layout import as_map, empty_map, is_channels_last
+from ..upsample_merge.checks import check_size
+from ..upsample_merge.layout import leader
+from . import dense, reference
+from .checks import check_arguments
+
+OP = Op("pyramid_conv", "gemm", reference)
+
+
+def _problem(maps: Sequence[Tensor], size: Sequence[int], mode: str) -> Problem:
+    return describe(maps[0], is_channels_last(leader(maps, size)), mode)
+
+
+def _sizes(maps: Sequence[Tensor], weight: Tensor, size: Sequence[int]) -> tuple[int, ...]:
+    """What the composed form's decision looks at: N, O, k, H, W, then the channels, rows and columns of every map."""
+    return (len(maps[0]), weight.shape[0], weight.shape[2], *size, *(s for m in maps for s in m.shape[1:]))
+
+
+def _problems(
+    maps: Sequence[Tensor], weight: Tensor, bias: Any = None, *, size: Any = None, mode: str = "bilinear", **_: Any
+) -> list[Any]:
+    target = check_size(maps, size)
+    return [(OP, _problem(maps, target, mode), _sizes(maps, weight, target))]
+
+
+@explained_by(_problems)
+def pyramid_conv(
+    maps: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    mode: str = "bilinear",
+    align_corners: bool = False,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    activation: str | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Convolve the concat of ``maps`` at ``size``, without upsampling the smaller ones first.
+
+    Equivalent to ``z = conv2d(cat([interpolate(m, size, mode=mode, align_corners=align_corners) for m in maps], 1),
+    weight, bias, padding=k // 2)``, then ``activation(z * scale + shift)``. Exact in real arithmetic, also backward:
+    mixing channels commutes with resampling, tap by tap, where a tap outside the map counts as zero.
+
+    Args:
+        maps: (N, C_i, H_i, W_i) each, of one N, dtype and device; float16, bfloat16, float32 or float64.
+        weight: (O, sum C_i, k, k), k = 1 or 3, in the maps' dtype; columns in the order of the maps.
+        bias: (O,) or None, float32 or the maps' dtype.
+        size: (H, W) of the result; by default that of the first map.
+        mode: "bilinear" or "nearest".
+        align_corners: as in ``torch.nn.functional.interpolate``; only with "bilinear".
+        scale, shift: (O,) each or None, float32 or the maps' dtype.
+        activation: None or "relu".
+        backend: "auto", "cuda", "triton", "composed" or "reference".
+
+    Returns:
+        (N, O, H, W) in the maps' dtype, under autocast in the autocast dtype. Memory format of the first map of
+        ``size``, else of the first map of more than one pixel. float32 follows PyTorch's TF32 setting for convolutions.
+
+    Raises:
+        TypeError, ValueError: naming the argument. BackendError: a named backend cannot run.
+
+    Source: the heads of PSPNet (2017), UPerNet and DeepLabv3+ (2018), HRNetV2 (2019) and SegFormer (2021).
+    """
+    maps, weight, target = check_arguments(
+        maps, weight, size, mode, align_corners, activation, {"bias": bias, "scale": scale, "shift": shift}
+    )
+    backend = select(OP, _problem(maps, target, mode), _sizes(maps, weight, target), backend)
+    if backend in ("reference", "composed"):
+        return OP.python(backend)(
+            maps, weight, bias, target, mode=mode, align_corners=align_corners, scale=scale, shift=shift,
+            activation=activation,
+        )  # fmt: skip
+    # Only what eager would save: the value before the affine where scale's gradient needs it.
+    keep = torch.is_grad_enabled() and scale is not None and scale.requires_grad
+    settings = (list(target), mode, align_corners, activation == "relu", keep, backend)
+    return PyramidConv.apply(settings, weight, bias, scale, shift, *maps)[0]
+
+
+class PyramidConv(OpFunction):
+    op_name = "pyramid_conv"
+
+    @staticmethod
+    def forward(
+        settings: tuple[Any, ...], weight: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None,
+        *maps: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        return _fwd(maps, weight, bias, scale, shift, *settings)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.settings, weight, bias, scale, shift, *maps = inputs
+        y, z = output
+        ctx.mark_non_differentiable(z)
+        ctx.dtypes = [None if v is None else v.dtype for v in (bias, scale, shift)]
+        _, _, _, relu, keep, _ = ctx.settings
+        ctx.save_for_backward(weight, scale, y if relu else None, z if keep else None, *maps)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        weight, scale, y, z, *maps = ctx.saved_tensors
+        size, mode, align_corners, _, _, backend = ctx.settings
+        wanted = ctx.needs_input_grad
+        dy = as_map(dy, leader(maps, size))
+        vectors = _vector_gradients(ctx, dy, scale, y, z)
+        needs = [any(wanted[5:]), wanted[1]]
+        dmaps, dweight = [None] * len(maps), None
+        if any(needs):
+            *found, dweight = _bwd(dy, maps, weight, scale, y, needs, mode, align_corners, backend)
+            dmaps = [d if needed else None for d, needed in zip(found, wanted[5:], strict=True)] if needs[0] else dmaps
+        return None, dweight if needs[1] else None, *vectors, *dmaps
+
+
+def _vector_gradients(ctx: Any, dy: Tensor, scale: Tensor | None, y: Tensor | None, z: Tensor | None) -> list[Any]:
+    """Gradients of bias, scale and shift from the sums of dy behind the ReLU, and of its product with z."""
+    wanted = ctx.needs_input_grad[2:5]
+    if not any(wanted):
+        return [None] * 3
+    sums = _bwd_sums(dy, y, z, ctx.settings[-1])
+    dbias = sums[0] if scale is None else sums[0] * scale
+    found = (dbias, sums[-1], sums[0])
+    return [g.to(t) if w else None for g, t, w in zip(found, ctx.dtypes, wanted, strict=True)]
+
+
+def _allocate(
+    maps: list[Tensor], weight: Tensor, bias: Any, scale: Any, shift: Any, size: list[int], mode: str,
+    align_corners: bool, relu: bool, keep: bool, backend: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The result and, if kept, the value before the affine, in one memory format."""
+    like, shape = leader(maps, size), (len(maps[0]), weight.shape[0], *size)
+    return empty_map(like, shape), empty_map(like, shape if keep else (0, 1, 1, 1))
+
+
+def _forward(
+    maps: list[Tensor], weight: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None,
+    size: list[int], mode: str, align_corners: bool, relu: bool, keep: bool, backend: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    kernels = OP.kernels(backend)
+    base, levels = dense.products(kernels, maps, weight, size, mode, align_corners)
+    y, z = _allocate(maps, weight, bias, scale, shift, size, mode, align_corners, relu, keep, backend)
+    if base is not None and base.stride() == y.stride():
+        y = base  # each element is read by the thread that writes it
+    kernels.merge(base, levels, bias, scale, shift, y, z if keep else None, weight.shape[2], mode, align_corners, relu)
+    return y, z
+
+
+def _allocate_gradients(
+    dy: Tensor, maps: list[Tensor], weight: Tensor, scale: Any, y: Any, needs: list[bool], *_: Any
+) -> list[Tensor]:
+    """One per map in its memory format, then the weight's; empty where not needed."""
+    dmaps = [empty_map(m, m.shape if needs[0] else (0, 1, 1, 1)) for m in maps]
+    return [*dmaps, torch.empty_like(weight) if needs[1] else weight.new_empty(0)]
+
+
+def _backward(
+    dy: Tensor, maps: list[Tensor], weight: Tensor, scale: Tensor | None, y: Tensor | None, needs: list[bool],
+    mode: str, align_corners: bool, backend: str,
+) -> list[Tensor]:  # fmt: skip
+    gradients = _allocate_gradients(dy, maps, weight, scale, y, needs)
+    dense.gradients(OP.kernels(backend), dy, maps, weight, scale, y, gradients, needs, mode, align_corners)
+    return gradients
+
+
+def _allocate_sums(dy: Tensor, y: Tensor | None, z: Tensor | None, *_: Any) -> Tensor:
+    """Row 0: sums of dy behind the ReLU; where z is given, row 1: those of its product with z."""
+    dtype = torch.float64 if dy.dtype == torch.float64 else torch.float32
+    return torch.empty((1 if z is None else 2, dy.shape[1]), dtype=dtype, device=dy.device)
+
+
+def _backward_sums(dy: Tensor, y: Tensor | None, z: Tensor | None, backend: str) -> Tensor:
+    sums = _allocate_sums(dy, y, z)
+    OP.kernels(backend).backward_sums(dy, y, z, sums)
+    return sums
+
+
+_RESIZE = "str mode, bool align_corners"
+_fwd = register_op(
+    "pyramid_conv_fwd(Tensor[] maps, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift, SymInt[] size, "
+    f"{_RESIZE}, bool relu, bool keep, str backend) -> (Tensor, Tensor)",
+    _forward,
+    _allocate,
+)
+_bwd = register_op(
+    "pyramid_conv_bwd(Tensor dy, Tensor[] maps, Tensor weight, Tensor? scale, Tensor? y, bool[] needs, "
+    f"{_RESIZE}, str backend) -> Tensor[]",
+    _backward,
+    _allocate_gradients,
+)
+_bwd_sums = register_op(
+    "pyramid_conv_bwd_sums(Tensor dy, Tensor? y, Tensor? z, str backend) -> Tensor",
+    _backward_sums,
+    _allocate_sums,
+)
