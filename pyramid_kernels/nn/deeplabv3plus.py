@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from .. import functional
 from ..backends import Op, Problem
 from . import structure
-from .aspp import ASPP, ReferenceASPP
+from .aspp import ASPP, ReferenceASPP, unit_of
 from .base import Unit, check_backend, problems_of
-from .mixing import HeadForward, mix, run_all
+from .mixing import HeadForward, first_conv, mix, run_all
 
 
 class ReferenceDeepLabV3PlusDecoder(nn.Module):
@@ -59,24 +59,27 @@ class Parts(NamedTuple):
     tail: list[nn.Module]
     low_first: bool
     align_corners: bool
+    low_index: int
 
     @property
     def widths(self) -> list[int]:
         """The channels of the low-level map and of the last one."""
-        return [next(m.in_channels for m in part.modules() if isinstance(m, nn.Conv2d)) for part in (self.low, self.high)]
+        return [
+            next(m.in_channels for m in part.modules() if isinstance(m, nn.Conv2d)) for part in (self.low, self.high)
+        ]
 
     def ordered(self, low: Any, high: Any) -> list[Any]:
+        """(low, high) in the order of the concat, or two parts in that order as (low, high)."""
         return [low, high] if self.low_first else [high, low]
 
 
 class DeepLabV3PlusForward(HeadForward):
-    """The fused forward of every class in ``DeepLabV3PlusDecoder``'s layout; the ASPP in it has a forward of its own."""
+    """The fused forward of every class in ``DeepLabV3PlusDecoder``'s layout; the ASPP in it has its own."""
 
     @classmethod
     def parts(cls, module: Any) -> Parts:
-        conv, norm, _ = module.block2
-        unit = Unit(conv[1], norm, conv[0]) if isinstance(conv, nn.Sequential) else Unit(conv, norm)
-        return Parts(module.aspp, module.block1, unit, [], module.low_first, module.align_corners)
+        order = module.low_first, module.align_corners, module.low_index
+        return Parts(module.aspp, module.block1, unit_of(*module.block2), [], *order)
 
     @classmethod
     def units(cls, module: nn.Module) -> list[Unit]:
@@ -89,7 +92,7 @@ class DeepLabV3PlusForward(HeadForward):
     @classmethod
     def example(cls, module: Any, new: Callable[[int, int], Tensor]) -> Any:
         low, high = cls.widths(module)
-        return [*(new(1, 1 << i) for i in range(module.low_index)), new(low, 4), new(high, 16)]
+        return [*(new(1, 1 << i) for i in range(cls.parts(module).low_index)), new(low, 4), new(high, 16)]
 
     @classmethod
     def why_not(cls, module: nn.Module) -> str | None:
@@ -118,7 +121,7 @@ class DeepLabV3PlusForward(HeadForward):
         return reason or structure.why_not_units([unit])
 
     def maps(self, x: Any) -> Sequence[Tensor]:
-        index: Any = self.low_index
+        index = self.parts(self).low_index
         return [x[index], x[-1]] if isinstance(x, list | tuple) and len(x) > index + 1 else ()
 
     def fused_forward(self, x: Any) -> Tensor:
@@ -137,9 +140,9 @@ class DeepLabV3PlusForward(HeadForward):
         spatial, pointwise, norm = parts.fuse.depthwise, parts.fuse.conv, parts.fuse.norm
         assert spatial is not None
         widths = parts.ordered(low.shape[1], high.shape[1])
-        low_spatial, spatial_high = parts.ordered(*parts.ordered(*spatial.weight.split(widths)))
-        low_weight, high_weight = parts.ordered(*parts.ordered(*pointwise.weight.split(widths, 1)))
-        weight = high_weight * spatial_high.transpose(0, 1)  # [O, C, 1, 1] * [1, C, 3, 3]
+        low_spatial, high_spatial = parts.ordered(*spatial.weight.split(widths))
+        low_weight, high_weight = parts.ordered(*pointwise.weight.split(widths, 1))
+        weight = high_weight * high_spatial.transpose(0, 1)  # [O, C, 1, 1] * [1, C, 3, 3]
         y = F.conv2d(F.conv2d(low, low_spatial, padding=1, groups=low.shape[1]), low_weight, pointwise.bias)
         y = y + functional.pyramid_conv(
             [high], weight, size=(low.shape[2], low.shape[3]), align_corners=parts.align_corners,
@@ -151,7 +154,7 @@ class DeepLabV3PlusForward(HeadForward):
         parts = self.parts(self)
         low, high = self.maps(x)
         conv, size = parts.fuse.conv, (low.shape[2], low.shape[3])
-        width = next(m.out_channels for m in parts.low.modules() if isinstance(m, nn.Conv2d))
+        width = first_conv(parts.low).out_channels
         fine = low.new_empty((len(low), width, *size))
         coarse = high.new_empty((len(high), conv.in_channels - width, high.shape[2], high.shape[3]))
         maps = parts.ordered(fine, coarse) if parts.fuse.depthwise is None else [coarse]
@@ -202,14 +205,16 @@ class DeepLabV3PlusDecoder(DeepLabV3PlusForward, ReferenceDeepLabV3PlusDecoder):
         cls, module: Any, *, align_corners: bool = True, low_first: bool = False, low_index: int = 2,
         backend: str = "auto",
     ) -> Self:  # fmt: skip
-        """A copy of ``module``, any decoder in this layout; the three arguments count where it has no such attribute."""
+        """A copy of ``module``, any decoder in this layout; the arguments count where it has no such attribute."""
         settings = {"align_corners": align_corners, "low_first": low_first, "low_index": low_index}
         settings = {name: getattr(module, name, value) for name, value in settings.items()}
         decoder = cls(1, 1, 1, (), backend=backend, **settings)  # type: ignore[arg-type]
         children = {name: getattr(module, name, None) for name in ("aspp", "block1", "block2")}
         for name, child in children.items():
             if not isinstance(child, nn.Sequential):
-                raise ValueError(f"module must have {name}, as segmentation_models_pytorch's decoder: it is no Sequential")
+                raise ValueError(
+                    f"module must have {name}, as segmentation_models_pytorch's decoder: it is no Sequential"
+                )
             setattr(decoder, name, nn.Sequential(*copy.deepcopy(child)))
             getattr(decoder, name).training = child.training
         decoder.aspp[0] = ASPP.from_reference(decoder.aspp[0], backend=backend)

@@ -87,6 +87,11 @@ def run_all(layers: Sequence[nn.Module], y: Tensor) -> Tensor:
     return y
 
 
+def first_conv(module: nn.Module) -> nn.Conv2d:
+    """The convolution that meets the input of ``module``, where that is the first one in it."""
+    return next(m for m in module.modules() if isinstance(m, nn.Conv2d))
+
+
 def copy_layers(target: nn.Module, source: nn.Module) -> None:
     """Put a copy of the layer that ``source`` has at the same path in the place of every one of ``target``.
 

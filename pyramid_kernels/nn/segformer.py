@@ -34,7 +34,7 @@ class ReferenceSegFormerHead(nn.Module):
     def __init__(self, in_channels: Sequence[int], channels: int, classes: int, *, dropout: float = 0.1) -> None:
         super().__init__()
         if not in_channels:
-            raise ValueError("in_channels must not be empty; give the channels of every map, such as (32, 64, 160, 256)")
+            raise ValueError("in_channels must not be empty; give those of every map, such as (32, 64, 160, 256)")
         self.linear_projections = nn.ModuleList(LevelProjection(c, channels) for c in in_channels)
         self.linear_fuse = nn.Conv2d(len(in_channels) * channels, channels, 1, bias=False)
         self.batch_norm = nn.BatchNorm2d(channels)
@@ -122,13 +122,14 @@ class SegFormerForward(HeadForward):
         parts = self.parts(self)
         weights, biases = [m.weight for m in parts.linears], [m.bias for m in parts.linears]
         weight, bias = functional.compose_levels(parts.fuse.conv.weight, weights, biases, parts.fuse.conv.bias)
-        maps = list(self.maps(x))[::-1]
+        # The linear layers would have left channels last, and a dropout draws its mask in the order of the memory.
+        maps = [m.contiguous(memory_format=torch.channels_last) for m in self.maps(x)][::-1]
         backend = self.kernel_backend
         y = mix(maps, parts.fuse, self.size(x), align_corners=False, backend=backend, weight=weight, bias=bias)
         return run_all(parts.tail, y)
 
     def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
-        maps = list(self.maps(x))[::-1]
+        maps = [torch.empty_like(m, memory_format=torch.channels_last) for m in self.maps(x)][::-1]
         conv = self.parts(self).fuse.conv
         weight = conv.weight.new_empty((conv.out_channels, sum(m.shape[1] for m in maps), 1, 1))
         return problems_of(functional.pyramid_conv, maps, weight, size=self.size(x))

@@ -14,7 +14,7 @@ from ..backends import Op, Problem
 from . import structure
 from .base import Unit, check_backend, problems_of
 from .heads import Bottleneck, why_not_mixed
-from .mixing import HeadForward, copy_layers, mix, run_all
+from .mixing import HeadForward, copy_layers, first_conv, mix, run_all
 from .ppm import Level
 
 
@@ -107,11 +107,15 @@ class UPerForward(HeadForward):
 
     @classmethod
     def widths(cls, module: nn.Module) -> list[int]:
-        return [*map(first_width, cls.parts(module).laterals), cls.top(module).width]
+        laterals = cls.parts(module).laterals
+        return [*(first_conv(lateral).in_channels for lateral in laterals), cls.top(module).width]
 
     @classmethod
     def why_not(cls, module: Any) -> str | None:
-        blocks = {"bottleneck": module._modules.get("bottleneck"), "fpn_bottleneck": module._modules.get("fpn_bottleneck")}
+        blocks = {
+            "bottleneck": module._modules.get("bottleneck"),
+            "fpn_bottleneck": module._modules.get("fpn_bottleneck"),
+        }
         for name in ("lateral_convs", "fpn_convs"):
             children: Any = module._modules.get(name)
             if not isinstance(children, nn.ModuleList):
@@ -132,6 +136,7 @@ class UPerForward(HeadForward):
         levels: Any = module._modules.get("psp_modules")
         if not isinstance(levels, nn.ModuleList) or not len(levels):
             return "psp_modules is not a ModuleList of levels"
+        level: Any
         for i, level in enumerate(levels):
             path = f"psp_modules.{i}"
             reason = structure.why_not_sequence(path, level, nn.AdaptiveAvgPool2d, nn.Module)
@@ -175,11 +180,6 @@ class UPerForward(HeadForward):
 
     def top_problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
         return self.top(self).problems(x)
-
-
-def first_width(module: nn.Module) -> int:
-    """The channels that ``module``, whose first convolution is its first layer, takes."""
-    return next(m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d))
 
 
 def why_not_block(path: str, block: Any) -> str | None:
