@@ -29,6 +29,13 @@ def empty_map(x: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None)
     return torch.empty(shape, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format(x))
 
 
+def placed(y: Tensor, x: Tensor) -> Tensor:
+    """``y`` with exactly the strides of ``empty_map(x, y.shape)``; a copy only where it has others."""
+    n, c, h, w = y.shape
+    expected = (h * w * c, 1, w * c, c) if is_channels_last(x) else (c * h * w, h * w, w, 1)
+    return y if y.stride() == expected else empty_map(x, y.shape, y.dtype).copy_(y)
+
+
 def empty_cells(channels_last: bool, like: Tensor, n: int, c: int, s: int, dtype: torch.dtype | None = None) -> Tensor:
     """An uninitialised (N, C, S) tensor; strides (S*C, 1, C) for channels_last, contiguous otherwise."""
     dtype = dtype or like.dtype

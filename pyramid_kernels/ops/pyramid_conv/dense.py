@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._shared.layout import as_map, empty_map
+from .._shared.layout import as_map, empty_map, placed
 from ..upsample_merge.layout import leader
 from .layout import columns, split, taps_first
 
@@ -49,50 +49,61 @@ def _joined(weight: Tensor, parts: list[Tensor], places: list[int]) -> Tensor:
 
 def gradients(
     kernels: Any, dy: Tensor, maps: list[Tensor], weight: Tensor, scale: Tensor | None, y: Tensor | None,
-    found: list[Tensor], needs: list[bool], mode: str, align_corners: bool,
-) -> None:  # fmt: skip
-    """Fill ``found``: one gradient per map and the weight's last, those that ``needs`` (maps, weight) asks for."""
-    *dmaps, dweight = found
+    needs: list[bool], mode: str, align_corners: bool,
+) -> list[Tensor]:  # fmt: skip
+    """The weight's gradient in its strides, then every map's in its memory format; empty where ``needs`` says no."""
     dz = dy
     if y is not None or scale is not None:
         dz = torch.empty_like(dy)
         kernels.backward_dz(dy, y, scale, dz)
     whole, mixed = split(maps, weight, dy.shape[2:])
     parts = columns(maps, weight)
-    dparts = columns(maps, dweight) if needs[1] else []
+    found = [
+        torch.empty_like(weight) if needs[0] else weight.new_empty(0),
+        *[weight.new_empty((0, 1, 1, 1))] * len(maps),
+    ]
+    dparts = columns(maps, found[0]) if needs[0] else []
     if whole:
-        some = [maps[i] for i in whole]
-        x = together(kernels, some, dy.shape[2:], mode, align_corners)
-        dx, dw = _conv_gradients(dz, x, _joined(weight, parts, whole), needs)
-        if needs[1]:
-            for i, dpart in zip(whole, dw.split([m.shape[1] for m in some], 1), strict=True):
-                dparts[i].copy_(dpart)
-        if needs[0]:
-            _apart(kernels, dx, [dmaps[i] for i in whole], mode, align_corners)
+        dmaps, dw = _whole_gradients(kernels, dz, maps, weight, whole, needs, mode, align_corners)
+        for i, dmap in dmaps.items():
+            found[1 + i] = dmap
+        for i, dpart in zip(whole, dw.split([maps[i].shape[1] for i in whole], 1) if needs[0] else [], strict=False):
+            dparts[i].copy_(dpart)
     o, _, k, _ = weight.shape
     dlevels = [empty_map(maps[i], (len(dy), k * k * o, *maps[i].shape[2:])) for i in mixed]
     if mixed:
         kernels.backward_levels(dz, dlevels, k, mode, align_corners)
     for i, dlevel in zip(mixed, dlevels, strict=True):
-        dmap, dw = _conv_gradients(dlevel, maps[i], taps_first(parts[i]), needs)
-        if needs[1]:
-            dparts[i].copy_(dw.view(k, k, o, -1).permute(2, 3, 0, 1))
+        dmap, dw = _conv_gradients(dlevel, maps[i], taps_first(parts[i]), needs[1 + i], needs[0])
         if needs[0]:
-            dmaps[i].copy_(dmap)
+            dparts[i].copy_(dw.view(k, k, o, -1).permute(2, 3, 0, 1))
+        if needs[1 + i]:
+            found[1 + i] = placed(dmap, maps[i])
+    return found
 
 
-def _apart(kernels: Any, dx: Tensor, dmaps: list[Tensor], mode: str, align_corners: bool) -> None:
-    """Bring the gradient of ``together``'s result to its maps."""
-    if len(dmaps) == 1 and dmaps[0].shape == dx.shape:
-        dmaps[0].copy_(dx)
-    else:
-        kernels.backward_resize(as_map(dx, leader(dmaps, dx.shape[2:])), dmaps, mode, align_corners)
+def _whole_gradients(
+    kernels: Any, dz: Tensor, maps: list[Tensor], weight: Tensor, whole: list[int], needs: list[bool], mode: str,
+    align_corners: bool,
+) -> tuple[dict[int, Tensor], Tensor]:  # fmt: skip
+    """The gradients of the maps that are convolved at the output's size, by place, and of their columns."""
+    some = [maps[i] for i in whole]
+    wanted = any(needs[1 + i] for i in whole)
+    x = together(kernels, some, dz.shape[2:], mode, align_corners)
+    dx, dw = _conv_gradients(dz, x, _joined(weight, columns(maps, weight), whole), wanted, needs[0])
+    if not wanted:
+        return {}, dw
+    if x is some[0]:
+        return {whole[0]: placed(dx, x)}, dw
+    dmaps = [empty_map(m, m.shape) for m in some]
+    kernels.backward_resize(as_map(dx, leader(some, dz.shape[2:])), dmaps, mode, align_corners)
+    return dict(zip(whole, dmaps, strict=True)), dw
 
 
-def _conv_gradients(dy: Tensor, x: Tensor, weight: Tensor, needs: list[bool]) -> tuple[Tensor, Tensor]:
-    """Gradients of a same-padded convolution, those that ``needs`` (x, weight) asks for."""
+def _conv_gradients(dy: Tensor, x: Tensor, weight: Tensor, for_x: bool, for_weight: bool) -> tuple[Tensor, Tensor]:
+    """Gradients of a same-padded convolution."""
     padding = [s // 2 for s in weight.shape[2:]]
     dx, dw, _ = torch.ops.aten.convolution_backward(
-        dy, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [*needs, False]
+        dy, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [for_x, for_weight, False]
     )
     return dx, dw

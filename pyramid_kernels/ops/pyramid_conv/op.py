@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ...backends import Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
-from .._shared.layout import as_map, empty_map, is_channels_last
+from .._shared.layout import as_map, empty_map, is_channels_last, placed
 from ..upsample_merge.checks import check_size
 from ..upsample_merge.layout import leader
-from . import dense, reference
+from . import composed, dense, reference
 from .checks import check_arguments
 
-OP = Op("pyramid_conv", "gemm", reference)
+OP = Op("pyramid_conv", "gemm", reference, composed)
 
 
 def _problem(maps: Sequence[Tensor], size: Sequence[int], mode: str) -> Problem:
@@ -116,12 +116,10 @@ class PyramidConv(OpFunction):
         wanted = ctx.needs_input_grad
         dy = as_map(dy, leader(maps, size))
         vectors = _vector_gradients(ctx, dy, scale, y, z)
-        needs = [any(wanted[5:]), wanted[1]]
-        dmaps, dweight = [None] * len(maps), None
-        if any(needs):
-            *found, dweight = _bwd(dy, maps, weight, scale, y, needs, mode, align_corners, backend)
-            dmaps = [d if needed else None for d, needed in zip(found, wanted[5:], strict=True)] if needs[0] else dmaps
-        return None, dweight if needs[1] else None, *vectors, *dmaps
+        needs = [wanted[1], *wanted[5:]]
+        dweight, *dmaps = _bwd(dy, maps, weight, scale, y, needs, mode, align_corners, backend) if any(needs) else needs
+        kept = [d if need else None for d, need in zip((dweight, *dmaps), needs, strict=True)]
+        return None, kept[0], *vectors, *kept[1:]
 
 
 def _vector_gradients(ctx: Any, dy: Tensor, scale: Tensor | None, y: Tensor | None, z: Tensor | None) -> list[Any]:
@@ -130,7 +128,7 @@ def _vector_gradients(ctx: Any, dy: Tensor, scale: Tensor | None, y: Tensor | No
     if not any(wanted):
         return [None] * 3
     sums = _bwd_sums(dy, y, z, ctx.settings[-1])
-    dbias = sums[0] if scale is None else sums[0] * scale
+    dbias = sums[0] * scale if wanted[0] and scale is not None else sums[0]
     found = (dbias, sums[-1], sums[0])
     return [g.to(t) if w else None for g, t, w in zip(found, ctx.dtypes, wanted, strict=True)]
 
@@ -150,9 +148,11 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     kernels = OP.kernels(backend)
     base, levels = dense.products(kernels, maps, weight, size, mode, align_corners)
-    y, z = _allocate(maps, weight, bias, scale, shift, size, mode, align_corners, relu, keep, backend)
-    if base is not None and base.stride() == y.stride():
-        y = base  # each element is read by the thread that writes it
+    like, shape = leader(maps, size), (len(maps[0]), weight.shape[0], *size)
+    # Merged in place: each element is read by the thread that writes it.
+    base = None if base is None else placed(base, like)
+    y = empty_map(like, shape) if base is None else base
+    z = empty_map(like, shape if keep else (0, 1, 1, 1))
     kernels.merge(base, levels, bias, scale, shift, y, z if keep else None, weight.shape[2], mode, align_corners, relu)
     return y, z
 
@@ -160,18 +160,16 @@ def _forward(
 def _allocate_gradients(
     dy: Tensor, maps: list[Tensor], weight: Tensor, scale: Any, y: Any, needs: list[bool], *_: Any
 ) -> list[Tensor]:
-    """One per map in its memory format, then the weight's; empty where not needed."""
-    dmaps = [empty_map(m, m.shape if needs[0] else (0, 1, 1, 1)) for m in maps]
-    return [*dmaps, torch.empty_like(weight) if needs[1] else weight.new_empty(0)]
+    """The weight's in its strides, then one per map in its memory format; empty where not needed."""
+    dmaps = [empty_map(m, m.shape if need else (0, 1, 1, 1)) for m, need in zip(maps, needs[1:], strict=True)]
+    return [torch.empty_like(weight) if needs[0] else weight.new_empty(0), *dmaps]
 
 
 def _backward(
     dy: Tensor, maps: list[Tensor], weight: Tensor, scale: Tensor | None, y: Tensor | None, needs: list[bool],
     mode: str, align_corners: bool, backend: str,
 ) -> list[Tensor]:  # fmt: skip
-    gradients = _allocate_gradients(dy, maps, weight, scale, y, needs)
-    dense.gradients(OP.kernels(backend), dy, maps, weight, scale, y, gradients, needs, mode, align_corners)
-    return gradients
+    return dense.gradients(OP.kernels(backend), dy, maps, weight, scale, y, needs, mode, align_corners)
 
 
 def _allocate_sums(dy: Tensor, y: Tensor | None, z: Tensor | None, *_: Any) -> Tensor:

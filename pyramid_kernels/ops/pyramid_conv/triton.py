@@ -1,0 +1,186 @@
+"""Triton ``pyramid_conv``: what follows and precedes the library's products.
+
+Forward: one program owns a tile of the output, adds every tap of every level where the tap lies inside the map, and
+applies the epilogue. Backward: one program owns a strip of one tap's gradient of one level and gathers from the outputs
+whose *forward* indices hold it. Resizing before a product, the gradient behind the epilogue and the sums for vectors
+are ``upsample_merge``'s kernels.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...backends import Problem
+from .._shared.launch import launch
+from .._shared.layout import is_channels_last
+from .._shared.resample import accumulator_type, block, offset, resampling, sample, support, weight
+from .._shared.triton import cannot_launch
+from ..upsample_merge import triton as merging
+from .layout import LEVELS
+
+
+def supports(problem: Problem) -> str | None:
+    return cannot_launch(problem)
+
+
+@triton.jit
+def inside(p, t, m, full, K: tl.constexpr):
+    """The pixel that tap ``t`` of output pixel ``p`` reads, and where that lies in the map (elsewhere pixel 0)."""
+    y, x = p // full[1] + t // K - K // 2, p % full[1] + t % K - K // 2
+    m = m & (y >= 0) & (y < full[0]) & (x >= 0) & (x < full[1])
+    return tl.where(m, y * full[1] + x, 0), m
+
+
+@triton.jit
+def pyramid_conv_merge_kernel(
+    p_base, p_levels, p_bias, p_scale, p_shift, p_y, p_z, shapes, strides, total, full,
+    K: tl.constexpr, RELU: tl.constexpr, MODES: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr,
+    BP: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """One program owns BP output pixels of one image and BC channels; base and y may be the same memory."""
+    tiles = tl.cdiv(full[2], BP)
+    n = (tl.program_id(0) // tiles).to(tl.int64)
+    start = tl.program_id(1) * BC
+    p, channel = block(tl.program_id(0) % tiles * BP, start, BP, BC, CHANNELS_LAST)
+    m = (p < full[2]) & (channel < total)
+    out = offset(n, channel.to(tl.int64), p, total, full[2], CHANNELS_LAST)
+    acc = tl.zeros_like(p + channel).to(ACC)
+    if p_base is not None:
+        acc += tl.load(p_base + out, m, 0.0).to(ACC)
+    for i in tl.static_range(len(MODES)):
+        p_level = p_levels[i] + n * strides[i][0]
+        for t in range(K * K):
+            at, m_t = inside(p, t, m, full, K)
+            acc += sample(
+                p_level, at, channel + t * total, m_t, shapes[i], strides[i][1:], full, tl.constexpr(MODES[i]), ACC
+            )
+    if p_bias is not None:
+        acc += tl.load(p_bias + channel, channel < total, 0.0).to(ACC)
+    if p_z is not None:
+        tl.store(p_z + out, acc.to(p_z.dtype.element_ty), m)
+    if p_scale is not None:
+        acc *= tl.load(p_scale + channel, channel < total, 0.0).to(ACC)
+    if p_shift is not None:
+        acc += tl.load(p_shift + channel, channel < total, 0.0).to(ACC)
+    if RELU:
+        acc = tl.where(acc < 0, 0.0, acc)
+    tl.store(p_y + out, acc.to(p_y.dtype.element_ty), m)
+
+
+@triton.jit
+def gather(
+    p_dz, p_dlevel, u, shape, strides, total, full,
+    K: tl.constexpr, MODE: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr,
+    BQ: tl.constexpr, BX: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """BQ pixels of one row, one tap and BC channels; each pixel's outputs lie along their own axis of the block."""
+    strips, blocks = tl.cdiv(shape[2], BQ), tl.cdiv(total, BC)
+    i = u // strips % shape[1]
+    start = u // (strips * shape[1]) % blocks * BC
+    t = u // (strips * shape[1] * blocks) % (K * K)
+    n = (u // (strips * shape[1] * blocks * K * K)).to(tl.int64)
+    down, right = t // K - K // 2, t % K - K // 2
+    j, k, channel = u % strips * BQ + tl.arange(0, BQ), tl.arange(0, BX), start + tl.arange(0, BC)
+    if CHANNELS_LAST:
+        b_j, b_k, b_channel = j[:, None, None], k[None, :, None], channel[None, None, :]
+    else:
+        b_j, b_k, b_channel = j[None, :, None], k[None, None, :], channel[:, None, None]
+    y_low, y_high = support(i, shape[1], full[0], MODE)
+    x_low, x_high = support(b_j, shape[2], full[1], MODE)
+    reach = tl.max(tl.max(tl.max(tl.where(b_j < shape[2], x_high - x_low, 0), 2), 1), 0)
+    acc = tl.zeros_like(b_j + b_k + b_channel).to(ACC)
+    # The tap of output pixel (y - down, x - right) reads (y, x).
+    for y in range(tl.maximum(y_low, down), tl.minimum(y_high, full[0] - 1 + down) + 1):
+        share_y = weight(y, i, shape[1], full[0], MODE, ACC)
+        for chunk in range(0, reach + 1, BX):
+            x = x_low + chunk + b_k
+            share = share_y * weight(x, b_j, shape[2], full[1], MODE, ACC)
+            m = (share != 0) & (x <= x_high) & (x - right >= 0) & (x - right < full[1])
+            m = m & (b_j < shape[2]) & (b_channel < total)
+            at = offset(n, b_channel.to(tl.int64), (y - down) * full[1] + x - right, total, full[2], CHANNELS_LAST)
+            acc += share * tl.load(p_dz + at, m, 0.0).to(ACC)
+    if CHANNELS_LAST:
+        b_dlevel, b_j, b_channel = tl.sum(acc, 1), j[:, None], channel[None, :]
+    else:
+        b_dlevel, b_j, b_channel = tl.sum(acc, 2), j[None, :], channel[:, None]
+    p_dlevel += n * strides[0] + (t * total + b_channel).to(tl.int64) * strides[1] + i.to(tl.int64) * strides[2]
+    m = (b_j < shape[2]) & (b_channel < total)
+    tl.store(p_dlevel + b_j.to(tl.int64) * strides[3], b_dlevel.to(p_dlevel.dtype.element_ty), m)
+
+
+@triton.jit
+def pyramid_conv_bwd_dlevels_kernel(
+    p_dz, p_dlevels, shapes, strides, images, total, full,
+    K: tl.constexpr, MODES: tl.constexpr, TILES: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """One program owns a strip of one tap's gradient of one level; the programs of all levels stand in one row."""
+    u = tl.program_id(0)
+    for i in tl.static_range(len(MODES)):
+        strips = shapes[i][1] * tl.cdiv(shapes[i][2], TILES[i][0])
+        programs = images * K * K * tl.cdiv(total, TILES[i][2]) * strips
+        if (u >= 0) & (u < programs):
+            gather(
+                p_dz, p_dlevels[i], u, shapes[i], strides[i], total, full,
+                K, tl.constexpr(MODES[i]), CHANNELS_LAST, ACC, *TILES[i],
+            )  # fmt: skip
+        u -= programs
+
+
+def merge(
+    base: Tensor | None, levels: list[Tensor], bias: Tensor | None, scale: Tensor | None, shift: Tensor | None,
+    y: Tensor, z: Tensor | None, k: int, mode: str, align_corners: bool, relu: bool,
+) -> None:  # fmt: skip
+    """Fill ``y`` (N, O, H, W), dense, and ``z``, the value before the affine, from base and (N, k*k*O, h, w) levels."""
+    n, total, rows, cols = y.shape
+    last = is_channels_last(y)
+    bp, bc = merging._tile([y], rows * cols, last)
+    launch(
+        pyramid_conv_merge_kernel, (n * triton.cdiv(rows * cols, bp), triton.cdiv(total, bc)), y,
+        base, tuple(levels), bias, scale, shift, y, z,
+        tuple(tuple(v.shape[1:]) for v in levels), tuple(v.stride() for v in levels), total, (rows, cols, rows * cols),
+        K=k, RELU=relu, MODES=tuple(resampling(v.shape, (rows, cols), mode, align_corners) for v in levels),
+        CHANNELS_LAST=last, ACC=accumulator_type(y), BP=bp, BC=bc,
+    )  # fmt: skip
+
+
+def backward_levels(dz: Tensor, dlevels: list[Tensor], k: int, mode: str, align_corners: bool) -> None:
+    """Fill ``dlevels`` (N, k*k*O, h, w) from ``dz`` (N, O, H, W), dense."""
+    n, total, rows, cols = dz.shape
+    last = is_channels_last(dz)
+    for start in range(0, len(dlevels), LEVELS):
+        some = dlevels[start : start + LEVELS]
+        shapes = tuple((total, *d.shape[2:]) for d in some)
+        modes = tuple(resampling(s, (rows, cols), mode, align_corners) for s in shapes)
+        tiles = tuple(
+            merging._strip(s, m, cols, last, merging._elements(dz)) for s, m in zip(shapes, modes, strict=True)
+        )
+        owned = zip(shapes, tiles, strict=True)
+        programs = sum(n * k * k * triton.cdiv(total, bc) * h * triton.cdiv(w, bq) for (_, h, w), (bq, _, bc) in owned)
+        launch(
+            pyramid_conv_bwd_dlevels_kernel, (programs,), dz,
+            dz, tuple(some), shapes, tuple(d.stride() for d in some), n, total, (rows, cols, rows * cols),
+            K=k, MODES=modes, TILES=tiles, CHANNELS_LAST=last, ACC=accumulator_type(dz), maxnreg=merging.REGISTERS,
+        )  # fmt: skip
+
+
+def backward_dz(dy: Tensor, y: Tensor | None, scale: Tensor | None, dz: Tensor) -> None:
+    """Fill ``dz`` with dy behind the ReLU of ``y``, times ``scale``; all (N, O, H, W) of one layout."""
+    merging.backward_maps(dy, y, scale, [dz], [0], "bilinear", False)
+
+
+def backward_sums(dy: Tensor, y: Tensor | None, z: Tensor | None, sums: Tensor) -> None:
+    """Fill ``sums`` (1 or 2, O): of dy behind the ReLU of ``y`` and, where ``z`` is given, of its product with z."""
+    merging.backward_affine(dy, y, [] if z is None else [z], sums, "bilinear", False, "sum")
+
+
+def resize(maps: list[Tensor], x: Tensor, mode: str, align_corners: bool) -> None:
+    """Fill ``x`` (N, sum C_i, H, W) with the concat of ``maps`` at its size."""
+    merging.forward(maps, x, mode, align_corners, "concat", None, None, False)
+
+
+def backward_resize(dx: Tensor, dmaps: list[Tensor], mode: str, align_corners: bool) -> None:
+    """Fill ``dmaps`` (N, C_i, h, w) from the gradient (N, sum C_i, H, W) of their concat."""
+    firsts = [sum(d.shape[1] for d in dmaps[:i]) for i in range(len(dmaps))]
+    merging.backward_maps(dx, None, None, dmaps, firsts, mode, align_corners)
