@@ -14,7 +14,7 @@ from .. import functional
 from ..backends import Op, Problem
 from . import structure
 from .aspp import ASPP, ReferenceASPP, unit_of
-from .base import Unit, check_backend, problems_of
+from .base import Unit, check_backend, problems_of, to_channels_last
 from .mixing import HeadForward, first_conv, mix, run_all
 
 
@@ -199,6 +199,7 @@ class DeepLabV3PlusDecoder(DeepLabV3PlusForward, ReferenceDeepLabV3PlusDecoder):
         self.kernel_backend = check_backend(backend)
         self.aspp[0].__class__ = ASPP
         self.aspp[0].kernel_backend = backend  # type: ignore[assignment]
+        to_channels_last(self.aspp[0])
 
     @classmethod
     def from_reference(
