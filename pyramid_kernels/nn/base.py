@@ -91,8 +91,12 @@ class Fused(_Base):
         reason = self.why_original(x)
         if reason:
             return [f"original forward: {reason}"]
-        chosen = [(op, select(op, problem, sizes, self.kernel_backend)) for op, problem, sizes in self.problems(x)]
+        chosen = [(op, select(op, problem, sizes, self.backend_of(op))) for op, problem, sizes in self.problems(x)]
         return [f"{op.name}: {backend}" for op, backend in dict.fromkeys(chosen)]
+
+    def backend_of(self, op: Op) -> str:
+        """The backend that this instance asks of ``op``."""
+        return self.kernel_backend
 
     def to_reference(self) -> nn.Module:
         """A copy as the original class: plain PyTorch, same parameters' values and ``state_dict`` keys."""

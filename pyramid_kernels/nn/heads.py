@@ -12,7 +12,7 @@ from .. import functional
 from ..backends import Op, Problem
 from . import structure
 from .base import Unit, check_backend, problems_of
-from .mixing import HeadForward, mix, run_all
+from .mixing import HeadForward, around, mix, run_all
 from .ppm import PPM, Level, PPMForward, ReferencePPM, level_maps, level_problems, level_shapes
 
 
@@ -53,7 +53,7 @@ class Bottleneck(NamedTuple):
         return [*(level.unit for level in self.levels), self.unit]
 
     def __call__(self, x: Tensor, backend: str) -> Tensor:
-        maps = level_maps(x, self.levels, backend)
+        maps = level_maps(x, self.levels, around(backend))
         maps = [x, *maps] if self.x_first else [*maps, x]
         size = (x.shape[2], x.shape[3])
         return mix(maps, self.unit, size, align_corners=self.align_corners, backend=backend)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import automatic, select
+from ..backends import Op, automatic, select
 from .base import Fused, Unit, why_not_map
 from .norm import as_affine, uses_batch
 
@@ -58,6 +58,14 @@ class HeadForward(Fused):
             if all(select(*call, self.kernel_backend) == "reference" for call in calls):
                 return "on a CPU the unfused chain is faster at these sizes"
         return reason
+
+    def backend_of(self, op: Op) -> str:
+        return self.kernel_backend if op.name == "pyramid_conv" else around(self.kernel_backend)
+
+
+def around(backend: str) -> str:
+    """The backend of the steps around ``pyramid_conv``, most of which have no composed form."""
+    return "reference" if backend == "composed" else backend
 
 
 def mix(

@@ -14,7 +14,7 @@ from ..backends import Op, Problem
 from . import structure
 from .base import Unit, check_backend, problems_of
 from .heads import Bottleneck, why_not_mixed
-from .mixing import HeadForward, copy_layers, first_conv, mix, run_all
+from .mixing import HeadForward, around, copy_layers, first_conv, mix, run_all
 from .ppm import Level
 
 
@@ -161,8 +161,9 @@ class UPerForward(HeadForward):
         outputs = [self.top_map(last)]
         state = outputs[0]
         for lateral, conv, m in reversed(list(zip(parts.laterals, parts.outputs, maps, strict=True))):
-            corners = parts.align_corners
-            state = functional.upsample_merge([lateral(m), state], merge="sum", align_corners=corners, backend=backend)
+            state = functional.upsample_merge(
+                [lateral(m), state], merge="sum", align_corners=parts.align_corners, backend=around(backend)
+            )
             outputs.insert(0, conv(state))
         size = (outputs[0].shape[2], outputs[0].shape[3])
         y = mix(outputs, parts.fuse, size, align_corners=parts.align_corners, backend=backend)
