@@ -15,7 +15,7 @@ from ..backends import Op, Problem
 from . import structure
 from .aspp import ASPP, ReferenceASPP, unit_of
 from .base import Unit, check_backend, problems_of, to_channels_last
-from .mixing import HeadForward, first_conv, mix, run_all
+from .mixing import HeadForward, around, first_conv, mix, run_all
 
 
 class ReferenceDeepLabV3PlusDecoder(nn.Module):
@@ -198,7 +198,7 @@ class DeepLabV3PlusDecoder(DeepLabV3PlusForward, ReferenceDeepLabV3PlusDecoder):
         )  # fmt: skip
         self.kernel_backend = check_backend(backend)
         self.aspp[0].__class__ = ASPP
-        self.aspp[0].kernel_backend = backend  # type: ignore[assignment]
+        self.aspp[0].kernel_backend = around(backend)  # type: ignore[assignment]
         to_channels_last(self.aspp[0])
 
     @classmethod
@@ -213,12 +213,10 @@ class DeepLabV3PlusDecoder(DeepLabV3PlusForward, ReferenceDeepLabV3PlusDecoder):
         children = {name: getattr(module, name, None) for name in ("aspp", "block1", "block2")}
         for name, child in children.items():
             if not isinstance(child, nn.Sequential):
-                raise ValueError(
-                    f"module must have {name}, as segmentation_models_pytorch's decoder: it is no Sequential"
-                )
+                raise ValueError(f"module must have a Sequential {name}, got a {type(module).__name__}")
             setattr(decoder, name, nn.Sequential(*copy.deepcopy(child)))
             getattr(decoder, name).training = child.training
-        decoder.aspp[0] = ASPP.from_reference(decoder.aspp[0], backend=backend)
+        decoder.aspp[0] = ASPP.from_reference(decoder.aspp[0], backend=around(backend))
         decoder.training = module.training
         reason = cls.why_not(decoder)
         if reason:

@@ -165,7 +165,7 @@ class PSPHead(PSPForward, ReferencePSPHead):
         super().__init__(in_dim, classes, bins, hidden_dim=hidden_dim, dropout=dropout, align_corners=align_corners)
         self.kernel_backend = check_backend(backend)
         self.ppm.__class__ = PPM
-        self.ppm.kernel_backend = backend  # type: ignore[assignment]
+        self.ppm.kernel_backend = around(backend)  # type: ignore[assignment]
 
     @classmethod
     def from_reference(cls, module: Any, *, align_corners: bool = True, backend: str = "auto") -> Self:
@@ -174,7 +174,7 @@ class PSPHead(PSPForward, ReferencePSPHead):
         if not isinstance(layers, nn.Sequential) or not isinstance(getattr(module, "ppm", None), nn.Module):
             raise ValueError(f"module must have ppm and cls, as semseg's PSPNet, got a {type(module).__name__}")
         head = cls(1, 1, (1,), hidden_dim=1, backend=backend)
-        head.ppm = PPM.from_reference(module.ppm, align_corners=align_corners, backend=backend)
+        head.ppm = PPM.from_reference(module.ppm, align_corners=align_corners, backend=around(backend))
         head.cls = copy.deepcopy(layers)
         head.training = module.training
         reason = cls.why_not(head)
