@@ -1,4 +1,4 @@
-"""``fuse_`` on whole models of torchvision, segmentation_models_pytorch and transformers: outputs, gradients, statistics.
+"""``fuse_`` on whole models of torchvision, segmentation_models_pytorch and transformers: every result and gradient.
 
 Inputs are small and in batches of eight; ``tests.agreement`` says why, and what is done to the head's norms. The
 backbones run the same code in both forms, so whatever their own ReLUs and max-pools do is the same in both.
@@ -89,7 +89,8 @@ def test_agrees(model: Any, train: bool, monkeypatch: pytest.MonkeyPatch) -> Non
     kind, runs = type(ours.get_submodule(paths[0])), []
     forward = kind.fused_forward
     monkeypatch.setattr(kind, "fused_forward", lambda self, x: [runs.append(1), forward(self, x)][1])
-    assert_agrees(ours, unfused, x, draws=2)
+    # A transformer's gradients pass through more small sums; it is small enough for more draws.
+    assert_agrees(ours, unfused, x, draws=8 if paths == ["decode_head"] else 2)
     assert len(runs) == 1
 
 
