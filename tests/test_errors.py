@@ -93,7 +93,7 @@ BAD: list[Row] = [
     ("pyramid_conv", {"weight": torch.zeros(3, 7, 2, 2)}, ValueError, "weight must be (O, C, 1, 1) or ...(3, 7, 2, 2)"),
     ("pyramid_conv", {"weight": torch.zeros(3, 7, 5, 5)}, ValueError, "weight must be (O, C, 1, 1) or ...(3, 7, 5, 5)"),
     ("pyramid_conv", {"weight": torch.zeros(3, 7, 3, 1)}, ValueError, "weight must be (O, C, 1, 1) or ...(3, 7, 3"),
-    ("pyramid_conv", {"weight": torch.zeros(3, 7, 1, 1).half()}, TypeError, "weight must have the dtype of maps[0], got"),
+    ("pyramid_conv", {"weight": torch.zeros(3, 7, 1, 1).half()}, TypeError, "weight must have the dtype of maps[0]"),
     ("pyramid_conv", {"weight": None}, TypeError, "weight must be a torch.Tensor, got NoneType"),
     ("pyramid_conv", {"bias": V[:2]}, ValueError, "bias must have shape (3,), one value per output channel, got (2,)"),
     ("pyramid_conv", {"scale": V.double()}, TypeError, "scale must be float32 or have the dtype of x"),

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ...backends import Problem
 from .._shared.affine import affine
-from .._shared.layout import as_map
+from .._shared.layout import as_map, is_channels_last
 from ..upsample_merge.layout import leader
 from ..upsample_merge.reference import resize
-from .layout import columns, split
+from .layout import columns, split, split_maps
 
 
 def supports(problem: Problem) -> str | None:
@@ -27,10 +27,26 @@ def supports(problem: Problem) -> str | None:
 
 
 def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
-    """``sizes``: N, O, k, H, W, then the channels, rows and columns of every map."""
+    """``sizes``: N, O, k, H, W, then the channels, rows and columns of every map.
+
+    Everything is counted in multiply-adds per output, times the pixels. Measured: a level's resampling costs its
+    matrices' products and some 30 more per pass over the output; and a 3x3 convolution runs so much faster than small
+    products that it must save more of them, whereas a 1x1 takes little longer than upsampling its operands.
+    """
+    n, o, k, h, w, *rest = sizes
     if problem.dtype != torch.float32:
         return "measured for float32 only"
-    return "not measured yet"
+    maps = [(n, *rest[i : i + 3]) for i in range(0, len(rest), 3)]
+    channels, pixels = sum(m[1] for m in maps), h * w
+    _, mixed = split(maps, (o, channels, k, k), (h, w), by_rows=True)
+    levels = [maps[i] for i in mixed]
+    saved = sum(k * k * c * (pixels - rows * cols) for _, c, rows, cols in levels)
+    spent = sum(k * rows * pixels + k * k * rows * cols * w + 30 * k * pixels for _, _, rows, cols in levels)
+    if saved * 8 < k * k * channels * pixels:
+        return "the maps below the output's size hold too little of the work"
+    if saved * 6 < spent * (57 if k == 3 else 8):
+        return "resampling costs what mixing at low resolution saves"
+    return None if n * o * saved >= 2 * 10**7 else "the maps are small"
 
 
 def pyramid_conv(
@@ -45,39 +61,62 @@ def pyramid_conv(
     shift: Tensor | None,
     activation: str | None,
 ) -> Tensor:
-    whole, mixed = split(maps, weight, size)
-    parts = columns(maps, weight)
-    k = weight.shape[2]
+    whole, mixed = split_maps(maps, weight, size, by_rows=True)
+    parts, k, last = columns(maps, weight), weight.shape[2], is_channels_last(leader(maps, size))
     # A wider bias is added in its own dtype, and so is its gradient's sum.
-    inner, outer = (bias, None) if bias is None or bias.dtype == weight.dtype else (None, bias)
+    inner, outer = (bias, None) if whole and bias is not None and bias.dtype == weight.dtype else (None, bias)
     if whole:
         x = torch.cat([resize(maps[i], size, mode, align_corners) for i in whole], 1)
-        y = F.conv2d(x, torch.cat([parts[i] for i in whole], 1), inner, padding=k // 2)
+        y = as_map(F.conv2d(x, torch.cat([parts[i] for i in whole], 1), inner, padding=k // 2), leader(maps, size))
         del x
     else:
-        y = maps[0].new_zeros((len(maps[0]), len(weight), *size))
-        outer = bias
-    y = y.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)  # [N, H, W, O]
-    n, h, w, o = y.shape
-    y = y.reshape(n, h, w * o)
+        layout = torch.channels_last if last else torch.contiguous_format
+        y = maps[0].new_zeros((len(maps[0]), len(weight), *size)).contiguous(memory_format=layout)
     # [taps, full, source] of every level's rows and columns
     axes = [[_resampling(maps[i], axis, size, mode, align_corners, k) for axis in (0, 1)] for i in mixed]
     for tap in range(k if mixed else 0):
-        levels = [_row_of_taps(maps[i], parts[i][:, :, tap], right) for i, (_, right) in zip(mixed, axes, strict=True)]
-        down = torch.cat([rows[tap] for rows, _ in axes], 1)  # [H, sum of the levels' rows]
-        y = torch.baddbmm(y, down.expand(n, *down.shape), torch.cat(levels, 1))
-    y = affine(y.view(n, h, w, o).permute(0, 3, 1, 2), None, outer, None)
-    return as_map(affine(y, scale, shift, activation), leader(maps, size))
+        for i, (rows, right) in zip(mixed, axes, strict=True):
+            y = _accumulated(y, rows[tap], _row_of_taps(maps[i], parts[i][:, :, tap], right, last), last)
+    return _epilogue(y, outer, scale, shift, activation)
 
 
-def _row_of_taps(x: Tensor, weight: Tensor, right: Tensor) -> Tensor:
-    """One row of taps (O, C, k) of a level (N, C, h, w), its columns resampled by ``right`` [k, W, w]: [N, h, W*O]."""
+def _epilogue(
+    y: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None, activation: str | None
+) -> Tensor:
+    """``activation((y + bias) * scale + shift)``, in place as far as gradients allow."""
+    if any(v is not None and v.dtype != y.dtype for v in (bias, scale, shift)):
+        return affine(affine(y, None, bias, None), scale, shift, activation)
+    bias, scale, shift = (None if v is None else v.view(1, -1, 1, 1) for v in (bias, scale, shift))
+    y = y if bias is None else y.add_(bias)
+    if scale is not None:
+        y = y * scale if shift is None else torch.addcmul(shift, y, scale)
+    elif shift is not None:
+        y = y.add_(shift)
+    return y.relu_() if activation == "relu" else y
+
+
+def _row_of_taps(x: Tensor, weight: Tensor, right: Tensor, last: bool) -> Tensor:
+    """One row of taps (O, C, k) of a level (N, C, h, w), its columns resampled by ``right`` [k, W, w].
+
+    [N, h, W * O] for channels_last, else [N * O, h, W].
+    """
     o, c, k = weight.shape
-    x = x.contiguous(memory_format=torch.channels_last)
+    x = x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
     products = F.conv2d(x, weight.permute(2, 0, 1).reshape(k * o, c, 1, 1))
     n, _, h, w = products.shape
-    products = products.permute(0, 2, 3, 1).reshape(n * h, w * k, o)
-    return torch.matmul(right.permute(1, 2, 0).flatten(1), products).view(n, h, -1)
+    if last:
+        products = products.permute(0, 2, 3, 1).reshape(n * h, w * k, o)
+        return torch.matmul(right.permute(1, 2, 0).flatten(1), products).view(n, h, -1)
+    products = products.view(n, k, o, h, w).permute(0, 2, 3, 1, 4).reshape(n * o * h, k * w)
+    return (products @ right.transpose(1, 2).flatten(0, 1)).view(n * o, h, -1)
+
+
+def _accumulated(y: Tensor, down: Tensor, levels: Tensor, last: bool) -> Tensor:
+    """``y`` (N, O, H, W), in place, plus the rows of ``levels`` resampled by ``down`` [H, rows]."""
+    n, o, h, w = y.shape
+    flat = y.permute(0, 2, 3, 1).view(n, h, w * o) if last else y.view(n * o, h, w)
+    flat.baddbmm_(down.expand(len(flat), *down.shape), levels)
+    return y
 
 
 def _resampling(x: Tensor, axis: int, size: Sequence[int], mode: str, align_corners: bool, k: int) -> Tensor:

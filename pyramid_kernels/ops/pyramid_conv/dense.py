@@ -15,14 +15,14 @@ from torch import Tensor
 
 from .._shared.layout import as_map, empty_map, placed
 from ..upsample_merge.layout import leader
-from .layout import columns, split, taps_first
+from .layout import columns, split_maps, taps_first
 
 
 def products(
     kernels: Any, maps: list[Tensor], weight: Tensor, size: Sequence[int], mode: str, align_corners: bool
 ) -> tuple[Tensor | None, list[Tensor]]:
     """The convolution (N, O, *size) of what is not mixed, and every mixed level's (N, k * k * O, H_i, W_i)."""
-    whole, mixed = split(maps, weight, size)
+    whole, mixed = split_maps(maps, weight, size)
     parts = columns(maps, weight)
     base = None
     if whole:
@@ -56,7 +56,7 @@ def gradients(
     if y is not None or scale is not None:
         dz = torch.empty_like(dy)
         kernels.backward_dz(dy, y, scale, dz)
-    whole, mixed = split(maps, weight, dy.shape[2:])
+    whole, mixed = split_maps(maps, weight, dy.shape[2:])
     parts = columns(maps, weight)
     found = [
         torch.empty_like(weight) if needs[0] else weight.new_empty(0),

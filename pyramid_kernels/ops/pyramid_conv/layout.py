@@ -10,24 +10,32 @@ from torch import Tensor
 LEVELS = 8
 
 
-def split(maps: Sequence[Tensor], weight: Tensor, size: Sequence[int]) -> tuple[list[int], list[int]]:
-    """(maps convolved at the output's size, maps mixed at their own), by place.
+def split(
+    maps: Sequence[Sequence[int]], weight: Sequence[int], size: Sequence[int], by_rows: bool = False
+) -> tuple[list[int], list[int]]:
+    """(maps convolved at the output's size, maps mixed at their own), by place; from shapes (N, C, h, w), (O, C, k, k).
 
     Mixed are maps smaller than the output, from the smallest on, as long as all their products together take no more
-    memory than the concat that they replace.
+    memory than the concat that they replace. ``by_rows``: as the composed form has it, one row of taps of one level at
+    a time, and that with its columns resampled.
     """
-    o, channels, taps = weight.shape[0], weight.shape[1], weight.shape[2] * weight.shape[3]
+    o, channels, k, _ = weight
     pixels = size[0] * size[1]
     room = channels * pixels
     whole, mixed = [], []
-    for i in sorted(range(len(maps)), key=lambda i: maps[i].shape[2] * maps[i].shape[3]):
-        cells = maps[i].shape[2] * maps[i].shape[3]
-        if cells < pixels and taps * o * cells <= room:
+    for i in sorted(range(len(maps)), key=lambda i: maps[i][2] * maps[i][3]):
+        rows, cells = maps[i][2], maps[i][2] * maps[i][3]
+        needed = o * (k * cells + rows * size[1]) if by_rows else k * k * o * cells
+        if cells < pixels and needed <= room:
             mixed.append(i)
-            room -= taps * o * cells
+            room -= 0 if by_rows else needed
         else:
             whole.append(i)
     return sorted(whole), sorted(mixed)
+
+
+def split_maps(maps: Sequence[Tensor], weight: Tensor, size: Sequence[int], **how: bool) -> tuple[list[int], list[int]]:
+    return split([m.shape for m in maps], weight.shape, size, **how)
 
 
 def columns(maps: Sequence[Tensor], weight: Tensor) -> list[Tensor]:

@@ -69,7 +69,7 @@ def _size(case: Case) -> tuple[int, int]:
 
 
 def _split(case: Case) -> tuple[list[int], list[int]]:
-    return split(case.args["maps"], case.args["weight"], _size(case))  # an Arg has a shape, as a tensor
+    return split([m.shape for m in case.args["maps"]], case.args["weight"].shape, _size(case))
 
 
 def launches(case: Case, channels_last: bool, backend: str) -> tuple[dict[str, int], dict[str, int]]:
