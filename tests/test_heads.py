@@ -105,6 +105,15 @@ def test_equals_its_reference(name: str, mode: str, backend: str) -> None:
     assert_same(step(head, x), step(unfused, x))
 
 
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("name", ["psp", "segformer", "uper", "decoder-low-first"])
+def test_equals_its_reference_on_kernels(name: str, mode: str) -> None:
+    head, x = build(name, "triton")
+    MODES[mode](head)
+    unfused = head.to_reference()
+    assert_same(step(head, x), step(unfused, x))
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_keeps_dtype_and_memory_format(name: str, layout: torch.memory_format) -> None:
     head, x = build(name, dtype=torch.float32)
