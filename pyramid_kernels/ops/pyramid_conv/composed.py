@@ -29,24 +29,25 @@ def supports(problem: Problem) -> str | None:
 def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
     """``sizes``: N, O, k, H, W, then the channels, rows and columns of every map.
 
-    Everything is counted in multiply-adds per output, times the pixels. Measured: a level's resampling costs its
-    matrices' products and some 30 more per pass over the output; and a 3x3 convolution runs so much faster than small
-    products that it must save more of them, whereas a 1x1 takes little longer than upsampling its operands.
+    All is counted in multiply-adds per output channel. Measured: a level's resampling is its matrices' products and
+    some 30 more per output and pass, repacking a weight some 40 per element; and each of these takes five times as long
+    as one of a 3x3 convolution. A 1x1 takes little longer than upsampling its operands.
     """
     n, o, k, h, w, *rest = sizes
     if problem.dtype != torch.float32:
         return "measured for float32 only"
     maps = [(n, *rest[i : i + 3]) for i in range(0, len(rest), 3)]
-    channels, pixels = sum(m[1] for m in maps), h * w
-    _, mixed = split(maps, (o, channels, k, k), (h, w), by_rows=True)
+    columns, pixels = k * k * sum(m[1] for m in maps), h * w
+    _, mixed = split(maps, (o, columns // (k * k), k, k), (h, w), by_rows=True)
     levels = [maps[i] for i in mixed]
-    saved = sum(k * k * c * (pixels - rows * cols) for _, c, rows, cols in levels)
-    spent = sum(k * rows * pixels + k * k * rows * cols * w + 30 * k * pixels for _, _, rows, cols in levels)
-    if saved * 8 < k * k * channels * pixels:
+    total = n * columns * pixels
+    saved = n * sum(k * k * c * (pixels - rows * cols) for _, c, rows, cols in levels)
+    spent = n * sum(k * (rows + 30) * pixels + k * k * rows * cols * w for _, _, rows, cols in levels) + 40 * columns
+    if saved * 8 < total:
         return "the maps below the output's size hold too little of the work"
-    if saved * 6 < spent * (57 if k == 3 else 8):
+    if saved * 3 < spent * 4 or (k == 3 and 21 * (total - saved + 5 * spent) > 20 * total):
         return "resampling costs what mixing at low resolution saves"
-    return None if n * o * saved >= 2 * 10**7 else "the maps are small"
+    return None if o * saved >= 2 * 10**7 else "the maps are small"
 
 
 def pyramid_conv(
@@ -67,17 +68,17 @@ def pyramid_conv(
     inner, outer = (bias, None) if whole and bias is not None and bias.dtype == weight.dtype else (None, bias)
     if whole:
         x = torch.cat([resize(maps[i], size, mode, align_corners) for i in whole], 1)
-        y = as_map(F.conv2d(x, torch.cat([parts[i] for i in whole], 1), inner, padding=k // 2), leader(maps, size))
+        y = F.conv2d(x, torch.cat([parts[i] for i in whole], 1), inner, padding=k // 2)
         del x
     else:
-        layout = torch.channels_last if last else torch.contiguous_format
-        y = maps[0].new_zeros((len(maps[0]), len(weight), *size)).contiguous(memory_format=layout)
-    # [taps, full, source] of every level's rows and columns
-    axes = [[_resampling(maps[i], axis, size, mode, align_corners, k) for axis in (0, 1)] for i in mixed]
-    for tap in range(k if mixed else 0):
-        for i, (rows, right) in zip(mixed, axes, strict=True):
-            y = _accumulated(y, rows[tap], _row_of_taps(maps[i], parts[i][:, :, tap], right, last), last)
-    return _epilogue(y, outer, scale, shift, activation)
+        y = maps[0].new_zeros((len(maps[0]), len(weight), *size))
+    wide = torch.promote_types(weight.dtype, torch.float32)  # 16-bit sums are rounded once, as in a convolution
+    y = as_map(y, leader(maps, size)).to(wide)
+    for i in mixed:
+        rows, cols = (_resampling(maps[i], axis, size, mode, align_corners, k, wide) for axis in (0, 1))
+        for tap in range(k):
+            y = _accumulated(y, rows[tap], _row_of_taps(maps[i], parts[i][:, :, tap], cols, last), last)
+    return _epilogue(y, outer, scale, shift, activation).to(weight.dtype)
 
 
 def _epilogue(
@@ -95,33 +96,35 @@ def _epilogue(
     return y.relu_() if activation == "relu" else y
 
 
-def _row_of_taps(x: Tensor, weight: Tensor, right: Tensor, last: bool) -> Tensor:
-    """One row of taps (O, C, k) of a level (N, C, h, w), its columns resampled by ``right`` [k, W, w].
+def _row_of_taps(x: Tensor, weight: Tensor, cols: Tensor, last: bool) -> Tensor:
+    """One row of taps (O, C, k) of a level (N, C, h, w), its columns resampled by ``cols`` [k, W, w].
 
     [N, h, W * O] for channels_last, else [N * O, h, W].
     """
     o, c, k = weight.shape
     x = x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-    products = F.conv2d(x, weight.permute(2, 0, 1).reshape(k * o, c, 1, 1))
+    products = F.conv2d(x, weight.permute(2, 0, 1).reshape(k * o, c, 1, 1)).to(cols.dtype)
     n, _, h, w = products.shape
     if last:
         products = products.permute(0, 2, 3, 1).reshape(n * h, w * k, o)
-        return torch.matmul(right.permute(1, 2, 0).flatten(1), products).view(n, h, -1)
+        return torch.matmul(cols.permute(1, 2, 0).flatten(1), products).view(n, h, -1)
     products = products.view(n, k, o, h, w).permute(0, 2, 3, 1, 4).reshape(n * o * h, k * w)
-    return (products @ right.transpose(1, 2).flatten(0, 1)).view(n * o, h, -1)
+    return (products @ cols.transpose(1, 2).flatten(0, 1)).view(n * o, h, -1)
 
 
-def _accumulated(y: Tensor, down: Tensor, levels: Tensor, last: bool) -> Tensor:
-    """``y`` (N, O, H, W), in place, plus the rows of ``levels`` resampled by ``down`` [H, rows]."""
+def _accumulated(y: Tensor, rows: Tensor, level: Tensor, last: bool) -> Tensor:
+    """``y`` (N, O, H, W), in place, plus what ``_row_of_taps`` gave, its rows resampled by ``rows`` [H, h]."""
     n, o, h, w = y.shape
     flat = y.permute(0, 2, 3, 1).view(n, h, w * o) if last else y.view(n * o, h, w)
-    flat.baddbmm_(down.expand(len(flat), *down.shape), levels)
+    flat.baddbmm_(rows.expand(len(flat), *rows.shape), level)
     return y
 
 
-def _resampling(x: Tensor, axis: int, size: Sequence[int], mode: str, align_corners: bool, k: int) -> Tensor:
+def _resampling(
+    x: Tensor, axis: int, size: Sequence[int], mode: str, align_corners: bool, k: int, dtype: torch.dtype
+) -> Tensor:
     """What every tap of every output index takes from the indices of ``x`` along ``axis``: [k, full, source]."""
-    one_hot = torch.eye(x.shape[2 + axis], dtype=x.dtype, device=x.device)[None]
+    one_hot = torch.eye(x.shape[2 + axis], dtype=dtype, device=x.device)[None]
     linear = {"mode": "linear", "align_corners": align_corners} if mode == "bilinear" else {"mode": mode}
     full = size[axis]
     shares = one_hot if x.shape[2 + axis] == full else F.interpolate(one_hot, full, **linear)
