@@ -124,6 +124,11 @@ class DeepLabV3PlusForward(HeadForward):
         index = self.parts(self).low_index
         return [x[index], x[-1]] if isinstance(x, list | tuple) and len(x) > index + 1 else ()
 
+    def why_slower(self, x: Any) -> str | None:
+        if self.parts(self).fuse.depthwise is not None:
+            return "on a CPU a depthwise convolution and a 1x1 are faster than one dense 3x3"
+        return super().why_slower(x)
+
     def fused_forward(self, x: Any) -> Tensor:
         parts = self.parts(self)
         low, high = self.maps(x)
