@@ -120,7 +120,7 @@ FAULTS = [
     _fault("pyramid_conv", "segformer-1x1", "what is convolved at full size is left out",
            "        acc += tl.load(p_base + out, m, 0.0).to(ACC)\n", "        acc += 0\n"),
     _fault("pyramid_conv", "no-map-at-size", "the value kept for scale's gradient is one too large",
-           "tl.store(p_z + out, acc.to(p_z.dtype.element_ty), m)", "tl.store(p_z + out, (acc + 1).to(p_z.dtype.element_ty), m)"),
+           "p_z + out, acc.to(p_z", "p_z + out, (acc + 1).to(p_z"),
     _fault("pyramid_conv", "primes-7x11", "the gradient of a tap is shifted the wrong way",
            "(y - down) * full[1] + x - right", "(y + down) * full[1] + x + right"),
     _fault("pyramid_conv", "scale-2-bias", "the gradient counts outputs beyond the right border",
