@@ -33,9 +33,9 @@ test-all: $(VENV)/test.done
 
 native: export PATH := $(abspath $(BIN)):$(PATH)
 native: $(VENV)/test.done
-	cmake -B build/native -G Ninja -DPK_CUDA=OFF -DPK_PYTHON=OFF
-	cmake --build build/native -j $(WORKERS)
-	ctest --test-dir build/native --output-on-failure -j $(WORKERS)
+	$(BIN)/python -m tests.hostsim
+	cmake --build build/hostsim -j $(WORKERS)
+	ctest --test-dir build/hostsim --output-on-failure -j $(WORKERS)
 
 lint: $(VENV)/test.done $(VENV)/lint.done
 	$(BIN)/ruff check .

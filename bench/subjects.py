@@ -21,6 +21,8 @@ from pyramid_kernels.ops._shared.spec import Arg, Case, Cost, map_args, material
 
 MODES = ("forward", "training")
 EAGER, COMPILE = "eager", "compile"
+#: Eager with torch.backends.cudnn.deterministic: what bitwise repeatable convolutions cost without us.
+DETERMINISTIC = "deterministic"
 #: What a forward call may cost for a case to be among the quick ones: under a second on two CPU cores.
 QUICK_FLOP = 4e10
 
@@ -116,12 +118,22 @@ def _of_op(
         forwards[COMPILE], paths[COMPILE] = compile_call(eager, device), "inductor"
     leaves = _leaves(tensors)
     calls = {name: _timed(fn, leaves, mode) for name, fn in forwards.items()}
+    if device != "cpu" and op.bound == "gemm":
+        calls[DETERMINISTIC], paths[DETERMINISTIC] = _deterministic(calls[EAGER]), "reference, deterministic"
     cost = _spec(op.name).cost(case, dtype.itemsize)
     return Subject(op.name, case.id, mode, dtype, calls, paths, cost if mode == "forward" else None)
 
 
 def _forced(public: Callable[..., Any], tensors: dict[str, Any], backend: str) -> Fn:
     return lambda: public(**tensors, backend=backend)
+
+
+def _deterministic(call: Fn) -> Fn:
+    def flagged() -> Any:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=True):
+            return call()
+
+    return flagged
 
 
 def unfused(op: Op, tensors: dict[str, Any]) -> Fn:

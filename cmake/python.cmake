@@ -1,4 +1,4 @@
-# add_native(<name> <library>): the Python module <name>, csrc/bindings.cpp over the launchers of <library>.
+# add_native(<name> <library>): the Python module <name>, csrc/bindings/ over the launchers of <library>.
 # Without pybind11 it only says so: the libraries and their tests do not need Python.
 find_package(Python COMPONENTS Interpreter Development.Module)
 if(Python_FOUND AND NOT pybind11_DIR)
@@ -14,9 +14,10 @@ if(NOT pybind11_FOUND)
     message(STATUS "No pybind11 2.13 or newer for ${Python_EXECUTABLE}: leaving out the Python modules")
 endif()
 
+file(GLOB bindings CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/bindings/*.cpp)
 function(add_native name library)
     if(pybind11_FOUND)
-        pybind11_add_module(${name} MODULE NO_EXTRAS ${ARGN} ${PROJECT_SOURCE_DIR}/csrc/bindings.cpp)
+        pybind11_add_module(${name} MODULE NO_EXTRAS ${ARGN} ${bindings})
         target_compile_definitions(${name} PRIVATE PK_MODULE_NAME=${name})
         target_link_libraries(${name} PRIVATE ${library})
     endif()

@@ -200,7 +200,12 @@ def explain(fn: Callable[..., Any], *args: Any, backend: str = "auto", **kwargs:
     if not hasattr(fn, "problems"):
         raise TypeError(f"fn must be a function of pyramid_kernels.functional, got {fn!r}")
     entries: list[tuple[Op, Problem, tuple[int, ...]]] = fn.problems(*args, **kwargs)
-    text = "\n".join(_explanation(op, problem, sizes, backend) for op, problem, sizes in entries)
+    lines = [_explanation(op, problem, sizes, backend) for op, problem, sizes in entries]
+    for op, problem, sizes in entries:
+        chosen = select(op, problem, sizes, backend)
+        if op.name == fn.__name__ and chosen in KERNELS and hasattr(op.kernels(chosen), "plan"):
+            lines.append(f"  {op.kernels(chosen).plan(*args, **kwargs)}")
+    text = "\n".join(lines)
     print(text)
     return text
 

@@ -24,7 +24,7 @@ from .backends import Op, cannot
 from .observe import Rounded, Watched, watched
 from .ops._shared.precision import conv_precision, ieee_convolutions
 from .ops._shared.spec import Case, materialise
-from .testing import Errors, count_launches, over_limit, relative_errors
+from .testing import Errors, count_launches, errors, limits, over_limit
 
 #: Draws of the data over which the unfused chain's error is taken.
 DRAWS = 8
@@ -107,8 +107,8 @@ def check(
         ours.broken.extend(f"a second run differs in {name}" for name in ours.results if not _same(ours, again, name))
     after = zip(leaves(given), before, strict=True)
     ours.broken.extend(f"{name} was changed" for (name, t), b in after if not torch.equal(t, b))
-    limits = None if exact else chain_errors(op, case, dtype, device, conv_precision(dtype))
-    return Report([_compare(k, ours.results.get(k), truth.results[k], limits) for k in truth.results], ours)
+    chain = None if exact else chain_errors(op, case, dtype, device, conv_precision(dtype))
+    return Report([_compare(k, ours.results.get(k), truth.results[k], chain) for k in truth.results], ours)
 
 
 @functools.lru_cache(maxsize=256)
@@ -127,10 +127,9 @@ def chain_errors(op: str, case: Case, dtype: torch.dtype, device: str, precision
         with ieee_convolutions(), Rounded(dtype if half else torch.float32, precision == "tf32"):
             unfused = run(op, converted(tensors, lambda t: t.float()), "reference", dys).results
         for name, exact in truth.items():
-            pairs = zip(worst.get(name, Errors()), relative_errors(unfused[name], exact), strict=True)
-            worst[name] = Errors(*map(max, pairs))
+            worst[name] = worst.get(name, Errors()).worse(errors(unfused[name], exact))
     scale = _TO_FLOAT64 if dtype == torch.float64 else 1.0
-    return {name: Errors(scale * e.largest, scale * e.rms) for name, e in worst.items()}
+    return {name: Errors(*(scale * e for e in found)) for name, found in worst.items()}
 
 
 def run(op: str, arguments: Arguments, backend: str, dys: list[Tensor], sliced: bool = False) -> Run:
@@ -243,17 +242,16 @@ def _rounding(dtype: torch.dtype) -> float:
     return 2.0**-11 if conv_precision(dtype) == "tf32" else torch.finfo(dtype).eps / 2
 
 
-def _compare(name: str, ours: Tensor | None, truth: Tensor, limits: dict[str, Errors] | None) -> Finding:
+def _compare(name: str, ours: Tensor | None, truth: Tensor, chain: dict[str, Errors] | None) -> Finding:
     if ours is None:
         return Finding(name, float("inf"), "no gradient")
     if ours.shape != truth.shape:
         return Finding(name, float("inf"), f"shape {tuple(ours.shape)}, expected {tuple(truth.shape)}")
-    if limits is None:
+    if chain is None:
         wrong = ours != truth.to(ours.dtype)
         return Finding(name, float("inf") if wrong.any() else 0.0, _where(ours, truth, wrong))
-    limit = 2 * limits[name].largest + torch.finfo(ours.dtype).eps / 2
-    wrong = ~((ours - truth).abs() <= limit * truth.abs().max()) if truth.numel() else truth.bool()
-    return Finding(name, over_limit(ours, truth, limits[name]), _where(ours, truth, wrong))
+    wrong = ~((ours - truth).abs() <= limits(ours, truth, chain[name])[0])
+    return Finding(name, over_limit(ours, truth, chain[name]), _where(ours, truth, wrong))
 
 
 def _where(ours: Tensor, truth: Tensor, wrong: Tensor) -> str:

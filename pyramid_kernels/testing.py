@@ -37,33 +37,49 @@ def error_ratio(ours: Tensor, unfused: Tensor, exact: Tensor) -> float:
             f"ours, unfused and exact must have one shape, got {tuple(ours.shape)}, {tuple(unfused.shape)}, "
             f"{tuple(exact.shape)}"
         )
-    return over_limit(ours, exact, relative_errors(unfused, exact))
+    return over_limit(ours, exact, errors(unfused, exact))
 
 
 class Errors(NamedTuple):
-    """Largest and root-mean-square error, both over the largest exact value."""
+    """Largest and root-mean-square error, and both over the largest exact value."""
 
     largest: float = 0.0
     rms: float = 0.0
+    relative_largest: float = 0.0
+    relative_rms: float = 0.0
+
+    def worse(self, other: Errors) -> Errors:
+        """The larger of each."""
+        return Errors(*map(max, zip(self, other, strict=True)))
 
 
-def relative_errors(values: Tensor, exact: Tensor) -> Errors:
+def errors(values: Tensor, exact: Tensor) -> Errors:
     """The errors of ``values``, where ``exact`` is finite."""
     finite = exact.isfinite()
     if not finite.any():
         return Errors()
     error = (values.double() - exact)[finite].abs()
-    scale = exact[finite].abs().max().item()
     found = error.max().item(), error.square().mean().sqrt().item()
-    return Errors(*(e / scale if scale else float("inf") if e else 0.0 for e in found))
+    scale = exact[finite].abs().max().item()
+    return Errors(*found, *(e / scale if scale else 0.0 for e in found))
 
 
 def over_limit(ours: Tensor, exact: Tensor, chain: Errors) -> float:
     """Error of ``ours`` over the limit that the unfused chain's errors set; see ``error_ratio``."""
     if not torch.equal(ours.isfinite(), exact.isfinite()) or not torch.equal(ours.isnan(), exact.isnan()):
         return float("inf")
-    rounding = torch.finfo(ours.dtype).eps / 2
-    return max(e / (2 * c + rounding) for e, c in zip(relative_errors(ours, exact), chain, strict=True))
+    ratios = zip(errors(ours, exact)[:2], limits(ours, exact, chain), strict=True)
+    return max(e / limit if limit else float("inf") if e else 0.0 for e, limit in ratios)
+
+
+def limits(ours: Tensor, exact: Tensor, chain: Errors) -> tuple[float, float]:
+    """The limits of the largest and the root-mean-square error: twice the chain's, as they are or as this result's
+    largest value scales them, and half a unit in the last place of that value in the dtype of ``ours``."""
+    finite = exact[exact.isfinite()]
+    scale = finite.abs().max().item() if finite.numel() else 0.0
+    step = torch.finfo(ours.dtype).eps / 2 * scale
+    largest, rms = max(chain.largest, chain.relative_largest * scale), max(chain.rms, chain.relative_rms * scale)
+    return 2 * largest + step, 2 * rms + step
 
 
 def gpu_ledger() -> list[dict[str, Any]]:

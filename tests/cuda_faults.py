@@ -18,11 +18,12 @@ from tests import hostsim
 from tests.faults import Fault, found_in
 
 ROOT = Path(__file__).resolve().parent.parent
+BRANCHES = "dilated_branches/dilated_branches"
 
 
-def _fault(op: str, case: str, what: str, file: str, line: str, patch: str) -> Fault:
+def _fault(op: str, case: str, what: str, file: str, line: str, patch: str, dtype: str = "float32") -> Fault:
     """``file`` is under csrc/."""
-    return Fault(op, case, what, file, line, patch)
+    return Fault(op, case, what, file, line, patch, dtype)
 
 
 FAULTS: list[Fault] = [
@@ -99,6 +100,44 @@ FAULTS: list[Fault] = [
            "pyramid_project/pyramid_project_bwd.cuh", "row0 + row < out.count && count > 0", "count > 0"),
     _fault("pyramid_project", "matrices", "the weight's gradient starts at the second row",
            "pyramid_project/pyramid_project_bwd.cuh", "(p.pooled) + level", "(p.pooled) + p.x_s + level"),
+    _fault("dilated_branches", "boxes-9x20", "the operand of pixels is read with another swizzle than it was written",
+           f"{BRANCHES}_fwd_sm90.cuh", "1024, Swizzle::b128),", "1024, Swizzle::b64),", "float16"),
+    _fault("dilated_branches", "boxes-9x20", "no fence between registers and products",
+           f"{BRANCHES}_fwd_sm90.cuh", "        wgmma_fence();\n", "", "float16"),
+    _fault("dilated_branches", "boxes-9x20", "a stage is released while it is multiplied",
+           f"{BRANCHES}_fwd_sm90.cuh", "wgmma_wait<1>();\n            release(before);",
+           "release(at.stage);", "float16"),
+    _fault("dilated_branches", "boxes-9x20", "fewer bytes are announced than come",
+           f"{BRANCHES}_fwd_sm90.cuh", "mbarrier_arrive_expect(full, G::STAGE_BYTES)",
+           "mbarrier_arrive_expect(full, G::STAGE_BYTES - 16)", "float16"),
+    _fault("dilated_branches", "boxes-9x20", "both blocks of a pair ask for the same half of the weights",
+           f"{BRANCHES}_fwd_sm90.cuh", "share.rank * (G::COLS / 2)", "0", "float16"),
+    _fault("dilated_branches", "boxes-9x20", "a block leaves while the other still delivers to it",
+           f"{BRANCHES}_fwd_sm90.cuh", "    cluster_wait();  // the other block", "    // the other block", "float16"),
+    _fault("dilated_branches", "plain-13x17", "a tap that only just meets the tile is skipped",
+           "dilated_branches/schedule.h", "(last - branch.dilation >= 0", "(last - branch.dilation > 0"),
+    _fault("dilated_branches", "aspp-norm-9x11", "shares end one step early",
+           "dilated_branches/epilogue.cuh", "end(boundary(s, worker + 1))", "end(boundary(s, worker + 1) - 1)"),
+    _fault("dilated_branches", "deep-input", "a partial sum is added twice",
+           "dilated_branches/epilogue.cuh", "r_acc[i] += __ldcg", "r_acc[i] += 2 * __ldcg"),
+    _fault("dilated_branches", "deep-input", "a step is multiplied before it has arrived",
+           "common/ring.cuh", "cp_async_wait<2>", "cp_async_wait<3>"),
+    _fault("dilated_branches", "bias-relu", "pixels beyond the map's right edge are read",
+           f"{BRANCHES}_fwd.cuh", "0 <= x && x < map.w;", "0 <= x;"),
+    _fault("dilated_branches", "bias-relu", "the input's gradient takes the tap itself, not the opposite one",
+           f"{BRANCHES}_bwd.cuh", "8 - tap.number", "tap.number"),
+    _fault("dilated_branches", "bias-relu", "a weight gradient's rectangle starts at the wrong row",
+           "dilated_branches/schedule.h", "y0(larger(0, -dy))", "y0(larger(0, dy))"),
+    _fault("dilated_branches", "scale-shift", "the multiplier is left out of dz",
+           f"{BRANCHES}_dz.cuh", "narrow<T>(g * (gain * deviation))", "narrow<T>(g * deviation)"),
+    _fault("dilated_branches", "image-bias-3x3", "the image bias's gradient counts pixels outside the map",
+           f"{BRANCHES}_dz.cuh", "i < area.rows * area.cols", "i < p.map.h * area.cols"),
+    _fault("dilated_branches_train", "boxes-9x20", "pixels beyond the map enter the tile's mean",
+           "dilated_branches/epilogue.cuh", ".exists) sum +=", ".image >= 0) sum +="),
+    _fault("dilated_branches_train", "many-tiles-33x47", "Chan's merge forgets the distance between means",
+           "dilated_branches_train/dilated_branches_train.cuh", "return q + n * (m - mean) * (m - mean);", "return q;"),
+    _fault("dilated_branches_train", "no-affine", "the mean gradient is not taken off",
+           f"{BRANCHES}_dz.cuh", "g = g - mean_g - normal * share", "g = g - normal * share"),
 ]  # fmt: skip
 
 
@@ -112,28 +151,42 @@ def found_by(fault: Fault) -> tuple[bool, str]:
         if fault.line not in text:
             return False, f"the line is no longer in {fault.file}: {fault.line.strip()}"
         path.write_text(text.replace(fault.line, fault.patch, 1))
-        module = _linked(folder, [_compiled(folder, unit) for unit in sorted((ROOT / "csrc" / fault.op).glob("*.cu"))])
+        module = _linked(folder, [_compiled(folder, unit) for unit in _units(fault)])
         return found_in(fault, "cuda", {"PYTHONPATH": str(ROOT), hostsim.SIMULATOR: str(module)})
 
 
+def _units(fault: Fault) -> list[Path]:
+    """The sources of the op, or of the one it builds on, that include the fault's file."""
+    units = sorted(unit for unit in (ROOT / "csrc").glob("*/*.cu") if unit.parent.name in fault.op)
+    compiler = hostsim.compiler() or "c++"
+    include = f"-I{ROOT / 'csrc'}"
+
+    def reads(unit: Path) -> bool:
+        command = [compiler, "-x", "c++", "-std=c++20", "-MM", include, str(unit)]
+        return fault.file in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    return [unit for unit in units if reads(unit)]
+
+
 def _compiled(folder: Path, unit: Path) -> Path:
-    """The object of ``unit`` with the sources in ``folder``, by the command that compiled it for the simulator."""
+    """The object of ``unit`` with the sources in ``folder``, by the simulator's command but the optimiser's time."""
     commands = json.loads((hostsim.BUILD / "compile_commands.json").read_text())
     command = next(c["command"] for c in commands if c["file"] == str(unit) and "kernels_host" in c["output"])
     target = folder / f"{unit.stem}.o"
     arguments = shlex.split(command.replace(str(ROOT / "csrc"), str(folder / "csrc")))
     arguments[arguments.index("-o") + 1] = str(target)
-    _run([*arguments, "-O1"])
+    _run([*arguments, "-O0"])
     return target
 
 
 def _linked(folder: Path, objects: list[Path]) -> Path:
     """A copy of the simulator's module in which ``objects`` come before their like in the library of kernels."""
     module = folder / hostsim.MODULE.name
-    bindings = next(hostsim.BUILD.glob("**/bindings.cpp.o"))
+    commands = json.loads((hostsim.BUILD / "compile_commands.json").read_text())
+    bindings = [hostsim.BUILD / c["output"] for c in commands if "_hostsim.dir" in c["output"]]
     libraries = [next(hostsim.BUILD.glob(f"**/{name}")) for name in ("libkernels_host.a", "libhostsim.a")]
     compiler = hostsim.compiler() or "c++"
-    _run([compiler, "-shared", "-o", str(module), str(bindings), *map(str, objects), *map(str, libraries)])
+    _run([compiler, "-shared", "-o", str(module), *map(str, [*bindings, *objects, *libraries])])
     return module
 
 

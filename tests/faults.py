@@ -28,6 +28,7 @@ class Fault(NamedTuple):
     file: str
     line: str
     patch: str
+    dtype: str = "float32"
 
 
 def _fault(op: str, case: str, what: str, line: str, patch: str, file: str = "") -> Fault:
@@ -153,7 +154,7 @@ def found_by(fault: Fault) -> tuple[bool, str]:
 
 def found_in(fault: Fault, backend: str, environment: dict[str, str]) -> tuple[bool, str]:
     """What the oracle says in a process with ``environment``."""
-    command = [sys.executable, __file__, fault.op, fault.case, backend]
+    command = [sys.executable, __file__, fault.op, fault.case, backend, fault.dtype]
     # A fault may overrun buffers: a crash is a find as well.
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
     done = subprocess.run(command, cwd=environment["PYTHONPATH"], env=environment, capture_output=True, text=True,
@@ -165,7 +166,7 @@ def found_in(fault: Fault, backend: str, environment: dict[str, str]) -> tuple[b
     return False, done.stdout + done.stderr
 
 
-def look(op: str, first: str, backend: str) -> str | None:
+def look(op: str, first: str, backend: str, dtype: str) -> str | None:
     """The oracle's first complaint about ``op``, looking at case ``first`` before the others."""
     import torch
 
@@ -174,7 +175,10 @@ def look(op: str, first: str, backend: str) -> str | None:
     for case in sorted(oracle.spec(op).CASES, key=lambda c: c.id != first):
         for channels_last in (False, True):
             for exact in (True, False) if case.exact else (False,):
-                report = oracle.check(op, case, backend, torch.float32, channels_last, exact=exact)
+                try:
+                    report = oracle.check(op, case, backend, getattr(torch, dtype), channels_last, exact=exact)
+                except RuntimeError as error:  # the simulator's own report
+                    return f"{case.id}: {error}"
                 if report.failures():
                     return f"{case.id}: {report.failures()[0]}"
     return None

@@ -1,4 +1,7 @@
-"""Builds the host simulator's Python module, on which the suite runs backend="cuda" without a GPU."""
+"""Builds the host simulator's Python module, on which the suite runs backend="cuda" without a GPU.
+
+``python -m tests.hostsim`` builds it and nothing else; the native tests are further targets of the same folder.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from pyramid_kernels._native import SIMULATOR
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "hostsim"
 MODULE = BUILD / "csrc" / "tests" / f"_hostsim{sysconfig.get_config_var('EXT_SUFFIX')}"
-OPTIONS = ("-G", "Ninja", "-DPK_CUDA=OFF", "-DPK_TESTS=OFF", f"-DPython_EXECUTABLE={sys.executable}")
+OPTIONS = ("-G", "Ninja", "-DPK_CUDA=OFF", f"-DPython_EXECUTABLE={sys.executable}")
 
 
 def build() -> str | None:
@@ -47,3 +50,7 @@ def _run(*command: str) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-8000:]}{done.stderr[-4000:]}")
+
+
+if __name__ == "__main__":
+    sys.exit(build())

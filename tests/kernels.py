@@ -24,6 +24,8 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 #: Kernels that read fp32 partial sums only, whatever the op's dtype.
 FP32_ONLY = {"dilated_branches_bwd_sums_kernel"}
+#: Bodies for Hopper's tensor cores take half precision only.
+HALF = (torch.float16, torch.bfloat16)
 
 
 def short(dtype: torch.dtype) -> str:
@@ -72,16 +74,22 @@ def kernel_dtypes(op: str, backend: str = "triton") -> tuple[torch.dtype, ...]:
     return tuple(d for d in DTYPES if cannot_check(op, first, backend, d, False, DEVICE) is None)
 
 
+def only(kernel: str) -> tuple[torch.dtype, ...]:
+    """The dtypes that ``kernel`` is for."""
+    return (torch.float32,) if kernel in FP32_ONLY else HALF if kernel.endswith("_sm90_kernel") else DTYPES
+
+
 @functools.lru_cache
 def expected_launches() -> frozenset[tuple[str, str, str]]:
     """(backend, kernel, dtype) of everything that a whole run launches here."""
     expected = set()
     if not isinstance(_native.module(DEVICE), str):
         for folder, kernels in cuda_kernels().items():
-            expected |= {("cuda", kernel, short(d)) for kernel in kernels for d in kernel_dtypes(folder, "cuda")}
+            dtypes = kernel_dtypes(folder, "cuda")
+            expected |= {("cuda", k, short(d)) for k in kernels for d in dtypes if d in only(k)}
     for path, module in triton_modules().items():
         folder = path.split(".")[0]
         dtypes = kernel_dtypes(folder) if folder in specified_ops() else (torch.float32, torch.float16)
         for kernel in kernels_of(module):
-            expected |= {("triton", kernel, short(d)) for d in ((torch.float32,) if kernel in FP32_ONLY else dtypes)}
+            expected |= {("triton", kernel, short(d)) for d in dtypes if d in only(kernel)}
     return frozenset(expected)

@@ -27,7 +27,7 @@ BAD = {
     ("verfy",): "did you mean 'verify'?",
     ("verify", "--op", "pyramid_pol"): "did you mean 'pyramid_pool'?",
     ("verify", "--backend", "tritn"): "did you mean 'triton'?",
-    ("verify", "--op", "pyramid_pool", "--backend", "cuda"): "pyramid_pool has no cuda backend in this build",
+    ("verify", "--op", "aspp", "--backend", "cuda"): "aspp has no cuda backend in this build",
     ("info", "--jsn"): "unrecognized arguments: --jsn",
     ("bench", "--op", "pyramid_pol"): "did you mean 'pyramid_pool'?",
     ("bench", "--mode", "sideways"): "invalid choice: 'sideways'",
@@ -80,7 +80,8 @@ def test_info_lists_every_op_and_backend(capsys: pytest.CaptureFixture[str]) -> 
     for found in facts["ops"].values():
         assert set(found) == set(BACKENDS)
         assert found["reference"] == "available"
-    assert "no cuda backend" in facts["ops"]["pyramid_pool"]["cuda"]
+    assert "no cuda backend" in facts["ops"]["aspp"]["cuda"]
+    assert facts["cuda core"].startswith(("compiled for ", "this installation has no CUDA core"))
 
 
 def test_info_check_runs_kernels(capsys: pytest.CaptureFixture[str]) -> None:

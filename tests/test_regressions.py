@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from pyramid_kernels import _native, ledger
 from pyramid_kernels import functional as PF
-from pyramid_kernels import ledger
+from pyramid_kernels.ops._shared.precision import ieee_convolutions
 from tests.kernels import DEVICE
 
 
@@ -63,3 +64,20 @@ def test_a_failure_on_this_machine_outweighs_a_shipped_pass(tmp_path, monkeypatc
     ledger.record("verified", entry | {"result": "failed"})
     assert ledger.why_not("pyramid_pool", "memory", "triton", 90) == "verification failed on compute capability 9.0"
     ledger.read.cache_clear()
+
+
+def test_strided_vectors() -> None:
+    """Scales, shifts and norms that are columns of a matrix were read as if dense."""
+    x = torch.randn(2, 4, 5, 6, device=DEVICE)
+    weight = torch.randn(3, 4, 1, 1, device=DEVICE)
+    a, b = torch.randn(3, 2, device=DEVICE).unbind(1)
+    for call in (
+        lambda backend: PF.upsample_merge([x[:, :3]], (7, 8), scale=a, shift=b, backend=backend),
+        lambda backend: PF.dilated_branches(x, [weight], dilations=(1,), scale=[a], shift=[b], backend=backend),
+        lambda backend: PF.dilated_branches_train(
+            x, [weight], dilations=(1,), gamma=[a], beta=[b], eps=[1e-5], backend=backend
+        )[0],
+    ):
+        for backend in ("triton", *(["cuda"] if _native.simulated() or DEVICE == "cuda" else [])):
+            with ieee_convolutions():
+                torch.testing.assert_close(call(backend), call("reference"), rtol=1e-4, atol=1e-4)

@@ -9,13 +9,14 @@
 namespace pk {
 
 /// LINES lines of an operand, 128 bytes of depth, in shared memory: [line][depth] if BY_DEPTH, else [depth][line].
-/// Rows are padded so that fragments are read without bank conflicts.
-template <class T, int LINES_, bool BY_DEPTH_>
+/// Rows are padded so that fragments are read without bank conflicts. A warp's own lines in a wider panel have its
+/// pitch.
+template <class T, int LINES_, bool BY_DEPTH_, int PITCH_ = 0>
 struct Panel {
     static constexpr bool BY_DEPTH = BY_DEPTH_;
     static constexpr int LINES = LINES_, DEPTH = 128 / sizeof(T);
     static constexpr int OUTER = BY_DEPTH ? LINES : DEPTH, INNER = BY_DEPTH ? DEPTH : LINES;
-    static constexpr int PITCH = INNER + (BY_DEPTH || sizeof(T) == 2 ? 16 : 32) / sizeof(T);
+    static constexpr int PITCH = PITCH_ ? PITCH_ : INNER + (BY_DEPTH || sizeof(T) == 2 ? 16 : 32) / sizeof(T);
     static constexpr int SIZE = OUTER * PITCH;
     static PK_HD int at(int line, int depth) { return BY_DEPTH ? line * PITCH + depth : depth * PITCH + line; }
 };
@@ -28,7 +29,7 @@ struct TileProduct {
     static PK_HD int col(int i, int lane) { return lane % 4 + i % COLS * 4; }
 
     static __device__ __forceinline__ void step(const T* s_a, const T* s_b, int warp, int lane, T (&r_acc)[COUNT]) {
-#pragma unroll
+#pragma unroll 2  // more, and operands read ahead take the registers of a wide tile's sums
         for (int k = 0; k < DEPTH; ++k) {
             T r_a[ROWS], r_b[COLS];
 #pragma unroll

@@ -53,11 +53,11 @@ PK_HD I floor_div(I a, I b) {
 }
 
 template <class T>
-PK_HD T smaller(T a, T b) {
+PK_HD constexpr T smaller(T a, T b) {
     return b < a ? b : a;
 }
 template <class T>
-PK_HD T larger(T a, T b) {
+PK_HD constexpr T larger(T a, T b) {
     return a < b ? b : a;
 }
 

@@ -17,6 +17,7 @@ struct Shape {
     dim3 block;
     size_t shared = 0;         // bytes of dynamic shared memory
     dim3 cluster = {1, 1, 1};  // blocks per cluster
+    bool early = false;        // may begin before the launch ahead ends: the kernel waits for earlier grids itself
 };
 
 #if defined(__CUDACC__)
@@ -55,16 +56,21 @@ Status launch(const char* name, Dtype dtype, void (*kernel)(Params...), const Sh
     if (guard.error() != cudaSuccess) return cuda_failure(name, guard.error(), queue.device);
     const void* function = reinterpret_cast<const void*>(kernel);
     cudaError_t error = cudaSuccess;
-    if (shape.shared > 48 * 1024)
+    if (shape.shared > 47 * 1024)  // 48 with what is static beside it
         error =
             cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared));
-    cudaLaunchAttribute attributes[1];
-    attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim = {shape.cluster.x, shape.cluster.y, shape.cluster.z};
-    const bool clustered = shape.cluster.x * shape.cluster.y * shape.cluster.z > 1;
-    const cudaLaunchConfig_t config{shape.grid,   shape.block,
-                                    shape.shared, static_cast<cudaStream_t>(queue.stream),
-                                    attributes,   clustered ? 1u : 0u};
+    cudaLaunchAttribute attributes[2];
+    unsigned count = 0;
+    if (shape.cluster.x * shape.cluster.y * shape.cluster.z > 1) {
+        attributes[count].id = cudaLaunchAttributeClusterDimension;
+        attributes[count++].val.clusterDim = {shape.cluster.x, shape.cluster.y, shape.cluster.z};
+    }
+    if (shape.early) {
+        attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    const cudaLaunchConfig_t config{shape.grid, shape.block, shape.shared, static_cast<cudaStream_t>(queue.stream),
+                                    attributes, count};
     std::tuple<Params...> exact(args...);
     if (error == cudaSuccess)
         error = std::apply(

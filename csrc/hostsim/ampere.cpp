@@ -127,12 +127,14 @@ void stmatrix(const uint32_t* r, int count, bool transposed, uint32_t address, S
 }
 
 void mma_m16n8k16(Element element, float* d, const uint32_t* a, const uint32_t* b, Site site) {
+    ++counts.mma;
     const Fragments own{d, a, b};
     warp_operation("mma", element == Element::f16 ? multiply_f16 : multiply_bf16, ~0u, reinterpret_cast<uint64_t>(&own),
                    0, site);
 }
 
 void mma_m16n8k8_tf32(float* d, const uint32_t* a, const uint32_t* b, Site site) {
+    ++counts.mma;
     const Fragments own{d, a, b};
     warp_operation("mma", multiply_tf32, ~0u, reinterpret_cast<uint64_t>(&own), 0, site);
 }

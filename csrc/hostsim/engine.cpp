@@ -31,10 +31,11 @@ void prepare_block(Block& block, uint3 index, unsigned rank) {
     for (Warp& warp : block.warps) {
         warp.living = 0;
         warp.pending.clear();
-        warp.priority = static_cast<int>(engine.random.below(4));
     }
     block.runnable.clear();
+    int priority = 0;
     for (int id = 0; id < threads; ++id) {
+        if (id % warp_lanes == 0 && engine.by_warp) priority = static_cast<int>(engine.random.below(priorities));
         const auto i = static_cast<unsigned>(id);
         Thread& thread = block.threads[id];
         thread.done = false;
@@ -48,9 +49,10 @@ void prepare_block(Block& block, uint3 index, unsigned rank) {
         thread.id = id;
         thread.warp = id / warp_lanes;
         thread.lane = id % warp_lanes;
+        thread.priority = priority;
         thread.block = &block;
         block.warps[thread.warp].living |= 1u << thread.lane;
-        block.runnable.push_back(&thread);
+        block.runnable.add(&thread);
     }
     for (Barrier& barrier : block.barriers) {
         barrier.arrived = barrier.predicates = 0;
@@ -71,7 +73,7 @@ std::string run_cluster() {
     for (const Block& block : engine.blocks) {
         if (!engine.error.empty()) break;
         blockIdx = block.index;
-        engine.error = check_warpgroups(block);
+        engine.error = check_in_flight(block);
         if (engine.error.empty()) engine.error = check_shared(block);
     }
     return engine.error;
@@ -111,7 +113,7 @@ std::string run(const char* name, dim3 grid, dim3 block, dim3 cluster, size_t sh
     engine.shared = shared;
     engine.error.clear();
     engine.random = Random(seed);
-    engine.by_warp = engine.random.below(2) == 0;
+    engine.by_warp = engine.random.below(3) > 0;
     engine.async = static_cast<Engine::Async>(engine.random.below(3));
     constexpr size_t starts[] = {1024, 1024 + 16, 1024 + 528};
     engine.shared_start = starts[engine.random.below(3)];

@@ -15,7 +15,7 @@
 
 namespace hostsim {
 
-constexpr int warp_lanes = 32;
+constexpr int warp_lanes = 32, priorities = 4;
 constexpr size_t window_bytes = 256 * 1024;  // of shared addresses before those of static shared memory
 constexpr size_t shared_limit = 232448;      // bytes a block may have on the largest GPU
 
@@ -31,6 +31,7 @@ struct Copy {
 struct Thread {
     uint3 index;
     int id, warp, lane;
+    int priority = 0;  // of its warp
     Block* block;
     Stack* stack = nullptr;  // none before its first step and after its last
     bool done = false;
@@ -65,7 +66,6 @@ struct PendingOperation {
 
 struct Warp {
     unsigned living = 0;
-    int priority = 0;
     std::vector<PendingOperation> pending;
 };
 
@@ -96,20 +96,6 @@ class Pending {
 
 struct Warpgroup;
 
-struct Block {
-    uint3 index;
-    unsigned rank = 0;  // in its cluster
-    int living = 0;
-    std::vector<Thread> threads;
-    std::vector<Warp> warps;
-    WaitList runnable;
-    Barrier barriers[16];
-    std::list<MBarrier> mbarriers;
-    std::vector<std::shared_ptr<Warpgroup>> warpgroups;
-    unsigned char* window = nullptr;         // its shared memory: address 0 of it
-    std::vector<unsigned char> static_copy;  // its static shared memory while another block of the cluster runs
-};
-
 class Random {
   public:
     explicit Random(uint64_t seed = 0) : state_(seed) {}
@@ -125,6 +111,40 @@ class Random {
     uint64_t state_;
 };
 
+/// The threads of a block that can run. Those of a higher priority mostly run first, within one in any order.
+class Runnable {
+  public:
+    void clear() {
+        for (WaitList& level : levels_) level.clear();
+        count_ = 0;
+    }
+    void add(Thread* thread) {
+        levels_[thread->priority].push_back(thread);
+        ++count_;
+    }
+    bool empty() const { return count_ == 0; }
+    /// One of them, taken out; null where there is none.
+    Thread* take(Random& random);
+
+  private:
+    WaitList levels_[priorities];
+    size_t count_ = 0;
+};
+
+struct Block {
+    uint3 index;
+    unsigned rank = 0;  // in its cluster
+    int living = 0;
+    std::vector<Thread> threads;
+    std::vector<Warp> warps;
+    Runnable runnable;
+    Barrier barriers[16];
+    std::list<MBarrier> mbarriers;
+    std::vector<std::shared_ptr<Warpgroup>> warpgroups;
+    unsigned char* window = nullptr;         // its shared memory: address 0 of it
+    std::vector<unsigned char> static_copy;  // its static shared memory while another block of the cluster runs
+};
+
 struct Engine {
     const char* name = "";
     const std::function<void()>* body = nullptr;
@@ -135,7 +155,7 @@ struct Engine {
     std::vector<Block> blocks;  // of the running cluster
     Thread* current = nullptr;
     Random random;
-    bool by_warp = false;  // some warps run ahead of others, else threads run in uniform order
+    bool by_warp = false;  // warps have priorities, else threads run in uniform order
     enum class Async { eager, lazy, random } async = Async::eager;
     std::vector<std::unique_ptr<Pending>> pending;
     int yields = 0;
@@ -188,7 +208,7 @@ void yield(const char* what, const Site& site);
 /// The running thread has returned.
 void leave_cluster_barrier();
 /// Empty, or what the running block's threads left in flight.
-std::string check_warpgroups(const Block& block);
+std::string check_in_flight(const Block& block);
 
 /// A window of shared memory per block of a cluster, poisoned; the pointer is its address 0.
 void prepare_shared(Block& block);

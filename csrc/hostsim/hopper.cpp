@@ -114,6 +114,7 @@ class Store final : public Pending {
     std::string describe() const override { return text("a bulk store from ", place(site_)); }
 
     bool step() override {
+        if (!block_.living) stop(text(describe(), " reads a block that has returned"));
         unsigned char row[4096];
         for (int at = 0; at < row_bytes(map_); at += 16) {
             const uint32_t from = box_address(map_, offset_, row_, at);
@@ -210,6 +211,7 @@ void mbarrier_wait(uint32_t address, uint32_t parity, Site site) {
 
 void tma_load(uint32_t to, const void* map, uint32_t barrier, int rank, const int* coordinates, uint32_t blocks,
               Site site) {
+    ++counts.tma_loads;
     const TensorMap& tensor = checked_map(map, rank, to, "bulk load", site);
     const auto bytes = static_cast<size_t>(row_count(tensor) * row_bytes(tensor));
     existing(barrier, "bulk load", site);

@@ -9,6 +9,12 @@
 
 namespace hostsim {
 
+/// How often threads issued these instructions, for tests of what is multiplied and what is skipped.
+struct Counts {
+    int64_t mma = 0, wgmma = 0, tma_loads = 0;
+};
+inline Counts counts;
+
 uint32_t shared_address(const void* pointer, Site site);
 
 // Ampere's copies and matrix instructions.

@@ -46,18 +46,7 @@ Thread* pick_runnable() {
             break;
         }
     }
-    WaitList& runnable = block->runnable;
-    if (runnable.empty()) return nullptr;
-    unsigned chosen = engine.random.below(runnable.size());
-    for (int draw = 0; engine.by_warp && draw < 7; ++draw) {
-        const unsigned other = engine.random.below(runnable.size());
-        if (block->warps[runnable[other]->warp].priority > block->warps[runnable[chosen]->warp].priority)
-            chosen = other;
-    }
-    Thread* thread = runnable[chosen];
-    runnable[chosen] = runnable.back();
-    runnable.pop_back();
-    return thread;
+    return block->runnable.take(engine.random);
 }
 
 /// The next thread to run, taken from its block's list; null where none can.
@@ -131,6 +120,27 @@ void leave_for(Thread* next) {
 
 }  // namespace
 
+Thread* Runnable::take(Random& random) {
+    uint64_t bits = random.next();
+    const uint64_t draw = bits >> 32;
+    size_t below = count_;
+    for (int i = priorities - 1; i >= 0; --i) {
+        WaitList& level = levels_[i];
+        below -= level.size();
+        // Now and then a lower priority has its turn, or those who wait for it in a loop would wait for ever.
+        const bool pass = level.empty() || (below > 0 && bits % 64 == 0);
+        bits /= 64;
+        if (pass) continue;
+        Thread*& place = level[draw * level.size() >> 32];
+        Thread* thread = place;
+        place = level.back();
+        level.pop_back();
+        --count_;
+        return thread;
+    }
+    return nullptr;
+}
+
 void stop(const std::string& message) {
     engine.error = text("thread (", threadIdx.x, ", ", threadIdx.y, ", ", threadIdx.z, "): ", message);
     throw Stopped();
@@ -153,12 +163,12 @@ void wait_in(WaitList& list, const char* what, const Site& site) {
 void yield(const char* what, const Site& site) {
     if (++engine.yields > 1 << 20) stop(text(what, " at ", place(site), " never came true"));
     if (engine.random.below(2) == 0) step_pending();
-    engine.current->block->runnable.push_back(engine.current);
+    engine.current->block->runnable.add(engine.current);
     suspend(what, site);
 }
 
 void wake(WaitList& list) {
-    for (Thread* thread : list) thread->block->runnable.push_back(thread);
+    for (Thread* thread : list) thread->block->runnable.add(thread);
     list.clear();
 }
 

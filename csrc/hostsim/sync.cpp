@@ -7,6 +7,10 @@ namespace hostsim {
 
 namespace {
 
+bool same_file(const Site& a, const Site& b) {
+    return a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0;
+}
+
 Barrier& arrive(const char* what, int id, int threads, bool predicate, const Site& site) {
     Block& block = *engine.current->block;
     const int all = static_cast<int>(block.threads.size());
@@ -19,8 +23,7 @@ Barrier& arrive(const char* what, int id, int threads, bool predicate, const Sit
         barrier.expected = expected;
         barrier.site = site;
     }
-    const bool same_line =
-        barrier.site.line() == site.line() && std::strcmp(barrier.site.file_name(), site.file_name()) == 0;
+    const bool same_line = barrier.site.line() == site.line() && same_file(barrier.site, site);
     // Threads that meet in a barrier of the whole block must meet in the same one of the source.
     if (barrier.expected != expected || (!threads && !same_line))
         stop(text("divergent barrier: ", what, " at ", place(site), " while ", barrier.arrived, " wait at ",
@@ -54,7 +57,7 @@ void execute(Block& block, int warp_index, size_t which, const Thread& self) {
         if (!(lanes.mask >> lane & 1)) continue;
         Thread& thread = block.threads[warp_index * warp_lanes + lane];
         thread.result = lanes.result[lane];
-        if (&thread != &self) block.runnable.push_back(&thread);
+        if (&thread != &self) block.runnable.add(&thread);
     }
 }
 
@@ -164,8 +167,6 @@ unsigned vote(Vote kind, unsigned mask, bool predicate, Site site) {
             return ballot != 0;
         case Vote::all:
             return ballot == lanes;
-        case Vote::uniform:
-            return ballot == 0 || ballot == lanes;
     }
     return 0;
 }

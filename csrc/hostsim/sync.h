@@ -11,7 +11,7 @@ namespace hostsim {
 using Site = std::source_location;
 
 enum class Shuffle : int { index, up, down, exclusive_or };
-enum class Vote : int { ballot, any, all, uniform };
+enum class Vote : int { ballot, any, all };
 
 /// Wait for all `threads` of barrier `id`; 0 threads: the whole block. Returns how many gave a true predicate.
 int barrier(const char* what, int id, int threads, bool predicate, Site site);

@@ -10,14 +10,14 @@ namespace {
 
 uint16_t half_of(const uint32_t* registers, int i) { return static_cast<uint16_t>(registers[i / 2] >> i % 2 * 16); }
 
+float widen(uint16_t bits, Element element) {
+    return element == Element::f16 ? half_to_float(bits) : bf16_to_float(bits);
+}
+
 /// tf32 is a float whose last 13 bits do not count.
 float as_tf32(uint32_t bits) { return std::bit_cast<float>(bits & 0xFFFFE000); }
 
 }  // namespace
-
-float widen(uint16_t bits, Element element) {
-    return element == Element::f16 ? half_to_float(bits) : bf16_to_float(bits);
-}
 
 void mma_m16n8k16(Element element, float (*d)[4], const uint32_t (*a)[4], const uint32_t (*b)[2]) {
     float as[16][16], bs[16][8];

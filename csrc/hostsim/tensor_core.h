@@ -12,8 +12,6 @@ namespace hostsim {
 
 enum class Element { f16, bf16 };
 
-float widen(uint16_t bits, Element element);
-
 /// d = a b + d over the 32 lanes' registers; d (32, 4), a (32, 4), b (32, 2).
 void mma_m16n8k16(Element element, float (*d)[4], const uint32_t (*a)[4], const uint32_t (*b)[2]);
 void mma_m16n8k8_tf32(float (*d)[4], const uint32_t (*a)[4], const uint32_t (*b)[2]);

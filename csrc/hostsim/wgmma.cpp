@@ -18,7 +18,9 @@ struct Product {
     Site site;
     int arrived = 0, released = 0;  // threads that issued it, and that have read its result
     bool done = false;
-    int after = -1;  // the product in flight whose accumulators it takes over
+    std::shared_ptr<Product> before;  // the product in flight whose accumulators it takes over, until it runs
+    bool takes_over = false;
+    int takers = 0;  // products that take over these and have not run
     WaitList waiting;
     float* registers[group_threads] = {};  // each thread's accumulators
     std::vector<float> d;                  // (64, n)
@@ -76,14 +78,19 @@ void check_operand(const Product& product, uint64_t bits, bool mn_major, int siz
         }
 }
 
+void free_when_unneeded(Product& product) {
+    if (product.released == group_threads && product.takers == 0) product.d = {};
+}
+
 /// Run it after those issued before.
 void execute(Warpgroup& group, const Product& last) {
     for (const ProductPointer& next : group.products) {
         if (!next->done) {
-            if (next->after >= 0) {
-                Product& before = *group.products[static_cast<size_t>(next->after)];
-                next->d = before.d;
-                if (before.released == group_threads) before.d = {};
+            if (next->before) {
+                next->d = next->before->d;
+                --next->before->takers;
+                free_when_unneeded(*next->before);
+                next->before.reset();
             }
             wgmma_m64k16(next->instruction, next->window, next->accumulate, next->d.data());
             next->done = true;
@@ -124,6 +131,10 @@ void wgmma(const Wgmma& instruction, float* d, bool accumulate, Site site) {
         product->d.resize(static_cast<size_t>(64 * instruction.n));
         product->window = engine.current->block->window;
         issue_async(product->clock);
+        for (size_t i = self.waited; i < self.issued; ++i)
+            if (group.products[i]->registers[member()] == d) product->before = group.products[i];
+        product->takes_over = product->before != nullptr;
+        if (product->takes_over) ++product->before->takers;
         group.products.push_back(product);
     }
     Product& product = *group.products[self.issued];
@@ -133,13 +144,12 @@ void wgmma(const Wgmma& instruction, float* d, bool accumulate, Site site) {
         stop(text("wgmma at ", place(site), ": the threads of a warpgroup disagree about it"));
     product.registers[member()] = d;
     join_async(product.clock);
-    for (size_t i = self.waited; i < self.issued; ++i)
-        if (group.products[i]->registers[member()] == d) product.after = static_cast<int>(i);
-    if (product.after < 0) {
+    if (!product.takes_over) {
         for (int i = 0; accumulate && i < instruction.n / 2; ++i) product.d[place_of(instruction, i)] = d[i];
         std::memset(d, 0xFF, sizeof(float) * static_cast<size_t>(instruction.n / 2));
     }
     ++self.issued;
+    ++counts.wgmma;
     if (++product.arrived < group_threads) return;
     check_operand(product, instruction.a, instruction.a_m_major, 64);
     check_operand(product, instruction.b, instruction.b_n_major, instruction.n);
@@ -169,23 +179,22 @@ void wgmma_wait(int groups, Site site) {
             last &= group.products[j]->registers[member()] != product.registers[member()];
         for (int j = 0; last && j < product.instruction.n / 2; ++j)
             product.registers[member()][j] = product.d[place_of(product.instruction, j)];
-        // Kept for a product that takes over the accumulators and has not run.
-        const bool needed = i + 1 < group.products.size() && !group.products[i + 1]->done;
-        if (++product.released == group_threads && !needed) product.d = {};
+        ++product.released;
+        free_when_unneeded(product);
     }
     self.waited = end;
     self.groups.erase(self.groups.begin(), self.groups.begin() + static_cast<std::ptrdiff_t>(complete));
     if (self.waited == self.issued) self.fenced = false;
 }
 
-std::string check_warpgroups(const Block& block) {
+std::string check_in_flight(const Block& block) {
     for (const auto& group : block.warpgroups)
         for (int i = 0; group && i < group_threads; ++i)
             if (group->members[i].waited < group->products.size())
                 return text("a thread returned without waiting for wgmma at ",
                             place(group->products[group->members[i].waited]->site));
-    for (const auto& pending : engine.pending) return text(pending->describe(), " was in flight when its block ended");
-    return {};
+    if (engine.pending.empty()) return {};
+    return text(engine.pending[0]->describe(), " was in flight when its block ended");
 }
 
 }  // namespace hostsim

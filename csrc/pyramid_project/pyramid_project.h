@@ -6,17 +6,12 @@
 
 #include "common/check.h"
 #include "common/dispatch.h"
+#include "common/norm.h"
 #include "common/queue.h"
 
 namespace pk {
 
 inline constexpr int max_project_levels = 8;
-
-/// A vector [O] in float or, where `is_t`, in the dtype of the call; null where absent.
-struct ProjectVector {
-    const void* at;
-    bool is_t;
-};
 
 /// One level: `cells` columns of pooled, `channels` channels of the result.
 struct ProjectLevel {
@@ -27,8 +22,7 @@ struct ProjectLevel {
     int first_block;    // set by the launcher
     void* weight;       // [O, C]; written as the weight's gradient by bwd_dweights alone
     std::int64_t w_o, w_c;
-    ProjectVector gain, bias, mean, var;  // [O] each
-    double eps;
+    Norm norm;  // [O] each
 };
 
 /// The dimensions that all products share. `full` is the number of cells of the largest level.

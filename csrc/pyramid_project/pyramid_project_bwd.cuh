@@ -30,8 +30,8 @@ __global__ void __launch_bounds__(DzBlock::THREADS)
 
     double dgain = 0, dbias = 0;
     if (o < level.channels) {
-        const Acc<T> gain = vector_or<T>(level.gain, o, 1), mean = vector_or<T>(level.mean, o, 0);
-        const Acc<T> inverse = inverse_deviation<T>(level, o);
+        const Acc<T> gain = vector_or<T>(level.norm.gain, o, 1), mean = vector_or<T>(level.norm.mean, o, 0);
+        const Acc<T> inverse = inverse_deviation<T>(level.norm, o);
         const long long here = (level.first_channel + o) * p.dy_c, saved = (level.first_channel + o) * p.y_c;
         for (int row = slot; row < pyramid.n * pyramid.full; row += SLOTS) {
             const long long image = row / pyramid.full, cell = row % pyramid.full;

@@ -10,14 +10,6 @@
 
 namespace pk {
 
-/// Norm or affine, then ReLU, of the product of channel o.
-template <class T>
-__device__ __forceinline__ Acc<T> activated(const ProjectLevel& level, int o, Acc<T> v, bool relu) {
-    v = (v - vector_or<T>(level.mean, o, 0)) * inverse_deviation<T>(level, o);
-    v = v * vector_or<T>(level.gain, o, 1) + vector_or<T>(level.bias, o, 0);
-    return relu && v < 0 ? 0 : v;
-}
-
 template <class G>
 __global__ void __launch_bounds__(G::THREADS)
     pyramid_project_fwd_kernel(const __grid_constant__ PyramidProjectFwdParams p) {
@@ -43,7 +35,7 @@ __global__ void __launch_bounds__(G::THREADS)
         if (p.z) store_products(static_cast<T*>(p.z) + at, r, count, p.y_c);
 #pragma unroll
         for (int i = 0; i < vec_size<T>; ++i)
-            if (i < count) r[i] = beyond ? 0 : activated<T>(level, o + i, r[i], p.relu);
+            if (i < count) r[i] = beyond ? 0 : activated<T>(level.norm, o + i, r[i], p.relu);
         store_products(static_cast<T*>(p.y) + at, r, count, p.y_c);
     };
     for_each_product<G>(r_acc, shared_memory<Acc<T>>(), p.y_s < p.y_c, epilogue);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/gemm_tile.cuh"
+#include "common/norm.cuh"
 #include "pyramid_project/pyramid_project.h"
 
 namespace pk {
@@ -26,19 +27,6 @@ __device__ __forceinline__ Operand<T> weight_by_output(const ProjectLevel& level
 template <class T>
 __device__ __forceinline__ Operand<T> weight_by_input(const ProjectLevel& level, int c) {
     return {static_cast<const T*>(level.weight), Dim::plain(c, level.w_c), Dim::plain(level.channels, level.w_o)};
-}
-
-template <class T>
-__device__ __forceinline__ Acc<T> vector_or(const ProjectVector& vector, int o, Acc<T> otherwise) {
-    return vector.at ? element<T>(vector.at, vector.is_t, o) : otherwise;
-}
-
-/// 1 / sqrt(var + eps), or one where there is no norm; each step rounded once.
-template <class T>
-__device__ __forceinline__ Acc<T> inverse_deviation(const ProjectLevel& level, int o) {
-    if (!level.var.at) return 1;
-    const Acc<T> var = element<T>(level.var.at, level.var.is_t, o);
-    return div_rn(Acc<T>(1), sqrt(add_rn(var, static_cast<Acc<T>>(level.eps))));
 }
 
 /// Store the first `count` of a tile's products, rounded once; 16 bytes at once where `g` is aligned and step is 1.

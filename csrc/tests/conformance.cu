@@ -258,6 +258,15 @@ void check_steering() {
 }  // namespace
 
 int main() {
+#if defined(__CUDACC__)
+    int major = 0;
+    const cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
+    if (error != cudaSuccess || major != 9) {
+        std::fprintf(stderr, "conformance needs a GPU of compute capability 9.0, found %s\n",
+                     error == cudaSuccess ? "another" : cudaGetErrorString(error));
+        return EXIT_FAILURE;
+    }
+#endif
     Random random(20);
     for (int round = 0; round < 4; ++round) {
         check_mma<Mma::f16>(random);

@@ -2,6 +2,7 @@
 #include "hostsim/hostsim.h"
 
 #include <algorithm>
+#include <thread>
 
 #include "common/launch.cuh"
 #include "common/ptx/cluster.cuh"
@@ -98,6 +99,24 @@ void check_reduce() {
     }
 }
 
+/// Launches from other threads, as backward passes make them, have static shared memory of their own.
+void check_other_threads() {
+    std::vector<std::thread> threads;
+    int sums[4] = {};
+    for (int& sum : sums)
+        threads.emplace_back([&sum] {
+            const std::vector<int> x(128, 1);
+            for (int round = 0; round < 20; ++round) {
+                int y[4] = {};
+                if (!launch("reduce_kernel", Dtype::f32, reduce_kernel, {{1}, {32, 4}, 512}, {}, x.data(), y).ok())
+                    return;
+                sum += y[0];
+            }
+        });
+    for (std::thread& thread : threads) thread.join();
+    for (const int sum : sums) CHECK(sum == 20 * 128, sum);
+}
+
 /// Named barriers: warp 0 produces for warp 1, which hands the buffer back.
 __global__ void relay_kernel(int* g_y) {
     __shared__ int s_value;
@@ -184,6 +203,7 @@ void check_refusals() {
 int main() {
     check_numbers();
     check_reduce();
+    check_other_threads();
     check_relay_and_own();
     check_order();
     check_poison();

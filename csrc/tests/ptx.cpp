@@ -117,6 +117,26 @@ void check_wgmma(uint64_t seed) {
     CHECK_CLOSE("wgmma", d, want, 0);
 }
 
+void check_turns(uint64_t seed) {
+    Random random(seed);
+    Buffer<bf16> a(64 * 256), b(128 * 256);
+    Buffer<float> d(64 * 128);
+    a.fill_integers(random);
+    b.fill_integers(random);
+    TensorMap maps[2];
+    for (int i = 0; i < 2; ++i)
+        CHECK_OK(encode_tensor_map(
+            {(i ? b : a).data(), Dtype::bf16, 2, {256, i ? 128 : 64}, {1, 256}, {64, i ? 128 : 64}, Swizzle::b128},
+            maps[i]));
+    CHECK_OK(launch("turns_kernel", Dtype::bf16, turns_kernel, {{1}, {128}, 192 * 512 + 1024}, {}, maps[0], maps[1],
+                    d.data()));
+    std::vector<double> want(64 * 128);
+    for (int i = 0; i < 64; ++i)
+        for (int j = 0; j < 128; ++j)
+            for (int k = 0; k < 256; ++k) want[i * 128 + j] += double{a[i * 256 + k]} * b[j * 256 + k];
+    CHECK_CLOSE("turns", d, want, 0);
+}
+
 void check_refusals() {
     alignas(16) float x[64];
     TensorMap map;
@@ -161,6 +181,7 @@ int main() {
         check_wgmma<bf16, 256, false>(seed);
         check_wgmma<bf16, 128, true>(seed);
         check_wgmma<half, 192, true>(seed);
+        check_turns(seed);
     }
     return finish();
 }

@@ -58,7 +58,12 @@ __global__ void box_kernel(const __grid_constant__ TensorMap from, const __grid_
     if (threadIdx.x == 0) {
         mbarrier_init(barrier, 1);
         fence_mbarrier_init();
-        mbarrier_arrive_expect(barrier, static_cast<uint32_t>(bytes));
+        if constexpr (Rank == 3) {
+            mbarrier_expect(barrier, static_cast<uint32_t>(bytes));
+            mbarrier_arrive(barrier);
+        } else {
+            mbarrier_arrive_expect(barrier, static_cast<uint32_t>(bytes));
+        }
         prefetch_tensor_map(from);
         if constexpr (Rank == 2) tma_load(box, from, barrier, g_at[0], g_at[1]);
         if constexpr (Rank == 3) tma_load(box, from, barrier, g_at[0], g_at[1], g_at[2]);
@@ -66,7 +71,12 @@ __global__ void box_kernel(const __grid_constant__ TensorMap from, const __grid_
         if constexpr (Rank == 5) tma_load(box, from, barrier, g_at[0], g_at[1], g_at[2], g_at[3], g_at[4]);
     }
     __syncthreads();
-    mbarrier_wait(barrier, 0);
+    if constexpr (Rank == 3) {
+        while (!mbarrier_test(barrier, 0)) {
+        }
+    } else {
+        mbarrier_wait(barrier, 0);
+    }
     const char* s_box = shared_memory<char>() + (box - shared_address(shared_memory<char>()));
     for (int i = static_cast<int>(threadIdx.x); i < bytes; i += static_cast<int>(blockDim.x)) g_box[i] = s_box[i];
     __syncthreads();
@@ -154,6 +164,40 @@ __global__ void wgmma_kernel(const __grid_constant__ TensorMap a, const __grid_c
     }
     const int lane = static_cast<int>(threadIdx.x) % 32, first = static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4;
     for (int i = 0; i < N / 2; ++i) g_d[(first + i / 2 % 2 * 8) * N + i / 4 * 8 + lane % 4 * 2 + i % 2] = r_d[i];
+}
+
+/// d (64, 128) = a b^T in two accumulators of 64 columns that take turns, each product waited for one turn later.
+/// a (64, 256), b (128, 256), loaded whole.
+__global__ void turns_kernel(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, float* g_d) {
+    constexpr uint32_t a_bytes = 64 * 64 * 2, b_bytes = 128 * 64 * 2;
+    __shared__ uint64_t s_barrier;
+    const uint32_t s_a = aligned_start(), s_b = s_a + 4 * a_bytes, barrier = shared_address(&s_barrier);
+    if (threadIdx.x == 0) {
+        mbarrier_init(barrier, 1);
+        fence_mbarrier_init();
+        mbarrier_arrive_expect(barrier, 4 * (a_bytes + b_bytes));
+        for (int step = 0; step < 4; ++step) {
+            tma_load(s_a + static_cast<uint32_t>(step) * a_bytes, a, barrier, step * 64, 0);
+            tma_load(s_b + static_cast<uint32_t>(step) * b_bytes, b, barrier, step * 64, 0);
+        }
+    }
+    __syncthreads();
+    mbarrier_wait(barrier, 0);
+    float r_d[2][32];
+    wgmma_fence();
+    for (uint32_t k = 0; k < 16; ++k) {
+        const uint32_t at = k / 4 * a_bytes + k % 4 * 32, to = k / 4 * b_bytes + k % 4 * 32;
+        const uint64_t left = wgmma_operand(s_a + at, 0, 1024, Swizzle::b128);
+        wgmma<64, bf16>(r_d[0], left, wgmma_operand(s_b + to, 0, 1024, Swizzle::b128), k > 0);
+        wgmma_commit();
+        wgmma<64, bf16>(r_d[1], left, wgmma_operand(s_b + to + 64 * 128, 0, 1024, Swizzle::b128), k > 0);
+        wgmma_commit();
+        wgmma_wait<1>();
+    }
+    wgmma_wait<0>();
+    const int lane = static_cast<int>(threadIdx.x) % 32, first = static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4;
+    for (int i = 0; i < 64; ++i)
+        g_d[(first + i / 2 % 2 * 8) * 128 + i / 4 * 8 + lane % 4 * 2 + i % 2] = r_d[i / 32][i % 32];
 }
 
 }  // namespace pk

@@ -121,22 +121,11 @@ struct Problem {
         p.levels = static_cast<int>(given.cells.size());
         for (int l = 0, cell = 0, channel = 0; l < p.levels; ++l) {
             pk::ProjectLevel& level = p.level[l];
-            level = {given.cells[l],
-                     given.channels[l],
-                     cell,
-                     channel,
-                     0,
-                     matrices[l].data(),
-                     matrices[l].ss,
-                     matrices[l].sc,
-                     {},
-                     {},
-                     {},
-                     {},
-                     eps};
-            if (epilogue.gain) level.gain = {gain[l].data(), dtype == Dtype::f32};
-            if (epilogue.bias) level.bias = {bias[l].data(), true};
-            if (epilogue.norm) level.mean = {mean[l].data(), false}, level.var = {var[l].data(), false};
+            level = {given.cells[l], given.channels[l],    cell, channel, 0, matrices[l].data(), matrices[l].ss,
+                     matrices[l].sc, {{}, {}, {}, {}, eps}};
+            if (epilogue.gain) level.norm.gain = {gain[l].data(), dtype == Dtype::f32};
+            if (epilogue.bias) level.norm.bias = {bias[l].data(), true};
+            if (epilogue.norm) level.norm.mean = {mean[l].data(), false}, level.norm.var = {var[l].data(), false};
             cell += given.cells[l], channel += given.channels[l];
         }
         return p;

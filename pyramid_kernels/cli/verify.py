@@ -61,10 +61,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"backend {args.backend!r} can run nothing here: {'; '.join(sorted(reasons))}")
     print(table(["op", "backend", "dtype", "cases", "launches", "error/limit"], map(_printed, rows)))
     if device == "cpu":
-        simulator = "; CUDA kernels ran in the host simulator" if _native.simulated() else ""
-        print(
-            f"\nTriton kernels ran in the interpreter, which has no bfloat16{simulator}. No GPU: nothing is recorded."
-        )
+        others = ", CUDA kernels in the simulator" if _native.simulated() else ""
+        print(f"\nNo GPU: Triton kernels run in its interpreter, which has no bfloat16{others}; nothing is recorded.")
     else:
         print(f"\nRecorded in {ledger.user_file()}.")
     for row in rows:

@@ -31,10 +31,11 @@ __device__ __forceinline__ void mbarrier_arrive(uint32_t s_barrier PK_SITE) {
 #endif
 }
 
-/// Arrive at a barrier of another block of the cluster, whose address map_to_block gave.
+/// Arrive at a barrier of another block of the cluster, whose address map_to_block gave. It orders what wgmma has read,
+/// not this thread's stores for that block: release.cluster would be a fence of the whole GPU, at every step of a ring.
 __device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t s_barrier PK_SITE) {
 #if defined(__CUDACC__)
-    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(s_barrier) : "memory");
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(s_barrier) : "memory");
 #else
     hostsim::mbarrier_arrive(s_barrier, site);
 #endif

@@ -36,7 +36,7 @@ def check_affine(
         check_length("norm", norm, len(weights), per)
         for i, (entry, w) in enumerate(zip(norm, weights, strict=True)):
             check_norm(f"norm[{i}]", entry, w, x)
-        return [_dense(*entry[:4]) for entry in norm], [float(entry[4]) for entry in norm]
+        return [dense(*entry[:4]) for entry in norm], [float(entry[4]) for entry in norm]
     columns = []
     for name, given in (("scale", scale), ("shift", shift)):
         vectors = [None] * len(weights) if given is None else given
@@ -45,10 +45,10 @@ def check_affine(
             if t is not None:
                 check_vector(f"{name}[{i}]", t, w.shape[0], x)
         columns.append(vectors)
-    return [_dense(a, b, None, None) for a, b in zip(*columns, strict=True)], [0.0] * len(weights)
+    return [dense(a, b, None, None) for a, b in zip(*columns, strict=True)], [0.0] * len(weights)
 
 
-def _dense(a: Tensor | None, b: Tensor | None, mean: Tensor | None, var: Tensor | None) -> Affine:
+def dense(a: Tensor | None, b: Tensor | None, mean: Tensor | None, var: Tensor | None) -> Affine:
     """The vectors with stride 1, as kernels read them."""
     a, b, mean, var = (None if v is None else v.contiguous() for v in (a, b, mean, var))
     return a, b, mean, var

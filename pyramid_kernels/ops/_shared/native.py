@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from ... import _native
-from ...backends import BackendError, Problem
+from ...backends import BackendError, Problem, capability
 from . import launch
 
 #: Element types as csrc/common/dispatch.h numbers them.
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
+
+#: What kernels on CPU tensors are planned for: few multiprocessors, so that tests' maps fill them or do not.
+SIMULATED_PROCESSORS, SIMULATED_ARCHITECTURE = 8, 90
 
 _current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # a CPU build of torch has none
 _counting = threading.Lock()
@@ -48,9 +51,30 @@ def _runs(entry: str, capability: int) -> bool:
     return (same_family and kind != "virtual") or (kind != "real" and number <= capability and not name.endswith("f"))
 
 
+@functools.lru_cache
+def multiprocessors(device: torch.device) -> int:
+    """What work is shared out for."""
+    if device.type != "cuda":
+        return SIMULATED_PROCESSORS
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def architecture(device: torch.device) -> int:
+    """Compute capability times ten, which picks between a kernel's bodies."""
+    return capability(device) if device.type == "cuda" else SIMULATED_ARCHITECTURE
+
+
 def pointer(t: Tensor | None) -> int:
     """The address of a tensor's first element; 0 for None."""
     return 0 if t is None else t.data_ptr()
+
+
+def core(like: Tensor) -> ModuleType:
+    """The compiled module for tensors on the device of ``like``."""
+    module = _native.module(like.device.type)
+    if isinstance(module, str):
+        raise BackendError(module)
+    return module
 
 
 def call(name: str, like: Tensor, *args: Any) -> None:
@@ -58,9 +82,7 @@ def call(name: str, like: Tensor, *args: Any) -> None:
 
     Arguments are integers and lists of integers. A refused launch raises RuntimeError with the core's own line.
     """
-    module = _native.module(like.device.type)
-    if isinstance(module, str):
-        raise BackendError(module)
+    module = core(like)
     function = getattr(module, name)
     device = like.get_device() if like.is_cuda else 0
     stream = _stream(device) if like.is_cuda else 0

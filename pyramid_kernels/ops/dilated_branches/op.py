@@ -15,7 +15,7 @@ from .._shared.autocast import autocast
 from .._shared.checks import check_choice, check_floating, check_length, check_like, check_map
 from .._shared.layout import empty_map, is_channels_last
 from .._shared.precision import conv_precision
-from . import composed, reference
+from . import chain, composed, reference
 
 OP = Op("dilated_branches", "gemm", reference, composed)
 
@@ -201,9 +201,10 @@ def _forward(
     eps: list[float], relu: bool, merged: bool, keep: bool, backend: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     y, z = _allocate(x, weights, merged, keep)
-    OP.kernels(backend).forward(
-        x, weights, affine, image_bias, y, z, dilations, eps, relu, merged, conv_precision(x.dtype)
-    )
+    chain.forward(
+        OP.kernels(backend), x, weights, affine, image_bias, y, z if keep else None, None, dilations, eps, relu, merged,
+        conv_precision(x.dtype),
+    )  # fmt: skip
     return y, z
 
 
@@ -221,9 +222,9 @@ def _backward(
     eps: list[float], relu: bool, merged: bool, keep: bool, needs: list[bool], backend: str,
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:  # fmt: skip
     dx, dweights, dvectors, dimage = allocate_gradients(x, weights, needs)
-    OP.kernels(backend).backward(
-        dy, x, weights, affine, saved, dx, dweights, dvectors, dimage, dilations, eps, relu, merged, keep, needs,
-        conv_precision(x.dtype),
+    chain.backward(
+        OP.kernels(backend), dy, x, weights, affine, saved, dx, dweights, dvectors, dimage, dilations, eps, relu,
+        merged, keep, needs, conv_precision(x.dtype),
     )  # fmt: skip
     return dx, dweights, dvectors, dimage
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._shared.affine import Affine, normalise
 from .._shared.spec import Arg, Case, Cost, arg
+from .chain import weight_splits
 from .reference import convolve
 
 
@@ -36,10 +37,10 @@ def vectors(outputs: tuple[int, ...], kind: str) -> list[Arg]:
 
 def case(
     name: str, shape: tuple[int, ...], outputs: tuple[int, ...], kernels: tuple[int, ...], dilations: tuple[int, ...],
-    **rest: Any,
+    exact: bool = True, **rest: Any,
 ) -> Case:  # fmt: skip
     weights = branches(shape[1], outputs, kernels)
-    return Case(name, {"x": arg(*shape), "weights": weights, "dilations": dilations, **rest})
+    return Case(name, {"x": arg(*shape), "weights": weights, "dilations": dilations, **rest}, exact)
 
 
 CASES = [
@@ -59,6 +60,9 @@ CASES = [
     case("image-bias-1x1", (3, 12, 5, 7), (10,), (1,), (1,), norm=norms((10,)), activation="relu",
          image_bias=arg(3, 10, 1, kind="cells")),
     case("image-bias-3x3", (2, 12, 4, 3), (7,), (3,), (1,), activation="relu", image_bias=arg(2, 7, 9, kind="cells")),
+    case("boxes-9x20", (2, 136, 9, 20), (40, 24), (3, 3), (1, 15), exact=False, norm=norms((40, 24)),
+         activation="relu"),
+    case("boxes-wide", (1, 72, 12, 7), (200,), (3,), (3,), shift=vectors((200,), "shift")),
     case("nine-branches", (1, 5, 4, 4), (2,) * 9, (3,) * 9, tuple(range(1, 10))),
 ]  # fmt: skip
 
@@ -93,7 +97,7 @@ def launches(case: Case, channels_last: bool, backend: str) -> tuple[dict[str, i
         backward["dilated_branches_bwd_dz_kernel"] = chunks
     if affine:
         backward["dilated_branches_bwd_sums_kernel"] = chunks
-    if weight_splits(args["x"].shape, args["weights"]) > 1:
+    if weight_splits(args["x"].shape, [(a.shape[0], a.shape[2]) for a in args["weights"]]) > 1:
         backward["dilated_branches_bwd_dw_sum_kernel"] = chunks
     if "image_bias" in args:
         backward["dilated_branches_bwd_dimage_kernel"] = 1
@@ -104,14 +108,6 @@ def calls(case: Case, channels_last: bool) -> tuple[dict[str, int], dict[str, in
     """What joins the chunks of more than eight branches: their outputs, and their gradients of x."""
     chunked = len(case.args["weights"]) > 8
     return ({"cat": 1}, {"add": 1}) if chunked else ({}, {})
-
-
-def weight_splits(shape: tuple[int, ...], weights: list[Arg]) -> int:
-    """In how many shares of the pixels the weight gradient is computed: the rule of ``triton_bwd.launch_dw``."""
-    n, c, h, w = shape
-    up = [max(16, min(128, 1 << (length - 1).bit_length())) for length in (max(a.shape[0] for a in weights), c)]
-    tiles = sum(a.shape[2] ** 2 * -(-a.shape[0] // up[0]) for a in weights) * -(-c // up[1])
-    return max(1, min(-(-256 // tiles), 16, n * h * w // 256))
 
 
 def cost(case: Case, itemsize: int) -> Cost:

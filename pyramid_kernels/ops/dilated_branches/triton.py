@@ -14,21 +14,13 @@ from torch import Tensor
 from ...backends import Problem
 from .._shared.launch import launch
 from .._shared.triton import cannot_launch
-from .triton_bwd import backward
-from .triton_tiles import (
-    Tile,
-    accumulate,
-    branch_affine,
-    channels_last,
-    first_channels,
-    fit,
-    gemm_block,
-    packed,
-    pixel_tile,
-    tile_pixels,
-)  # fmt: skip
+from .chain import first_channels
+from .triton_bwd import launch_dimage, launch_dw, launch_dx, launch_dz, launch_sums
+from .triton_tiles import accumulate, branch_affine, fit, gemm_block, pixel_tile, tile_pixels
 
-__all__ = ["backward", "forward", "supports"]
+__all__ = [
+    "launch_branches", "launch_dimage", "launch_dw", "launch_dx", "launch_dz", "launch_sums", "pixel_tiles", "supports"
+]  # fmt: skip
 
 
 def supports(problem: Problem) -> str | None:
@@ -110,16 +102,19 @@ def dilated_branches_fwd_kernel(
             base += tiles * o_tiles
 
 
-def launch_forward(
+def pixel_tiles(z: Tensor) -> int:
+    """How many tiles of pixels ``launch_branches`` writes statistics of ``z`` for."""
+    n, _, h, w = z.shape
+    return pixel_tile(n, h, w).count(n, h, w)
+
+
+def launch_branches(
     x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, y: Tensor | None,
     z: Tensor | None, part: Tensor | None, dilations: list[int], eps: list[float], relu: bool, merged: bool,
     precision: str,
-) -> Tile:  # fmt: skip
+) -> None:  # fmt: skip
     """One launch for all branches: writes y, the pre-affine z and the tiles' statistics, each if given."""
     n, c, h, w = x.shape
-    x = channels_last(x)
-    image_bias = None if image_bias is None else image_bias.contiguous()
-    weights = [packed(weight) for weight in weights]
     tile = pixel_tile(n, h, w)
     first = first_channels(weights)
     order = sorted(range(len(weights)), key=lambda b: -weights[b].shape[2])
@@ -139,13 +134,3 @@ def launch_forward(
         PRECISION=precision, BT=tile.bt, BH=tile.bh, BW=tile.bw, BN=bn, BK=fit(c, block.depth), num_warps=8,
         num_stages=block.stages,
     )  # fmt: skip
-    return tile
-
-
-def forward(
-    x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, y: Tensor, z: Tensor,
-    dilations: list[int], eps: list[float], relu: bool, merged: bool, precision: str,
-) -> None:  # fmt: skip
-    """Fill ``y`` and, unless it is empty, ``z``."""
-    kept = z if z.shape[0] == x.shape[0] else None
-    launch_forward(x, weights, affine, image_bias, y, kept, None, dilations, eps, relu, merged, precision)

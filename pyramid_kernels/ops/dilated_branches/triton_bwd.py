@@ -12,20 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .._shared.launch import launch
-from .triton_tiles import (
-    accumulate,
-    branch_affine,
-    channels_last,
-    first_channels,
-    fit,
-    gemm_block,
-    packed,
-    pixel_tile,
-    tile_pixels,
-)  # fmt: skip
-
-#: Pixels per step of the sums and of the weight gradient; fewer weight tiles than TILES are split along the pixels.
-PIXELS, TILES = 64, 256
+from .chain import PIXELS, first_channels
+from .triton_tiles import accumulate, branch_affine, fit, gemm_block, pixel_tile, tile_pixels
 
 
 @triton.jit
@@ -210,35 +198,6 @@ def dilated_branches_bwd_dimage_kernel(
     tl.store(p_out, tl.sum(acc, 0).to(p_dimage.dtype.element_ty), o < o_total)
 
 
-def backward(
-    dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], saved: Tensor, dx: Tensor,
-    dweights: list[Tensor], dvectors: Tensor, dimage: Tensor, dilations: list[int], eps: list[float], relu: bool,
-    merged: bool, kept: bool, needs: list[bool], precision: str,
-) -> None:  # fmt: skip
-    """Fill the gradients that ``needs`` (x, weights, affine vectors, image bias) asks for."""
-    first = first_channels(weights)
-    if not (relu or needs[2] or any(t is not None for t in (*affine[::4], *affine[3::4]))):
-        dz, first = channels_last(dy), [0] * len(first) if merged else first
-    else:
-        dz = empty_dz(x, first[-1])
-        part = empty_part(dz) if needs[2] else None
-        launch_dz(dy, saved, weights, affine, None, dz, part, eps, relu, merged, kept)
-        if part is not None:
-            launch_sums(part, dvectors)
-    launch_gradients(dz, x, weights, dx, dweights, dimage, first, dilations, needs, precision)
-
-
-def empty_dz(x: Tensor, channels: int) -> Tensor:
-    shape = (x.shape[0], channels, *x.shape[2:])
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-
-
-def empty_part(dz: Tensor) -> Tensor:
-    """(tiles, 2, channels): the partial sums that ``dilated_branches_bwd_dz_kernel`` writes."""
-    n, c, h, w = dz.shape
-    return torch.empty((triton.cdiv(n * h * w, PIXELS), 2, c), dtype=torch.float32, device=dz.device)
-
-
 def launch_dz(
     dy: Tensor, saved: Tensor, weights: list[Tensor], affine: list[Tensor | None], sums: Tensor | None,
     dz: Tensor | None, part: Tensor | None, eps: list[float], relu: bool, merged: bool, kept: bool,
@@ -266,30 +225,18 @@ def launch_sums(part: Tensor, sums: Tensor) -> None:
     )  # fmt: skip
 
 
-def launch_gradients(
-    dz: Tensor, x: Tensor, weights: list[Tensor], dx: Tensor, dweights: list[Tensor], dimage: Tensor, first: list[int],
-    dilations: list[int], needs: list[bool], precision: str,
-) -> None:  # fmt: skip
-    """dx, dw and dimage from dz, whose channels of branch b start at ``first[b]``."""
-    if needs[0]:
-        launch_dx(dz, weights, dx, first, dilations, precision)
-    if needs[1]:
-        launch_dw(dz, channels_last(x), dweights, first, dilations, precision)
-    if needs[3]:
-        o, kernel = weights[0].shape[0], weights[0].shape[2]
-        bc = fit(o, 64)
-        launch(
-            dilated_branches_bwd_dimage_kernel, (x.shape[0] * kernel * kernel, triton.cdiv(o, bc)), dz,
-            dz, dimage, o, kernel, dilations[0], *x.shape[2:], dz.stride(0), dz.stride(2), dz.stride(3),
-            BP=PIXELS, BC=bc,
-        )  # fmt: skip
+def launch_dimage(dz: Tensor, dimage: Tensor, o: int, kernel: int, dilation: int) -> None:
+    bc = fit(o, 64)
+    launch(
+        dilated_branches_bwd_dimage_kernel, (dz.shape[0] * kernel * kernel, triton.cdiv(o, bc)), dz,
+        dz, dimage, o, kernel, dilation, *dz.shape[2:], dz.stride(0), dz.stride(2), dz.stride(3), BP=PIXELS, BC=bc,
+    )  # fmt: skip
 
 
 def launch_dx(
     dz: Tensor, weights: list[Tensor], dx: Tensor, first: list[int], dilations: list[int], precision: str
 ) -> None:
     n, c, h, w = dx.shape
-    weights = [packed(weight) for weight in weights]
     tile, block = pixel_tile(n, h, w), gemm_block(dz, precision, backward=True)
     bn = fit(c, block.columns)
     rows = [
@@ -306,7 +253,7 @@ def launch_dx(
 
 
 def launch_dw(
-    dz: Tensor, x: Tensor, dweights: list[Tensor], first: list[int], dilations: list[int], precision: str
+    dz: Tensor, x: Tensor, dweights: list[Tensor], first: list[int], dilations: list[int], splits: int, precision: str
 ) -> None:
     n, c, h, w = x.shape
     block = gemm_block(dz, precision)
@@ -317,14 +264,7 @@ def launch_dw(
         for dw, d, f, e in zip(dweights, dilations, first, elements, strict=False)
     ]
     branches = tuple(v for row in rows for v in row)
-    taps = [row[1] ** 2 for row in rows]
-    tiles = sum(t * triton.cdiv(row[0], bo) for t, row in zip(taps, rows, strict=True)) * triton.cdiv(c, bc)
-    # Splits are counted in 128 x 128 tiles, so that the order of summation is one for every dtype and architecture.
-    wide = fit(max(row[0] for row in rows), 128), fit(c, 128)
-    wide_tiles = sum(t * triton.cdiv(row[0], wide[0]) for t, row in zip(taps, rows, strict=True)) * triton.cdiv(
-        c, wide[1]
-    )
-    splits = max(1, min(triton.cdiv(TILES, wide_tiles), 16, n * h * w // 256))
+    tiles = sum(row[1] ** 2 * triton.cdiv(row[0], bo) for row in rows) * triton.cdiv(c, bc)
     part = torch.empty((splits if splits > 1 else 0, elements[-1]), dtype=torch.float32, device=x.device)
     launch(
         dilated_branches_bwd_dw_kernel, (tiles, splits), dz,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import accumulate as running_sum
 from typing import NamedTuple
 
 import torch
@@ -107,22 +106,3 @@ def gemm_block(x: Tensor, precision: str, backward: bool = False) -> Block:
 def fit(length: int, most: int) -> int:
     """A power of two from 16, the least that tensor cores take, to ``most``, that covers ``length`` if it can."""
     return max(16, min(most, triton.next_power_of_2(length)))
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """``x`` with contiguous channels: itself, or the transposed copy that NCHW costs."""
-    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous(memory_format=torch.channels_last)
-
-
-def packed(weight: Tensor) -> Tensor:
-    """``weight`` with contiguous input channels and one stride per tap: itself, or a repacked copy."""
-    kernel = weight.shape[2]
-    in_place = (weight.stride(1) == 1 or weight.shape[1] == 1) and weight.stride(2) == kernel * weight.stride(3)
-    if in_place or (kernel == 1 and weight.stride(1) == 1):
-        return weight
-    return weight.contiguous(memory_format=torch.channels_last)
-
-
-def first_channels(weights: list[Tensor]) -> list[int]:
-    """The first output channel of every branch, and their total."""
-    return [0, *running_sum(weight.shape[0] for weight in weights)]

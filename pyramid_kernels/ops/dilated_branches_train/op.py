@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ...backends import Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
-from .._shared.affine import ACTIVATIONS
+from .._shared.affine import ACTIVATIONS, dense
 from .._shared.checks import check_choice, check_length, check_vector
 from .._shared.layout import empty_map, is_channels_last
 from .._shared.precision import conv_precision
 from ..dilated_branches.op import CHUNK, allocate_gradients, check_branches, spread
-from . import reference
+from . import chain, reference
 
 OP = Op("dilated_branches_train", "gemm", reference)
 
@@ -82,7 +82,7 @@ def dilated_branches_train(
     chunks = []
     for i in range(0, len(weights), CHUNK):
         part = slice(i, i + CHUNK)
-        affine = [t for a, b in zip(gamma[part], beta[part], strict=True) for t in (a, b, None, None)]
+        affine = [t for a, b in zip(gamma[part], beta[part], strict=True) for t in dense(a, b, None, None)]
         settings = (dilations[part], eps[part], activation == "relu", backend)
         chunks.append(DilatedBranchesTrain.apply(x, image_bias, settings, *weights[part], *affine))
     if len(chunks) > 1:
@@ -136,9 +136,10 @@ def _forward(
     eps: list[float], relu: bool, backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     y, z, mean, var = _allocate(x, weights)
-    OP.kernels(backend).forward(
-        x, weights, affine, image_bias, y, z, mean, var, dilations, eps, relu, conv_precision(x.dtype)
-    )
+    chain.forward(
+        OP.kernels(backend), x, weights, affine, image_bias, y, z, mean, var, dilations, eps, relu,
+        conv_precision(x.dtype),
+    )  # fmt: skip
     return y, z, mean, var
 
 
@@ -156,24 +157,10 @@ def _backward(
     dilations: list[int], eps: list[float], relu: bool, needs: list[bool], backend: str,
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:  # fmt: skip
     dx, dweights, dvectors, dimage = allocate_gradients(x, weights, needs)
-    OP.kernels(backend).backward(
-        dy,
-        x,
-        weights,
-        affine,
-        z,
-        mean,
-        var,
-        dx,
-        dweights,
-        dvectors,
-        dimage,
-        dilations,
-        eps,
-        relu,
-        needs,
-        conv_precision(x.dtype),
-    )
+    chain.backward(
+        OP.kernels(backend), dy, x, weights, affine, z, mean, var, dx, dweights, dvectors, dimage, dilations, eps,
+        relu, needs, conv_precision(x.dtype),
+    )  # fmt: skip
     return dx, dweights, dvectors, dimage
 
 

@@ -34,6 +34,7 @@ CASES = [
     case("projection-3x3", (2, 12, 5, 4), (7,), (3,), (1,), activation="relu", image_bias=arg(2, 7, 9, kind="cells")),
     case("no-affine", (1, 9, 6, 5), (8, 3), (3, 3), (9, 1), gamma=[None, None], beta=[None, None], activation="relu"),
     case("many-tiles-33x47", (1, 5, 33, 47), (4,), (3,), (3,)),
+    case("boxes-9x20", (2, 136, 9, 20), (40, 24), (3, 1), (4, 1), activation="relu"),
     case("wide-output", (2, 6, 6, 5), (140,), (3,), (2,), activation="relu"),
 ]
 

@@ -7,17 +7,28 @@ whose mean is large. Backward: partial sums, their merge, dz, then dx and dw as 
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .._shared.launch import launch
-from ..dilated_branches.triton import launch_forward, supports
-from ..dilated_branches.triton_bwd import empty_dz, empty_part, launch_dz, launch_gradients, launch_sums
-from ..dilated_branches.triton_tiles import branch_affine, first_channels, fit, pixel_tile
+from ..dilated_branches.chain import first_channels
+from ..dilated_branches.triton import (
+    launch_branches,
+    launch_dimage,
+    launch_dw,
+    launch_dx,
+    launch_dz,
+    launch_sums,
+    pixel_tiles,
+    supports,
+)  # fmt: skip
+from ..dilated_branches.triton_tiles import branch_affine, fit
 
-__all__ = ["backward", "forward", "supports"]
+__all__ = [
+    "launch_branches", "launch_dimage", "launch_dw", "launch_dx", "launch_dz", "launch_normalise",
+    "launch_statistics", "launch_sums", "pixel_tiles", "supports",
+]  # fmt: skip
 
 
 @triton.jit
@@ -72,52 +83,25 @@ def dilated_branches_train_normalise_kernel(
         base += o_tiles
 
 
-def with_statistics(
-    weights: list[Tensor], affine: list[Tensor | None], mean: Tensor, var: Tensor
-) -> list[Tensor | None]:
-    """Per branch (gamma, beta, mean, variance): views of the batch's statistics in the two free places."""
-    channels = [w.shape[0] for w in weights]
-    four: list[Tensor | None] = []
-    for b, (m, v) in enumerate(zip(mean.split(channels), var.split(channels), strict=True)):
-        four += [affine[4 * b], affine[4 * b + 1], m, v]
-    return four
-
-
-def forward(
-    x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, y: Tensor, z: Tensor,
-    mean: Tensor, var: Tensor, dilations: list[int], eps: list[float], relu: bool, precision: str,
-) -> None:  # fmt: skip
-    """Fill y, z, mean and variance."""
-    n, channels, h, w = z.shape
-    tiles = pixel_tile(n, h, w).count(n, h, w)
-    part = torch.empty((tiles, 3, channels), dtype=torch.float32, device=x.device)
-    launch_forward(x, weights, affine, image_bias, None, z, part, dilations, eps, relu, False, precision)
+def launch_statistics(part: Tensor, mean: Tensor, var: Tensor, dtype_of: Tensor) -> None:
+    """(tiles, 3, channels) of counts, means and squared deviations -> mean and biased variance."""
     launch(
-        dilated_branches_train_stats_kernel, (triton.cdiv(channels, 32),), x,
-        part, mean, var, tiles, channels, BT=64, BC=32,
+        dilated_branches_train_stats_kernel, (triton.cdiv(mean.numel(), 32),), dtype_of,
+        part, mean, var, part.shape[0], mean.numel(), BT=64, BC=32,
     )  # fmt: skip
+
+
+def launch_normalise(
+    z: Tensor, weights: list[Tensor], affine: list[Tensor | None], y: Tensor, eps: list[float], relu: bool
+) -> None:
+    """Fill ``y`` from ``z`` and every branch's (gamma, beta, mean, variance)."""
+    n, channels, h, w = z.shape
     sizes = [weight.shape[0] for weight in weights]
     bp, bc = 64, fit(max(sizes), 64)
     launch(
         dilated_branches_train_normalise_kernel,
         (triton.cdiv(n * h * w, bp), sum(triton.cdiv(o, bc) for o in sizes)),
-        x, z, tuple(with_statistics(weights, affine, mean, var)), y, tuple(eps),
+        z, z, tuple(affine), y, tuple(eps),
         tuple(v for row in zip(sizes, first_channels(weights), strict=False) for v in row), n, h, w, channels,
         *y.stride(), RELU=relu, BP=bp, BC=bc,
     )  # fmt: skip
-
-
-def backward(
-    dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], z: Tensor, mean: Tensor, var: Tensor,
-    dx: Tensor, dweights: list[Tensor], dvectors: Tensor, dimage: Tensor, dilations: list[int], eps: list[float],
-    relu: bool, needs: list[bool], precision: str,
-) -> None:  # fmt: skip
-    """Fill the gradients that ``needs`` asks for; dz depends on both sums, which are therefore always formed."""
-    affine = with_statistics(weights, affine, mean, var)
-    dz = empty_dz(x, z.shape[1])
-    part = empty_part(dz)
-    sums = dvectors if needs[2] else torch.empty((2, z.shape[1]), dtype=torch.float32, device=x.device)
-    launch_dz(dy, z, weights, affine, None, None, part, eps, relu, False, True)
-    launch_sums(part, sums)
-    launch_dz(dy, z, weights, affine, sums, dz, None, eps, relu, False, True)
-    launch_gradients(dz, x, weights, dx, dweights, dimage, first_channels(weights), dilations, needs, precision)

@@ -83,6 +83,7 @@ def upsample_merge(
             activation=activation,
         )  # fmt: skip
     relu = activation == "relu"
+    scale, shift = (None if v is None else v.contiguous() for v in (scale, shift))
     return UpsampleMerge.apply(list(target), mode, align_corners, merge, relu, backend, scale, shift, *maps)
 
 

@@ -1,0 +1,52 @@
+// How Python's integers become a launcher's arguments.
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "common/check.h"
+#include "common/dispatch.h"
+#include "common/queue.h"
+
+namespace pk::bindings {
+
+namespace py = pybind11;
+using Address = std::uintptr_t;
+using Ints = std::vector<std::int64_t>;
+using Rows = std::vector<Ints>;
+
+inline void* at(Address address) { return reinterpret_cast<void*>(address); }
+
+inline Dtype dtype_of(int code) {
+    if (!is_dtype(code)) throw std::invalid_argument("dtype must be 0 to 3, got " + std::to_string(code));
+    return static_cast<Dtype>(code);
+}
+
+inline void raise_unless_ok(const Status& status) {
+    if (!status.ok()) throw std::runtime_error(status.error);
+}
+
+/// Copy `from` into the front of the array `to`; returns how many there are.
+template <class I, std::size_t Most>
+int fill(I (&to)[Most], const Ints& from, const char* what) {
+    if (from.size() > Most)
+        throw std::invalid_argument(std::string("at most ") + std::to_string(Most) + " " + what + ", got " +
+                                    std::to_string(from.size()));
+    for (std::size_t i = 0; i < from.size(); ++i) to[i] = static_cast<I>(from[i]);
+    return static_cast<int>(from.size());
+}
+
+/// Address and strides of an (N, C, H, W) tensor.
+struct Map {
+    void* at;
+    std::int64_t n, c, h, w;
+    explicit Map(const Ints& v)
+        : at(bindings::at(static_cast<Address>(v.at(0)))), n(v.at(1)), c(v.at(2)), h(v.at(3)), w(v.at(4)) {}
+};
+
+}  // namespace pk::bindings

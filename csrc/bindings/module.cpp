@@ -1,0 +1,29 @@
+// The Python module: plain integers in, an exception out. The same files are `_cuda` and, over the host simulator,
+// `_hostsim`; Python allocates, fills the sizes and strides, and names the device and stream.
+#include "bindings/arguments.h"
+#include "common/observe.h"
+
+namespace pk::bindings {
+void bind_pyramid_pool(py::module_& m);
+void bind_pyramid_project(py::module_& m);
+void bind_upsample_merge(py::module_& m);
+void bind_dilated_branches(py::module_& m);
+}  // namespace pk::bindings
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(PK_MODULE_NAME, m, py::mod_gil_not_used()) {
+    m.doc() = "Launchers of pyramid_kernels; arguments are sizes, strides in elements and addresses.";
+    m.attr("architectures") = pk::architectures();
+    m.def("listen", [](bool on) { pk::launch_log.listen(on); });
+    m.def("take_launches", [] {
+        py::list launches;
+        for (const auto& [kernel, dtype] : pk::launch_log.take())
+            launches.append(py::make_tuple(kernel, pk::name_of(dtype)));
+        return launches;
+    });
+    pk::bindings::bind_pyramid_pool(m);
+    pk::bindings::bind_pyramid_project(m);
+    pk::bindings::bind_upsample_merge(m);
+    pk::bindings::bind_dilated_branches(m);
+}

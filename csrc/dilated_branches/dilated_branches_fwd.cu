@@ -1,0 +1,84 @@
+// Launches of dilated_branches' forward, and what they would do.
+#include <algorithm>
+#include <initializer_list>
+#include <string_view>
+
+#include "dilated_branches/dilated_branches_fwd.cuh"
+#include "dilated_branches/plan.cuh"
+
+namespace pk {
+
+int branches_pixel_tiles(const Branches& branches) {
+    const Extent tile = pixel_tile(branches.map, tile_pixels), map = branches.map;
+    return ceil_div(map.n, tile.n) * ceil_div(map.h, tile.h) * ceil_div(map.w, tile.w);
+}
+
+bool takes_sm90_body(const DilatedBranchesFwdParams& p) {
+#if defined(__CUDACC__)
+    // Compiled for 80 or 90 alone, which run there too, that body is empty.
+    if (std::string_view(architectures()).find("90a") == std::string_view::npos) return false;
+#endif
+    const auto fits = [](const void* pointer, std::initializer_list<std::int64_t> strides) {
+        return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0 &&
+               std::all_of(strides.begin(), strides.end(), [](std::int64_t s) { return s > 0 && s % 8 == 0; });
+    };
+    if (p.branches.arch != 90 || (p.branches.dtype != Dtype::f16 && p.branches.dtype != Dtype::bf16)) return false;
+    if ((p.sum && p.branches.count > 1) || !fits(p.x, {p.x_n, p.x_h, p.x_w})) return false;
+    for (int b = 0; b < p.branches.count; ++b) {
+        const Branch& branch = p.branches.branch[b];
+        if (!fits(branch.weight, {branch.w_o, branch.shape.side == 3 ? branch.w_tap : 8})) return false;
+    }
+    return true;
+}
+
+namespace {
+
+Status check(const DilatedBranchesFwdParams& p) {
+    PK_TRY(check(p.branches));
+    PK_CHECK(p.blocks > 1, "at least 2 blocks are needed, got ", p.blocks);
+    const Extent map = p.branches.map, tile = pixel_tile(map, tile_pixels);
+    PK_CHECK(map.h / tile.h < (1 << 16) - 1 && map.w / tile.w < (1 << 16) - 1, "a map of ", map.h, " x ", map.w,
+             " has too many tiles along an axis");
+    std::int64_t steps = 0;  // at most, in tiles of any dtype
+    for (int b = 0; b < p.branches.count; ++b) {
+        const BranchShape shape = p.branches.branch[b].shape;
+        steps += std::int64_t{branches_pixel_tiles(p.branches)} * ceil_div(shape.o, 128) * shape.side * shape.side *
+                 ceil_div(p.branches.c, 32);
+    }
+    PK_CHECK(steps < std::int64_t{1} << 30, "too many steps for one launch: ", steps);
+    return {};
+}
+
+}  // namespace
+
+Status plan_dilated_branches_fwd(const DilatedBranchesFwdParams& params, BranchesPlan& out) {
+    PK_TRY(check(params));
+    if (takes_sm90_body(params)) return plan_dilated_branches_fwd_sm90(params, out);
+    return visit_tile<true, true>(params.branches, [&](auto type) -> Status {
+        using G = typename decltype(type)::type;
+        DilatedBranchesFwdParams p = params;
+        plan<G>(p, 1);
+        report<G>(p, false, out);
+        return {};
+    });
+}
+
+Status launch_dilated_branches_fwd(const DilatedBranchesFwdParams& params, Queue queue) {
+    PK_TRY(check(params));
+    if (takes_sm90_body(params)) return launch_dilated_branches_fwd_sm90(params, queue);
+    return visit_tile<true, true>(params.branches, [&](auto type) -> Status {
+        using G = typename decltype(type)::type;
+        DilatedBranchesFwdParams p = params;
+        plan<G>(p, 1);
+        const auto start = [&](auto sum, int grid) {
+            return launch(
+                "dilated_branches_fwd_kernel", p.branches.dtype, dilated_branches_fwd_kernel<G, decltype(sum)::value>,
+                Shape{dim3(static_cast<unsigned>(grid)), dim3(G::THREADS), G::shared(p.branches.arch)}, queue, p);
+        };
+        if (p.sum && p.branches.count > 1)
+            return start(std::true_type{}, branches_pixel_tiles(p.branches) * p.schedule.o_tiles[0]);
+        return start(std::false_type{}, p.schedule.workers);
+    });
+}
+
+}  // namespace pk

@@ -1,0 +1,71 @@
+// Launches of dilated_branches' forward on Hopper: tensor maps, clusters.
+#include "dilated_branches/dilated_branches_fwd_sm90.cuh"
+#include "dilated_branches/plan.cuh"
+
+namespace pk {
+
+namespace {
+
+/// Call `body` with the HopperTile of a call's dtype and widest branch.
+template <class Body>
+Status visit_hopper(const Branches& branches, Body&& body) {
+    int widest = 0;
+    for (int b = 0; b < branches.count; ++b) widest = larger(widest, branches.branch[b].shape.o);
+    return visit_int<128, 256>("columns", widest > 128 ? 256 : 128, [&](auto cols) {
+        constexpr int COLS = decltype(cols)::value;
+        return branches.dtype == Dtype::f16 ? body(Type<HopperTile<half, COLS>>{})
+                                            : body(Type<HopperTile<bf16, COLS>>{});
+    });
+}
+
+template <class G>
+Status launch_sm90(const DilatedBranchesFwdParams& call, Queue queue) {
+    DilatedBranchesFwdSm90Params p{call, {}, {}};
+    plan<G>(p.call, 2);
+    const Branches& branches = p.call.branches;
+    const Extent map = branches.map, tile = p.call.tile;
+    if (map.n == 0) return {};
+    PK_TRY(encode_tensor_map({p.call.x,
+                              branches.dtype,
+                              4,
+                              {branches.c, map.w, map.h, map.n},
+                              {1, p.call.x_w, p.call.x_h, p.call.x_n},
+                              {G::DEPTH, tile.w, tile.h, tile.n},
+                              Swizzle::b128},
+                             p.x));
+    for (int b = 0; b < branches.count; ++b) {
+        const Branch& branch = branches.branch[b];
+        const int taps = branch.shape.side * branch.shape.side;
+        PK_TRY(encode_tensor_map({branch.weight,
+                                  branches.dtype,
+                                  3,
+                                  {branches.c, taps, branch.shape.o},
+                                  {1, taps > 1 ? branch.w_tap : branch.w_o, branch.w_o},
+                                  {G::DEPTH, 1, G::COLS / 2},
+                                  Swizzle::b128},
+                                 p.w[b]));
+    }
+    return launch(
+        "dilated_branches_fwd_sm90_kernel", branches.dtype, dilated_branches_fwd_sm90_kernel<G>,
+        Shape{dim3(static_cast<unsigned>(2 * p.call.schedule.workers)), dim3(G::THREADS), G::SHARED, dim3(2), true},
+        queue, p);
+}
+
+}  // namespace
+
+Status plan_dilated_branches_fwd_sm90(const DilatedBranchesFwdParams& params, BranchesPlan& out) {
+    return visit_hopper(params.branches, [&](auto type) -> Status {
+        using G = typename decltype(type)::type;
+        DilatedBranchesFwdParams p = params;
+        plan<G>(p, 2);
+        report<G>(p, true, out);
+        return {};
+    });
+}
+
+Status launch_dilated_branches_fwd_sm90(const DilatedBranchesFwdParams& params, Queue queue) {
+    return visit_hopper(params.branches,
+                        [&](auto type) { return launch_sm90<typename decltype(type)::type>(params, queue); });
+}
+
+}  // namespace pk

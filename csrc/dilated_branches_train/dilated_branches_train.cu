@@ -1,0 +1,29 @@
+// Launchers of dilated_branches_train.
+#include "common/launch.cuh"
+#include "dilated_branches_train/dilated_branches_train.cuh"
+
+namespace pk {
+
+Status launch_dilated_branches_train_stats(const DilatedBranchesStatsParams& params, Dtype dtype, Queue queue) {
+    return launch("dilated_branches_train_stats_kernel", dtype, dilated_branches_train_stats_kernel<>,
+                  Shape{dim3(static_cast<unsigned>(ceil_div(params.channels, 32))), dim3(256)}, queue, params);
+}
+
+Status launch_dilated_branches_train_normalise(const DilatedBranchesNormaliseParams& params, Queue queue) {
+    DilatedBranchesNormaliseParams p = params;
+    const Extent map = p.branches.map;
+    int rows = 0;
+    for (int b = 0; b < p.branches.count; ++b) {
+        p.first_block[b] = rows;
+        rows += ceil_div(p.branches.branch[b].shape.o, 64);
+    }
+    const long long pixels = 1LL * map.n * map.h * map.w;
+    const dim3 grid(static_cast<unsigned>(ceil_div<long long>(pixels, 64)), static_cast<unsigned>(rows));
+    return visit_dtype(p.branches.dtype, [&](auto type) {
+        return launch("dilated_branches_train_normalise_kernel", p.branches.dtype,
+                      dilated_branches_train_normalise_kernel<typename decltype(type)::type>, Shape{grid, dim3(256)},
+                      queue, p);
+    });
+}
+
+}  // namespace pk
