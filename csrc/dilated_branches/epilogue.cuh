@@ -129,7 +129,11 @@ __device__ __forceinline__ void store_tile(const DilatedBranchesFwdParams& p, co
             if (!px.exists || count <= 0) continue;
             Vec<float, V> r;
 #pragma unroll
-            for (int i = 0; i < V; ++i) r[i] = s_panel[row * G::PITCH + col + i];
+            for (int i = 0; i < V; i += 4) {  // 16 bytes at once are free of bank conflicts
+                const auto four = load_vec<4>(s_panel + row * G::PITCH + col + i, 4, true, 1, 0.f);
+#pragma unroll
+                for (int j = 0; j < 4; ++j) r[i + j] = four[j];
+            }
             const long long pixel = (1LL * px.image * p.branches.map.h + px.y) * p.branches.map.w + px.x;
             if (p.z)
                 store_channels<T, V>(static_cast<T*>(p.z) + pixel * p.branches.channels + branch.first + o, r.at, count,
