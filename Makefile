@@ -10,9 +10,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := $(VENV)/constraints.txt
 pin = $(PIP) list --format=freeze | awk -F'[= ]' 'NR == FNR {have[tolower($$1)] = 1; next} !(tolower($$1) in have)' \
 	- constraints.txt > $(PINS)
-# Two models' libraries that ask for another torch than the one at hand, and their few requirements.
-MODELS := torchvision==0.28.0 timm==1.0.31 segmentation-models-pytorch==0.6.0
-MODEL_NEEDS := safetensors huggingface_hub pyyaml pillow
+# Models' libraries, some of which ask for another torch than the one at hand, and their few requirements.
+MODELS := torchvision==0.28.0 timm==1.0.31 segmentation-models-pytorch==0.6.0 transformers==5.23.0
+MODEL_NEEDS := safetensors huggingface_hub pyyaml pillow regex tokenizers
 
 # One thread each: on a machine with other work, threads that wait for one another cost more than they bring.
 export OMP_NUM_THREADS ?= 1

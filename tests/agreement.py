@@ -51,7 +51,7 @@ def results(model: nn.Module, x: Tensor, seed: int = 0) -> dict[str, Tensor]:
     x = x.detach().clone().requires_grad_()
     model.zero_grad(set_to_none=True)
     y: Any = model(x)
-    y = y["out"] if isinstance(y, dict) else y
+    y = next(iter(y.values())) if isinstance(y, dict) else y
     weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     (y * weight.to(y)).sum().backward()
     found = {"y": y.detach(), "dx": x.grad}

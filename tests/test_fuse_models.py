@@ -1,4 +1,4 @@
-"""``fuse_`` on whole models of torchvision and segmentation_models_pytorch: every output, gradient and statistic.
+"""``fuse_`` on whole models of torchvision, segmentation_models_pytorch and transformers: every result and gradient.
 
 Inputs are small and in batches of eight; ``tests.agreement`` says why, and what is done to the head's norms. The
 backbones run the same code in both forms, so whatever their own ReLUs and max-pools do is the same in both.
@@ -19,55 +19,119 @@ from tests.agreement import assert_agrees, fair_
 
 segmentation = pytest.importorskip("torchvision.models.segmentation", reason="needs torchvision")
 smp = pytest.importorskip("segmentation_models_pytorch", reason="needs segmentation_models_pytorch")
+transformers = pytest.importorskip("transformers", reason="needs transformers")
 
 PLAIN = {"weights": None, "weights_backbone": None, "num_classes": 3}
 SMALL = {"encoder_name": "resnet18", "encoder_weights": None, "classes": 3}
+WIDTHS = [8, 12, 16, 20]
 
-#: The model, the path of its pyramid, the prefix of its head, the input's size.
-MODELS: dict[str, tuple[Callable[[], nn.Module], str, str, int]] = {
-    "deeplabv3_resnet50": (lambda: segmentation.deeplabv3_resnet50(**PLAIN), "classifier.0", "classifier", 33),
+
+def segformer() -> nn.Module:
+    config = transformers.SegformerConfig(
+        hidden_sizes=WIDTHS, depths=[1] * 4, num_attention_heads=[1, 2, 2, 2], decoder_hidden_size=16, num_labels=3,
+        drop_path_rate=0.0,
+    )  # fmt: skip
+    return transformers.SegformerForSemanticSegmentation(config)
+
+
+def upernet() -> nn.Module:
+    stages = [f"stage{i}" for i in range(1, 5)]
+    backbone = transformers.ConvNextConfig(hidden_sizes=WIDTHS, depths=[1] * 4, out_features=stages)
+    config = transformers.UperNetConfig(
+        backbone_config=backbone, hidden_size=16, num_labels=3, use_auxiliary_head=False
+    )
+    return transformers.UperNetForSemanticSegmentation(config)
+
+
+#: The model, the paths of what is fused in it, the prefix of its head, the input's size.
+MODELS: dict[str, tuple[Callable[[], nn.Module], list[str], str, int]] = {
+    "deeplabv3_resnet50": (lambda: segmentation.deeplabv3_resnet50(**PLAIN), ["classifier.0"], "classifier", 33),
     "deeplabv3_mobilenet": (
-        lambda: segmentation.deeplabv3_mobilenet_v3_large(**PLAIN), "classifier.0", "classifier", 65,
+        lambda: segmentation.deeplabv3_mobilenet_v3_large(**PLAIN), ["classifier.0"], "classifier", 65,
     ),
-    "smp-deeplabv3": (lambda: smp.DeepLabV3(**SMALL, decoder_channels=32), "decoder.aspp", "decoder", 32),
-    "smp-deeplabv3plus": (lambda: smp.DeepLabV3Plus(**SMALL, decoder_channels=32), "decoder.aspp.0", "decoder", 64),
-    "smp-pspnet": (lambda: smp.PSPNet(**SMALL, psp_out_channels=32), "decoder.psp", "decoder", 48),
+    "smp-deeplabv3": (lambda: smp.DeepLabV3(**SMALL, decoder_channels=32), ["decoder.aspp"], "decoder", 32),
+    "smp-deeplabv3plus": (
+        lambda: smp.DeepLabV3Plus(**SMALL, decoder_channels=32), ["decoder", "decoder.aspp.0"], "decoder", 64,
+    ),
+    "smp-pspnet": (
+        lambda: smp.PSPNet(**SMALL, psp_out_channels=32), ["decoder", "decoder.psp"], "decoder", 48,
+    ),
+    "smp-upernet": (lambda: smp.UPerNet(**SMALL, decoder_channels=16), ["decoder", "decoder.psp"], "decoder", 64),
+    "smp-segformer": (
+        lambda: smp.Segformer(**SMALL, decoder_segmentation_channels=16), ["decoder"], "decoder", 64,
+    ),
+    "segformer": (segformer, ["decode_head"], "decode_head", 64),
+    "upernet": (upernet, ["decode_head"], "decode_head", 64),
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=list(MODELS))
 def model(request: pytest.FixtureRequest) -> Any:
-    make, path, head, size = MODELS[request.param]
+    make, paths, head, size = MODELS[request.param]
     torch.manual_seed(0)
     x = torch.randn(8, 3, size, size)
-    return fair_(make(), x, head), path, x
+    return fair_(make(), x, head), paths, x
+
+
+def output(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    y = model(x)
+    return next(iter(y.values())) if isinstance(y, dict) else y
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-def test_agrees(model: Any, train: bool) -> None:
-    original, path, x = model
+def test_agrees(model: Any, train: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, paths, x = model
     unfused = copy.deepcopy(original).train(train)
     ours = copy.deepcopy(unfused)
     report = pk.fuse_(ours, backend="reference", example_input=x[:2])
-    assert [e.path for e in report.fused] == [path]
-    assert ours.get_submodule(path).why_original(torch.zeros(8, 1, 4, 4)) is None
-    assert_agrees(ours, unfused, x, draws=2)
+    assert [e.path for e in report.fused] == paths
+    assert list(ours.state_dict()) == list(unfused.state_dict())
+    kind, runs = type(ours.get_submodule(paths[0])), []
+    forward = kind.fused_forward
+    monkeypatch.setattr(kind, "fused_forward", lambda self, x: [runs.append(1), forward(self, x)][1])
+    # A transformer's gradients pass through more small sums; it is small enough for more draws.
+    assert_agrees(ours, unfused, x, draws=8 if paths == ["decode_head"] else 2)
+    assert len(runs) == 1
 
 
 def test_automatic_results_and_exact_undo(model: Any) -> None:
-    original, path, x = model
+    original, paths, x = model
     ours = copy.deepcopy(original).eval()
     strides = [p.stride() for p in ours.parameters()]
+    state = copy.deepcopy(ours.state_dict())
     with torch.no_grad():
-        expected = ours(x[:2])
+        expected = output(ours, x[:2])
         report = pk.fuse_(ours, strict=True, example_input=x[:2])
-        got = ours(x[:2])
-        assert pk.unfuse_(ours) == [e.path for e in report.fused] == [path]
-        undone = ours(x[:2])
-    for a, b, c in zip(*(r.values() if isinstance(r, dict) else [r] for r in (expected, got, undone)), strict=True):
-        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4)
-        assert torch.equal(c, a)
+        got = output(ours, x[:2])
+        assert pk.unfuse_(ours) == [e.path for e in report.fused] == paths
+        undone = output(ours, x[:2])
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(undone, expected)
     assert strides == [p.stride() for p in ours.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(state.values(), ours.state_dict().values(), strict=True))
+
+
+OPTIMISERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "fused-adamw": lambda p: torch.optim.AdamW(p, lr=1e-3, fused=True),
+}
+
+
+@pytest.mark.parametrize("optimiser", list(OPTIMISERS))
+def test_one_optimiser_step_on_the_composed_form(model: Any, optimiser: str) -> None:
+    original, paths, x = model
+    if paths[0] in ("classifier.0", "decoder.aspp"):
+        pytest.skip("no head on pyramid_conv")
+    unfused = copy.deepcopy(original).double().train()
+    ours = copy.deepcopy(unfused)
+    assert pk.fuse_(ours, only=paths[0], backend="composed").fused
+    for m in (unfused, ours):
+        steps = OPTIMISERS[optimiser](m.parameters())
+        output(m, x.double()).square().mean().backward()
+        steps.step()
+    assert pk.unfuse_(ours) == paths[:1]
+    for (name, a), b in zip(ours.state_dict().items(), unfused.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def test_deeplab_head_has_a_line_of_its_own() -> None:

@@ -1,17 +1,25 @@
 """Fusing the pyramid modules of a model in place, and exactly undoing it."""
 
 from ..nn.aspp import ASPPForward
+from ..nn.deeplabv3plus import DeepLabV3PlusForward
+from ..nn.heads import PSPForward
 from ..nn.ppm import PPMForward
+from ..nn.segformer import SegFormerForward
+from ..nn.upernet import UPerForward
 from .registry import register_adapter
 from .report import Entry, FuseError, FuseReport
 from .swap import fuse_, fused, unfuse_
 
 __all__ = [
     "ASPPForward",
+    "DeepLabV3PlusForward",
     "Entry",
     "FuseError",
     "FuseReport",
     "PPMForward",
+    "PSPForward",
+    "SegFormerForward",
+    "UPerForward",
     "fuse_",
     "fused",
     "register_adapter",

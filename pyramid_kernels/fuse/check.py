@@ -76,8 +76,12 @@ def self_check(module: Fused, own_class: bool) -> str | None:
 
 
 def _compare(module: Fused, weight: Tensor, eval_only: bool) -> str | None:
-    channels = (module.units(module)[0].depthwise or module.units(module)[0].conv).in_channels
-    x = torch.randn(2, channels, 5, 7, generator=torch.Generator().manual_seed(0)).to(weight)
+    generator = torch.Generator().manual_seed(0)
+
+    def new(channels: int, stride: int) -> Tensor:
+        return torch.randn(2, channels, 32 // stride, 64 // stride, generator=generator).to(weight)
+
+    x = module.example(module, new)
     for training in (False,) if eval_only else (False, True):
         expected, got = (_outcome(module, forward, x, training) for forward in (module.original.forward, _fused))
         reason = difference(expected, got)
@@ -86,11 +90,11 @@ def _compare(module: Fused, weight: Tensor, eval_only: bool) -> str | None:
     return None
 
 
-def _fused(module: Fused, x: Tensor) -> Tensor:
+def _fused(module: Fused, x: Any) -> Tensor:
     return module.fused_forward(x)
 
 
-def _outcome(module: Fused, forward: Callable[..., Tensor], x: Tensor, training: bool) -> list[Tensor]:
+def _outcome(module: Fused, forward: Callable[..., Tensor], x: Any, training: bool) -> list[Tensor]:
     """The output and the buffers after it, from the same random state."""
     with preserved(module):
         torch.manual_seed(0)

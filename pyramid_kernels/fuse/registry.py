@@ -11,20 +11,39 @@ from torch import nn
 
 from ..nn.aspp import ASPP, ASPPForward, ReferenceASPP
 from ..nn.base import Fused
+from ..nn.deeplabv3plus import DeepLabV3PlusDecoder, ReferenceDeepLabV3PlusDecoder
+from ..nn.heads import PSPHead, ReferencePSPHead
 from ..nn.ppm import PPM, PPMForward, ReferencePPM
+from ..nn.segformer import ReferenceSegFormerHead, SegFormerForward, SegFormerHead
+from ..nn.upernet import ReferenceUPerHead, UPerForward, UPerHead
 
 #: Module whose presence means that the library is in use, and the file here that holds its adapters.
 LIBRARIES = {
     "torchvision.models.segmentation.deeplabv3": "torchvision",
     "segmentation_models_pytorch.decoders.deeplabv3.decoder": "smp",
     "segmentation_models_pytorch.decoders.pspnet.decoder": "smp",
+    "segmentation_models_pytorch.decoders.segformer.decoder": "smp_heads",
+    "transformers.models.segformer.modeling_segformer": "segformer",
+    "transformers.models.upernet.modeling_upernet": "upernet",
 }
 
 #: Adapters by the exact class they know; a subclass is fused too unless it overrides ``forward``.
-adapters: dict[type[nn.Module], type[Fused]] = {ReferenceASPP: ASPP, ReferencePPM: PPM}
+adapters: dict[type[nn.Module], type[Fused]] = {
+    ReferenceASPP: ASPP,
+    ReferencePPM: PPM,
+    ReferencePSPHead: PSPHead,
+    ReferenceDeepLabV3PlusDecoder: DeepLabV3PlusDecoder,
+    ReferenceSegFormerHead: SegFormerHead,
+    ReferenceUPerHead: UPerHead,
+}
 
 #: Structures by which a look-alike is told, and the adapter to register for it.
-layouts: dict[str, type[Fused]] = {"torchvision's ASPP": ASPPForward, "semseg's PPM": PPMForward}
+layouts: dict[str, type[Fused]] = {
+    "torchvision's ASPP": ASPPForward,
+    "semseg's PPM": PPMForward,
+    "transformers' SegformerDecodeHead": SegFormerForward,
+    "transformers' UperNetHead": UPerForward,
+}
 
 #: Classes that hold a pyramid module and are themselves left alone, and why.
 notes: dict[type[nn.Module], str] = {}

@@ -139,7 +139,8 @@ def _consider(path: str, module: nn.Module, backend: str, swapped: list[nn.Modul
         reason = check.self_check(module, fused_class is adapter)  # type: ignore[arg-type]
         if reason is None:
             # Only now: channels_last weights change the own forward's memory format, and with it its dropout mask.
-            setattr(module, STRIDES, to_channels_last(module))
+            if fused_class.channels_last_weights:
+                setattr(module, STRIDES, to_channels_last(module))
             return Entry(path, cls.__name__, True, _decisions(module))  # type: ignore[arg-type]
         _restore(swapped.pop())
     return Entry(path, cls.__name__, False, reason)
@@ -155,10 +156,10 @@ def _look_alike(module: nn.Module) -> str | None:
 
 def _decisions(module: Fused) -> str:
     """The backends for a small batch of float maps, in the mode the module stands in."""
-    unit = module.units(module)[0]
-    channels = (unit.depthwise or unit.conv).in_channels
+    value = module.units(module)[0].conv.weight.detach().new_empty(1)
+    x = module.example(module, lambda channels, stride: value.expand(2, channels, 256 // stride, 256 // stride))
     with torch.set_grad_enabled(module.training):
-        return ", ".join(module.decisions(unit.conv.weight.detach().new_empty(1).expand(2, channels, 33, 33)))
+        return ", ".join(module.decisions(x))
 
 
 def _swap(module: nn.Module, cls: Any, backend: str) -> None:

@@ -80,7 +80,7 @@ class ASPPForward(Fused):
     def parts(cls, module: Any) -> _Parts:
         *convs, pool = module.convs
         project, norm, _, *dropout = module.project
-        return _Parts([_unit(*conv) for conv in convs], Unit(pool[1], pool[2]), Unit(project, norm), dropout)
+        return _Parts([unit_of(*conv) for conv in convs], Unit(pool[1], pool[2]), Unit(project, norm), dropout)
 
     @classmethod
     def units(cls, module: nn.Module) -> list[Unit]:
@@ -114,7 +114,7 @@ class ASPPForward(Fused):
             reason = structure.why_not_sequence(path, branch, kind, nn.Module, nn.ReLU)
             if separable and not reason:
                 reason = structure.why_not_sequence(f"{path}.0", branch[0], nn.Conv2d, nn.Conv2d)
-            reason = reason or structure.why_not_branch(f"{path}.0", _unit(*branch))
+            reason = reason or structure.why_not_branch(f"{path}.0", unit_of(*branch))
             if reason:
                 return reason
         path = f"convs.{len(branches)}"
@@ -190,7 +190,8 @@ class ASPPForward(Fused):
         return conv_norm_relu(y, [parts.project], backend, weight[:, : y.shape[1]], image_bias)
 
 
-def _unit(conv: Any, norm: nn.Module, _: nn.Module) -> Unit:
+def unit_of(conv: Any, norm: nn.Module, _: nn.Module) -> Unit:
+    """A convolution, or [depthwise, 1x1], with its norm and ReLU."""
     separable = isinstance(conv, nn.Sequential)
     return Unit(conv[1], norm, conv[0]) if separable else Unit(conv, norm)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -40,6 +40,8 @@ class Fused(_Base):
     original: ClassVar[type[nn.Module]]
     #: The backend that this instance asks of every op.
     kernel_backend: str = "auto"
+    #: Whether the kernels read its 3x3 weights as channels_last.
+    channels_last_weights: ClassVar[bool] = True
 
     @classmethod
     def units(cls, module: nn.Module) -> list[Unit]:
@@ -51,19 +53,29 @@ class Fused(_Base):
         """Why ``module`` does not have the structure and attributes that ``fused_forward`` assumes; None if it has."""
         raise NotImplementedError
 
-    def fused_forward(self, x: Tensor) -> Tensor:
+    @classmethod
+    def example(cls, module: nn.Module, new: Callable[[int, int], Tensor]) -> Any:
+        """What ``forward`` takes, if ``new(channels, stride)`` makes the map of one image at an output stride."""
+        unit = cls.units(module)[0]
+        return new((unit.depthwise or unit.conv).in_channels, 4)
+
+    def fused_forward(self, x: Any) -> Tensor:
         raise NotImplementedError
 
-    def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
         """The (op, problem, sizes) of every op that ``fused_forward`` calls on ``x`` in the present mode."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Any) -> Tensor:
         if self.why_original(x) is None:
             return self.fused_forward(x)
         return super().forward(x)
 
-    def why_original(self, x: Tensor) -> str | None:
+    def why_not_input(self, x: Any) -> str | None:
+        """Why the ops do not take ``x``; the original forward then answers, with its own error if there is one."""
+        return why_not_map(x, self.units(self)[0].conv)
+
+    def why_original(self, x: Any) -> str | None:
         """Why this call takes the original forward; None if it runs the ops."""
         if torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():
             return "exported graphs hold PyTorch's own operators"
@@ -72,15 +84,19 @@ class Fused(_Base):
         units = self.units(self)
         if any(synchronises(unit.norm) for unit in units):
             return "SyncBatchNorm takes statistics from other ranks"
-        return why_not_input(x, units[0].conv) or next(filter(None, map(why_not_unit, units)), None)
+        return self.why_not_input(x) or next(filter(None, map(why_not_unit, units)), None)
 
-    def decisions(self, x: Tensor) -> list[str]:
+    def decisions(self, x: Any) -> list[str]:
         """ "op: backend" of every op on ``x``, or why the original forward runs."""
         reason = self.why_original(x)
         if reason:
             return [f"original forward: {reason}"]
-        chosen = [(op, select(op, problem, sizes, self.kernel_backend)) for op, problem, sizes in self.problems(x)]
+        chosen = [(op, select(op, problem, sizes, self.backend_of(op))) for op, problem, sizes in self.problems(x)]
         return [f"{op.name}: {backend}" for op, backend in dict.fromkeys(chosen)]
+
+    def backend_of(self, op: Op) -> str:
+        """The backend that this instance asks of ``op``."""
+        return self.kernel_backend
 
     def to_reference(self) -> nn.Module:
         """A copy as the original class: plain PyTorch, same parameters' values and ``state_dict`` keys."""
@@ -133,8 +149,8 @@ def _hooked(m: nn.Module) -> bool:
     return bool(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
 
 
-def why_not_input(x: Tensor, conv: nn.Conv2d) -> str | None:
-    """Why the ops do not take ``x``; PyTorch's own modules then answer, with their own error if there is one."""
+def why_not_map(x: Any, conv: nn.Conv2d) -> str | None:
+    """Why the ops do not take ``x`` beside the weight of ``conv``."""
     if type(x) not in (Tensor, nn.Parameter):
         return f"the input is a {type(x).__name__}"
     if x.dim() != 4 or x.numel() == 0:

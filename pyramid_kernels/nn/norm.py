@@ -45,6 +45,18 @@ def as_eval(norm: Any, conv: nn.Conv2d) -> EvalNorm:
     return norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps
 
 
+def as_affine(norm: Any) -> tuple[Tensor | None, Tensor | None]:
+    """An eval-mode BatchNorm as (scale, shift) per channel, in float32 at least; (None, None) for Identity."""
+    if isinstance(norm, nn.Identity):
+        return None, None
+    wide = torch.promote_types(norm.running_mean.dtype, torch.float32)
+    scale = (norm.running_var.to(wide) + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.to(wide)
+    shift = -norm.running_mean.to(wide) * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.to(wide)
+
+
 @torch.no_grad()
 def track(norm: Any, mean: Tensor, var: Tensor, count: int) -> None:
     """Update the running statistics of ``norm`` as its forward does; ``var`` is biased, over ``count`` values."""

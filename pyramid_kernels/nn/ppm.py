@@ -101,38 +101,51 @@ class PPMForward(Fused):
         return reason
 
     def fused_forward(self, x: Tensor) -> Tensor:
-        levels, backend = self.levels(self), self.kernel_backend
-        units = [level.unit for level in levels]
-        grids = [level.grid for level in levels]
-        weights = [unit.conv.weight for unit in units]
-        pooled = functional.pyramid_pool(x, grids, backend=backend)
-        if any(uses_batch(unit.norm) for unit in units):
-            shift = [unit.conv.bias for unit in units]
-            packed = functional.pyramid_project(pooled, grids, weights, shift=shift, backend=backend)
-        else:
-            norm = [as_eval(unit.norm, unit.conv) for unit in units]
-            packed = functional.pyramid_project(pooled, grids, weights, norm=norm, activation="relu", backend=backend)
-        maps = functional.pyramid_levels(packed, grids, [len(w) for w in weights])
-        if any(uses_batch(unit.norm) for unit in units):
-            maps = [torch.relu(unit.norm(z)) for unit, z in zip(units, maps, strict=True)]
+        maps = level_maps(x, self.levels(self), self.kernel_backend)
         return functional.upsample_merge(
             [x, *maps] if self.x_first else [*maps, x],
             (x.shape[2], x.shape[3]),
             align_corners=self.align_corners,
-            backend=backend,
+            backend=self.kernel_backend,
         )
 
     def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
         levels = self.levels(self)
-        grids = [level.grid for level in levels]
-        weights = [level.unit.conv.weight for level in levels]
-        pooled = x.new_empty((len(x), x.shape[1], sum(rows * cols for rows, cols in grids)))
-        maps = [x, *(x.new_empty((len(x), len(w), *grid)) for w, grid in zip(weights, grids, strict=True))]
-        return [
-            *problems_of(functional.pyramid_pool, x, grids),
-            *problems_of(functional.pyramid_project, pooled, grids, weights),
-            *problems_of(functional.upsample_merge, maps, align_corners=self.align_corners),
-        ]
+        maps = [x, *level_shapes(x, levels)]
+        merge = problems_of(functional.upsample_merge, maps, align_corners=self.align_corners)
+        return [*level_problems(x, levels), *merge]
+
+
+def level_maps(x: Tensor, levels: Sequence[Level], backend: str) -> list[Tensor]:
+    """Every level of ``x`` at the size of its grid: pooled, projected, each norm by its own mode, ReLU."""
+    units = [level.unit for level in levels]
+    grids = [level.grid for level in levels]
+    weights = [unit.conv.weight for unit in units]
+    pooled = functional.pyramid_pool(x, grids, backend=backend)
+    if any(uses_batch(unit.norm) for unit in units):
+        shift = [unit.conv.bias for unit in units]
+        packed = functional.pyramid_project(pooled, grids, weights, shift=shift, backend=backend)
+    else:
+        norm = [as_eval(unit.norm, unit.conv) for unit in units]
+        packed = functional.pyramid_project(pooled, grids, weights, norm=norm, activation="relu", backend=backend)
+    maps = functional.pyramid_levels(packed, grids, [len(w) for w in weights])
+    if any(uses_batch(unit.norm) for unit in units):
+        maps = [torch.relu(unit.norm(z)) for unit, z in zip(units, maps, strict=True)]
+    return list(maps)
+
+
+def level_shapes(x: Tensor, levels: Sequence[Level]) -> list[Tensor]:
+    """Empty maps in the place of those that ``level_maps`` gives."""
+    return [x.new_empty((len(x), level.unit.conv.out_channels, *level.grid)) for level in levels]
+
+
+def level_problems(x: Tensor, levels: Sequence[Level]) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    """The ops that ``level_maps`` calls on ``x``."""
+    grids = [level.grid for level in levels]
+    pooled = x.new_empty((len(x), x.shape[1], sum(rows * cols for rows, cols in grids)))
+    weights = [level.unit.conv.weight for level in levels]
+    project = problems_of(functional.pyramid_project, pooled, grids, weights)
+    return [*problems_of(functional.pyramid_pool, x, grids), *project]
 
 
 class PPM(PPMForward, ReferencePPM):

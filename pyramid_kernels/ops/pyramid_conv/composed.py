@@ -74,10 +74,11 @@ def pyramid_conv(
         y = maps[0].new_zeros((maps[0].shape[0], weight.shape[0], *size))
     wide = torch.promote_types(weight.dtype, torch.float32)  # 16-bit sums are rounded once, as in a convolution
     y = as_map(y, leader(maps, size)).to(wide)
-    for i in mixed:
-        rows, cols = (_resampling(maps[i], axis, size, mode, align_corners, k, wide) for axis in (0, 1))
-        for tap in range(k):
-            y = _accumulated(y, rows[tap], _row_of_taps(maps[i], parts[i][:, :, tap], cols, last), last)
+    with torch.autocast(y.device.type, enabled=False):  # maps and weight are cast; the sums stay wide
+        for i in mixed:
+            rows, cols = (_resampling(maps[i], axis, size, mode, align_corners, k, wide) for axis in (0, 1))
+            for tap in range(k):
+                y = _accumulated(y, rows[tap], _row_of_taps(maps[i], parts[i][:, :, tap], cols, last), last)
     return _epilogue(y, outer, scale, shift, activation).to(weight.dtype)
 
 

@@ -1,0 +1,52 @@
+"""transformers: UPerNet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.models.upernet import modeling_upernet as upernet
+
+from ..nn.base import Unit
+from ..nn.ppm import Level
+from ..nn.upernet import UPerForward, why_not_block, why_not_grids
+from .registry import adapters
+
+
+class FusedUperNetHead(UPerForward, upernet.UperNetHead):
+    """UperNetHead with its forward fused."""
+
+    original = upernet.UperNetHead
+
+    def forward(self, encoder_hidden_states: Any) -> Tensor:
+        return super().forward(encoder_hidden_states)
+
+    @classmethod
+    def levels(cls, module: Any) -> list[Level]:
+        pairs = [block.layers for block in module.psp_modules.blocks]
+        return [Level(pool, Unit(conv.conv, conv.batch_norm)) for pool, conv in pairs]
+
+    @classmethod
+    def why_not_levels(cls, module: Any) -> str | None:
+        pyramid = module._modules.get("psp_modules")
+        if type(pyramid) is not upernet.UperNetPyramidPoolingModule:
+            return f"psp_modules is a {type(pyramid).__name__}, not UperNetPyramidPoolingModule"
+        if pyramid.align_corners is not module.align_corners:
+            return "psp_modules has another align_corners than the head"
+        # The original forward walks plain lists, whatever has been put in the place of the registered children.
+        if pyramid.blocks != list(pyramid._modules.values()) or not pyramid.blocks:
+            return "the blocks of psp_modules are not its children"
+        for i, block in enumerate(pyramid.blocks):
+            path = f"psp_modules.{i}"
+            layers = getattr(block, "layers", [])
+            if len(layers) != 2 or layers != list(block._modules.values()):
+                return f"the layers of {path} are not its two children"
+            if type(layers[0]) is not nn.AdaptiveAvgPool2d:
+                return f"{path}.0 is a {type(layers[0]).__name__}, not AdaptiveAvgPool2d"
+            reason = why_not_block(f"{path}.1", layers[1])
+            if reason:
+                return reason
+        return why_not_grids(cls.levels(module))
+
+
+adapters[upernet.UperNetHead] = FusedUperNetHead

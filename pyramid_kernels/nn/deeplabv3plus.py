@@ -1,0 +1,235 @@
+"""DeepLab v3+'s decoder, with the parameters and keys of segmentation_models_pytorch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import functional
+from ..backends import Op, Problem
+from . import structure
+from .aspp import ASPP, ReferenceASPP, unit_of
+from .base import Unit, check_backend, problems_of, to_channels_last
+from .mixing import HeadForward, around, first_conv, mix, run_all
+
+
+class ReferenceDeepLabV3PlusDecoder(nn.Module):
+    """``DeepLabV3PlusDecoder`` in plain PyTorch: the same parameters and ``state_dict`` keys."""
+
+    def __init__(
+        self, in_channels: int, low_channels: int, out_channels: int = 256,
+        atrous_rates: Sequence[int] = (12, 24, 36), *, low_width: int = 48, separable: bool = True,
+        dropout: float = 0.5, align_corners: bool = True, low_first: bool = False, low_index: int = 2,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        aspp = ReferenceASPP(in_channels, atrous_rates, out_channels, separable=separable, dropout=dropout)
+        self.aspp = nn.Sequential(aspp, *_conv3_norm_relu(out_channels, out_channels, separable))
+        low = nn.Conv2d(low_channels, low_width, 1, bias=False)
+        self.block1 = nn.Sequential(low, nn.BatchNorm2d(low_width), nn.ReLU())
+        self.block2 = nn.Sequential(*_conv3_norm_relu(out_channels + low_width, out_channels, separable))
+        self.align_corners, self.low_first, self.low_index = align_corners, low_first, low_index
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        low, high = self.block1(maps[self.low_index]), self.aspp(maps[-1])
+        high = F.interpolate(high, size=low.shape[2:], mode="bilinear", align_corners=self.align_corners)
+        return self.block2(torch.cat([low, high] if self.low_first else [high, low], 1))
+
+
+def _conv3_norm_relu(in_channels: int, out_channels: int, separable: bool) -> tuple[nn.Module, nn.Module, nn.Module]:
+    conv: nn.Module
+    if separable:
+        depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
+        conv = nn.Sequential(depthwise, nn.Conv2d(in_channels, out_channels, 1, bias=False))
+    else:
+        conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+    return conv, nn.BatchNorm2d(out_channels), nn.ReLU()
+
+
+class Parts(NamedTuple):
+    """What is called on the last map and on the low-level one, what joins them, and how."""
+
+    high: nn.Module
+    low: nn.Module
+    fuse: Unit
+    tail: list[nn.Module]
+    low_first: bool
+    align_corners: bool
+    low_index: int
+
+    @property
+    def widths(self) -> list[int]:
+        """The channels of the low-level map and of the last one."""
+        return [
+            next(m.in_channels for m in part.modules() if isinstance(m, nn.Conv2d)) for part in (self.low, self.high)
+        ]
+
+    def ordered(self, low: Any, high: Any) -> list[Any]:
+        """(low, high) in the order of the concat, or two parts in that order as (low, high)."""
+        return [low, high] if self.low_first else [high, low]
+
+
+class DeepLabV3PlusForward(HeadForward):
+    """The fused forward of every class in ``DeepLabV3PlusDecoder``'s layout; the ASPP in it has its own."""
+
+    @classmethod
+    def parts(cls, module: Any) -> Parts:
+        order = module.low_first, module.align_corners, module.low_index
+        return Parts(module.aspp, module.block1, unit_of(*module.block2), [], *order)
+
+    @classmethod
+    def units(cls, module: nn.Module) -> list[Unit]:
+        return [cls.parts(module).fuse]
+
+    @classmethod
+    def widths(cls, module: nn.Module) -> list[int]:
+        return cls.parts(module).widths
+
+    @classmethod
+    def example(cls, module: Any, new: Callable[[int, int], Tensor]) -> Any:
+        low, high = cls.widths(module)
+        return [*(new(1, 1 << i) for i in range(cls.parts(module).low_index)), new(low, 4), new(high, 16)]
+
+    @classmethod
+    def why_not(cls, module: nn.Module) -> str | None:
+        for name in ("aspp", "block1", "block2"):
+            if not isinstance(module._modules.get(name), nn.Sequential):
+                return f"{name} is not a Sequential"
+        fuse: Any = module._modules["block2"]
+        kind = nn.Sequential if len(fuse) and isinstance(fuse[0], nn.Sequential) else nn.Conv2d
+        reason = structure.why_not_sequence("block2", fuse, kind, nn.Module, nn.ReLU)
+        if not reason and kind is nn.Sequential:
+            reason = structure.why_not_sequence("block2.0", fuse[0], nn.Conv2d, nn.Conv2d)
+        low: Any = module._modules["block1"]
+        reason = reason or structure.why_not_sequence("block1", low, nn.Conv2d, nn.Module, nn.ReLU)
+        return reason or cls.why_not_parts("block2.0", cls.parts(module))
+
+    @classmethod
+    def why_not_parts(cls, path: str, parts: Parts) -> str | None:
+        """Why the layers, already known to be there, are not what ``fused_forward`` assumes."""
+        unit = parts.fuse
+        spatial = unit.depthwise or unit.conv
+        reason = structure.why_not_branch(path, unit)
+        if reason is None and spatial.dilation != (1, 1):
+            reason = f"{path} has dilation={spatial.dilation}, not 1"
+        if reason is None and unit.depthwise is not None and unit.depthwise.bias is not None:
+            reason = f"{path}.0 has a bias in front of its 1x1"
+        return reason or structure.why_not_units([unit])
+
+    def maps(self, x: Any) -> Sequence[Tensor]:
+        index = self.parts(self).low_index
+        return [x[index], x[-1]] if isinstance(x, list | tuple) and len(x) > index + 1 else ()
+
+    def why_slower(self, x: Any) -> str | None:
+        if self.parts(self).fuse.depthwise is not None:
+            return "on a CPU a depthwise convolution and a 1x1 are faster than one dense 3x3"
+        return super().why_slower(x)
+
+    def fused_forward(self, x: Any) -> Tensor:
+        parts = self.parts(self)
+        low, high = self.maps(x)
+        low, high = parts.low(low), parts.high(high)
+        if parts.fuse.depthwise is None:
+            maps, size = parts.ordered(low, high), (low.shape[2], low.shape[3])
+            y = mix(maps, parts.fuse, size, align_corners=parts.align_corners, backend=self.kernel_backend)
+        else:
+            y = self._separable(low, high, parts)
+        return run_all(parts.tail, y)
+
+    def _separable(self, low: Tensor, high: Tensor, parts: Parts) -> Tensor:
+        """The two steps become one 3x3 for the coarse map, which it meets at its own size; the fine one takes both."""
+        spatial, pointwise, norm = parts.fuse.depthwise, parts.fuse.conv, parts.fuse.norm
+        assert spatial is not None
+        widths = parts.ordered(low.shape[1], high.shape[1])
+        low_spatial, high_spatial = parts.ordered(*spatial.weight.split(widths))
+        low_weight, high_weight = parts.ordered(*pointwise.weight.split(widths, 1))
+        weight = high_weight * high_spatial.transpose(0, 1)  # [O, C, 1, 1] * [1, C, 3, 3]
+        y = F.conv2d(F.conv2d(low, low_spatial, padding=1, groups=low.shape[1]), low_weight, pointwise.bias)
+        y = y + functional.pyramid_conv(
+            [high], weight, size=(low.shape[2], low.shape[3]), align_corners=parts.align_corners,
+            backend=self.kernel_backend,
+        )  # fmt: skip
+        return torch.relu(norm(y))
+
+    def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+        parts = self.parts(self)
+        low, high = self.maps(x)
+        conv, size = parts.fuse.conv, (low.shape[2], low.shape[3])
+        width = first_conv(parts.low).out_channels
+        fine = low.new_empty((len(low), width, *size))
+        coarse = high.new_empty((len(high), conv.in_channels - width, high.shape[2], high.shape[3]))
+        maps = parts.ordered(fine, coarse) if parts.fuse.depthwise is None else [coarse]
+        weight = conv.weight.new_empty((conv.out_channels, sum(m.shape[1] for m in maps), 3, 3))
+        return problems_of(functional.pyramid_conv, maps, weight, size=size, align_corners=parts.align_corners)
+
+
+class DeepLabV3PlusDecoder(DeepLabV3PlusForward, ReferenceDeepLabV3PlusDecoder):
+    """DeepLab v3+'s decoder: ASPP and a 3x3 on the last map, upsampled beside a narrow low-level map, and a 3x3.
+
+    maps: list of (N, C_i, H_i, W_i), of which ``low_index`` and the last are read -> (N, out_channels, H, W) at the
+    size of the low-level map, in its dtype. Keys ``aspp``, ``block1`` and ``block2`` of segmentation_models_pytorch.
+
+    Args:
+        in_channels, low_channels, out_channels: channels of the last map, of the low-level map, of the result.
+        atrous_rates, dropout: of the ASPP.
+        low_width: channels of the low-level map after its 1x1.
+        separable: 3x3 convolutions, those of the ASPP too, as depthwise 3x3, then 1x1, nothing between.
+        align_corners: of the upsampling; True in segmentation_models_pytorch and in much research code.
+        low_first: the low-level map is concatenated first, not last.
+        low_index: place of the low-level map.
+        backend: "auto", "cuda", "triton", "composed" or "reference".
+
+    Raises:
+        ValueError: naming the argument.
+
+    Source: Chen et al., Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation, 2018.
+    """
+
+    original = ReferenceDeepLabV3PlusDecoder
+
+    def __init__(
+        self, in_channels: int, low_channels: int, out_channels: int = 256,
+        atrous_rates: Sequence[int] = (12, 24, 36), *, low_width: int = 48, separable: bool = True,
+        dropout: float = 0.5, align_corners: bool = True, low_first: bool = False, low_index: int = 2,
+        backend: str = "auto",
+    ) -> None:  # fmt: skip
+        super().__init__(
+            in_channels, low_channels, out_channels, atrous_rates, low_width=low_width, separable=separable,
+            dropout=dropout, align_corners=align_corners, low_first=low_first, low_index=low_index,
+        )  # fmt: skip
+        self.kernel_backend = check_backend(backend)
+        self.aspp[0].__class__ = ASPP
+        self.aspp[0].kernel_backend = around(backend)  # type: ignore[assignment]
+        to_channels_last(self.aspp[0])
+
+    @classmethod
+    def from_reference(
+        cls, module: Any, *, align_corners: bool = True, low_first: bool = False, low_index: int = 2,
+        backend: str = "auto",
+    ) -> Self:  # fmt: skip
+        """A copy of ``module``, any decoder in this layout; the arguments count where it has no such attribute."""
+        settings = {"align_corners": align_corners, "low_first": low_first, "low_index": low_index}
+        settings = {name: getattr(module, name, value) for name, value in settings.items()}
+        decoder = cls(1, 1, 1, (), backend=backend, **settings)  # type: ignore[arg-type]
+        children = {name: getattr(module, name, None) for name in ("aspp", "block1", "block2")}
+        for name, child in children.items():
+            if not isinstance(child, nn.Sequential):
+                raise ValueError(f"module must have a Sequential {name}, got a {type(module).__name__}")
+            setattr(decoder, name, nn.Sequential(*copy.deepcopy(child)))
+            getattr(decoder, name).training = child.training
+        decoder.aspp[0] = ASPP.from_reference(decoder.aspp[0], backend=around(backend))
+        decoder.training = module.training
+        reason = cls.why_not(decoder)
+        if reason:
+            raise ValueError(f"module must be a decoder in this layout, got a {type(module).__name__}: {reason}")
+        return decoder
+
+    def to_reference(self) -> nn.Module:
+        """A copy in plain PyTorch, with the same parameters' values and ``state_dict`` keys."""
+        module: Any = super().to_reference()
+        module.aspp[0] = module.aspp[0].to_reference()
+        return module

@@ -1,0 +1,174 @@
+"""SegFormer's all-MLP head, with the parameters and keys of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import functional
+from ..backends import Op, Problem
+from . import structure
+from .base import Unit, check_backend, problems_of
+from .heads import why_not_mixed
+from .mixing import HeadForward, Size, copy_layers, mix, run_all
+
+
+class LevelProjection(nn.Module):
+    """A linear layer on the channels of a map."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(in_channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class ReferenceSegFormerHead(nn.Module):
+    """``SegFormerHead`` in plain PyTorch: the same parameters and ``state_dict`` keys."""
+
+    def __init__(self, in_channels: Sequence[int], channels: int, classes: int, *, dropout: float = 0.1) -> None:
+        super().__init__()
+        if not in_channels:
+            raise ValueError("in_channels must not be empty; give those of every map, such as (32, 64, 160, 256)")
+        self.linear_projections = nn.ModuleList(LevelProjection(c, channels) for c in in_channels)
+        self.linear_fuse = nn.Conv2d(len(in_channels) * channels, channels, 1, bias=False)
+        self.batch_norm = nn.BatchNorm2d(channels)
+        self.activation = nn.ReLU()
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Conv2d(channels, classes, 1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        size = maps[0].shape[2:]
+        levels = [project(m) for project, m in zip(self.linear_projections, maps, strict=True)]
+        levels = [F.interpolate(level, size=size, mode="bilinear", align_corners=False) for level in levels]
+        y = self.activation(self.batch_norm(self.linear_fuse(torch.cat(levels[::-1], 1))))
+        return self.classifier(self.dropout(y))
+
+
+class Parts(NamedTuple):
+    """The linear layer of every map in the order in which their results are concatenated, what fuses them, the rest."""
+
+    linears: list[nn.Linear]
+    fuse: Unit
+    tail: list[nn.Module]
+
+
+class SegFormerForward(HeadForward):
+    """The fused forward of every class in ``SegFormerHead``'s layout.
+
+    Nothing stands between a map's linear layer and the 1x1 over all levels, so one matrix per map does the work of
+    both, at the map's own size.
+    """
+
+    @classmethod
+    def parts(cls, module: Any) -> Parts:
+        linears = [level.proj for level in module.linear_projections]
+        fuse = Unit(module.linear_fuse, module.batch_norm)
+        return Parts(linears[::-1], fuse, [module.dropout, module.classifier])
+
+    @classmethod
+    def units(cls, module: nn.Module) -> list[Unit]:
+        return [cls.parts(module).fuse]
+
+    @classmethod
+    def widths(cls, module: nn.Module) -> list[int]:
+        return [linear.in_features for linear in cls.parts(module).linears[::-1]]
+
+    @classmethod
+    def why_not(cls, module: nn.Module) -> str | None:
+        kinds = {"linear_fuse": nn.Conv2d, "activation": nn.ReLU, "dropout": nn.Dropout, "classifier": nn.Conv2d}
+        for name, kind in kinds.items():
+            child = module._modules.get(name)
+            if type(child) is not kind:
+                return f"{name} is a {type(child).__name__}, not a {kind.__name__}"
+        levels: Any = module._modules.get("linear_projections")
+        if not isinstance(levels, nn.ModuleList) or not len(levels) or "batch_norm" not in module._modules:
+            return "linear_projections is not a ModuleList of levels, or batch_norm is missing"
+        for i, level in enumerate(levels):
+            if list(level._modules) != ["proj"]:
+                return f"linear_projections.{i} holds {list(level._modules)}, not ['proj']"
+        return cls.why_not_parts(cls.parts(module))
+
+    @classmethod
+    def why_not_parts(cls, parts: Parts) -> str | None:
+        """Why the layers, already known to be there, are not what ``fused_forward`` assumes."""
+        for linear in parts.linears:
+            if type(linear) is not nn.Linear:
+                return f"a projection is a {type(linear).__name__}, not a Linear"
+            if type(linear.weight) is not nn.Parameter:
+                return f"a projection's weight is a {type(linear.weight).__name__}"
+        conv = parts.fuse.conv
+        if conv.kernel_size != (1, 1):
+            return f"the convolution over all levels has kernel_size={conv.kernel_size}, not 1"
+        joined = sum(linear.out_features for linear in parts.linears)
+        if joined != conv.in_channels:
+            return f"the convolution over all levels takes {conv.in_channels} channels, and the levels give {joined}"
+        return why_not_mixed("the convolution over all levels", conv) or structure.why_not_units([parts.fuse])
+
+    def why_original(self, x: Any) -> str | None:
+        return self.why_not_parts(self.parts(self)) or super().why_original(x)
+
+    def size(self, x: Any) -> Size:
+        """The size at which the levels meet."""
+        first = self.maps(x)[0]
+        return first.shape[2], first.shape[3]
+
+    def fused_forward(self, x: Any) -> Tensor:
+        parts = self.parts(self)
+        weights, biases = [m.weight for m in parts.linears], [m.bias for m in parts.linears]
+        weight, bias = functional.compose_levels(parts.fuse.conv.weight, weights, biases, parts.fuse.conv.bias)
+        # The linear layers would have left channels last, and a dropout draws its mask in the order of the memory.
+        maps = [m.contiguous(memory_format=torch.channels_last) for m in self.maps(x)][::-1]
+        backend = self.kernel_backend
+        y = mix(maps, parts.fuse, self.size(x), align_corners=False, backend=backend, weight=weight, bias=bias)
+        return run_all(parts.tail, y)
+
+    def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+        maps = [torch.empty_like(m, memory_format=torch.channels_last) for m in self.maps(x)][::-1]
+        conv = self.parts(self).fuse.conv
+        weight = conv.weight.new_empty((conv.out_channels, sum(m.shape[1] for m in maps), 1, 1))
+        return problems_of(functional.pyramid_conv, maps, weight, size=self.size(x))
+
+
+class SegFormerHead(SegFormerForward, ReferenceSegFormerHead):
+    """SegFormer's head: a linear layer per map, all brought to the first map's size, a 1x1 over them, a classifier.
+
+    maps: one (N, in_channels[i], H_i, W_i) per level, the finest first -> class scores (N, classes, H_0, W_0) in their
+    dtype. Keys of transformers' ``SegformerDecodeHead``, whose concat has the coarsest map first.
+
+    Args:
+        in_channels: channels of every map.
+        channels, classes: channels of every level and of the result.
+        dropout: probability in front of the classifier.
+        backend: "auto", "cuda", "triton", "composed" or "reference".
+
+    Raises:
+        ValueError: naming the argument.
+
+    Source: Xie et al., SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers, 2021.
+    """
+
+    original = ReferenceSegFormerHead
+
+    def __init__(
+        self, in_channels: Sequence[int], channels: int, classes: int, *, dropout: float = 0.1, backend: str = "auto"
+    ) -> None:
+        super().__init__(in_channels, channels, classes, dropout=dropout)
+        self.kernel_backend = check_backend(backend)
+
+    @classmethod
+    def from_reference(cls, module: Any, *, backend: str = "auto") -> Self:
+        """A copy of ``module``, any head in this layout (transformers', this one's)."""
+        reason = SegFormerForward.why_not(module)
+        if reason:
+            raise ValueError(
+                f"module must be a head in SegformerDecodeHead's layout, got a {type(module).__name__}: {reason}"
+            )
+        head = cls((1,) * len(module.linear_projections), 1, 1, backend=backend)
+        copy_layers(head, module)
+        return head
