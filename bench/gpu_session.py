@@ -106,7 +106,7 @@ def _run(command: list[str], out: Path, log: TextIO, seconds: float) -> int:
         log.write(f"{command[0]} is not on PATH\n")
         return 127
     # The user's ledger travels with the results, and what verify records is what tune and auto read next.
-    environment = os.environ | {"PYRAMID_KERNELS_HOME": str(out), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYRAMID_KERNELS_HOME": str(out), "PYTHONPATH": str(ROOT), "PYRAMID_KERNELS_CUDA_ARCHS": "90a-real"}
     try:
         done = subprocess.run(
             command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, timeout=max(1, seconds)

@@ -10,13 +10,13 @@ Status launch_dilated_branches_bwd_dz(const DilatedBranchesBwdDzParams& params, 
     PK_TRY(check(p.branches));
     const Extent map = p.branches.map;
     const int y =
-        number_blocks(p.branches, p.first_block, [](BranchShape s) { return ceil_div(s.o, DzBlock::CHANNELS); });
-    const dim3 grid(static_cast<unsigned>(ceil_div<long long>(1LL * map.n * map.h * map.w, DzBlock::PIXELS)),
+        number_blocks(p.branches, p.first_block, [](BranchShape s) { return ceil_div(s.o, BranchDzBlock::CHANNELS); });
+    const dim3 grid(static_cast<unsigned>(ceil_div<long long>(1LL * map.n * map.h * map.w, BranchDzBlock::PIXELS)),
                     static_cast<unsigned>(y));
     return visit_element(p.branches, [&](auto type) {
         return launch("dilated_branches_bwd_dz_kernel", p.branches.dtype,
                       dilated_branches_bwd_dz_kernel<typename decltype(type)::type>,
-                      Shape{grid, dim3(DzBlock::THREADS)}, queue, p);
+                      Shape{grid, dim3(BranchDzBlock::THREADS)}, queue, p);
     });
 }
 

@@ -8,7 +8,7 @@
 
 namespace pk {
 
-struct DzBlock {
+struct BranchDzBlock {
     static constexpr int PIXELS = dz_pixels, CHANNELS = 64, THREADS = 256, PITCH = CHANNELS + 1;
 };
 
@@ -16,7 +16,7 @@ struct DzBlock {
 template <class T, class At>
 __device__ __forceinline__ void load_tile(const T* g, bool channels_inside, int pixels, int channels, float* s_tile,
                                           At&& at) {
-    using B = DzBlock;
+    using B = BranchDzBlock;
     for (int e = threadIdx.x; e < B::PIXELS * B::CHANNELS; e += B::THREADS) {
         const int pixel = channels_inside ? e / B::CHANNELS : e % B::PIXELS;
         const int channel = channels_inside ? e % B::CHANNELS : e / B::PIXELS;
@@ -28,9 +28,9 @@ __device__ __forceinline__ void load_tile(const T* g, bool channels_inside, int 
 /// layout is read along its contiguous side. Four threads share a channel; their sums are added in order.
 /// Grid: x blocks of pixels, y blocks of channels of all branches. Shared bytes: 33,280 + 2,048.
 template <class T>
-__global__ void __launch_bounds__(DzBlock::THREADS)
+__global__ void __launch_bounds__(BranchDzBlock::THREADS)
     dilated_branches_bwd_dz_kernel(const __grid_constant__ DilatedBranchesBwdDzParams p) {
-    using B = DzBlock;
+    using B = BranchDzBlock;
     __shared__ float s_dy[B::PIXELS * B::PITCH], s_saved[B::PIXELS * B::PITCH], s_sums[2][B::THREADS];
     const Extent map = p.branches.map;
     int b = 0;
