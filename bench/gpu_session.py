@@ -29,8 +29,8 @@ OPS = (
     "aspp",
     "pyramid_conv",
 )
-#: Every op's small cases, kernels only.
-SMALL = "test_oracle and (triton or cuda) and float16 and channels_last"
+#: Every op's small cases on CUDA; those of Triton pass ten minutes under a sanitizer.
+SMALL = "test_oracle and cuda and not triton and float16 and channels_last"
 SANITIZED = ["--error-exitcode", "9", PY, "-m", "pytest", "tests/test_ops.py", "-q", "-p", "no:xdist", "-k", SMALL]
 HOPPER = ["-DCMAKE_CUDA_ARCHITECTURES=90a-real"]
 LIMIT = 590
@@ -106,7 +106,8 @@ def _run(command: list[str], out: Path, log: TextIO, seconds: float) -> int:
         log.write(f"{command[0]} is not on PATH\n")
         return 127
     # The user's ledger travels with the results, and what verify records is what tune and auto read next.
-    environment = os.environ | {"PYRAMID_KERNELS_HOME": str(out), "PYTHONPATH": str(ROOT), "PYRAMID_KERNELS_CUDA_ARCHS": "90a-real"}
+    own = {"PYRAMID_KERNELS_HOME": str(out), "PYTHONPATH": str(ROOT), "PYRAMID_KERNELS_CUDA_ARCHS": "90a-real"}
+    environment = os.environ | own
     try:
         done = subprocess.run(
             command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, timeout=max(1, seconds)
