@@ -27,7 +27,7 @@ BAD = {
     ("verfy",): "did you mean 'verify'?",
     ("verify", "--op", "pyramid_pol"): "did you mean 'pyramid_pool'?",
     ("verify", "--backend", "tritn"): "did you mean 'triton'?",
-    ("verify", "--op", "aspp", "--backend", "cuda"): "aspp has no cuda backend in this build",
+    ("verify", "--op", "upsample_merge", "--backend", "composed"): "upsample_merge has no composed form",
     ("info", "--jsn"): "unrecognized arguments: --jsn",
     ("bench", "--op", "pyramid_pol"): "did you mean 'pyramid_pool'?",
     ("bench", "--mode", "sideways"): "invalid choice: 'sideways'",
@@ -80,7 +80,7 @@ def test_info_lists_every_op_and_backend(capsys: pytest.CaptureFixture[str]) -> 
     for found in facts["ops"].values():
         assert set(found) == set(BACKENDS)
         assert found["reference"] == "available"
-    assert "no cuda backend" in facts["ops"]["aspp"]["cuda"]
+    assert "no composed form" in facts["ops"]["upsample_merge"]["composed"]
     assert facts["cuda core"].startswith(("compiled for ", "this installation has no CUDA core"))
 
 
