@@ -62,8 +62,8 @@ def cuda_kernels() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for source in sorted((ROOT / "csrc").glob("*/*.cu*")):
         if source.parent.name not in ("tests", "hostsim"):
-            names = _GLOBAL.findall(source.read_text())
-            found.setdefault(source.parent.name, set()).update(names)
+            if names := _GLOBAL.findall(source.read_text()):
+                found.setdefault(source.parent.name, set()).update(names)
     return found
 
 
