@@ -141,7 +141,7 @@ def merge(
         base, tuple(levels), bias, scale, shift, y, z,
         tuple(tuple(v.shape[1:]) for v in levels), tuple(v.stride() for v in levels), total, (rows, cols, rows * cols),
         K=k, RELU=relu, MODES=tuple(resampling(v.shape, (rows, cols), mode, align_corners) for v in levels),
-        CHANNELS_LAST=last, ACC=accumulator_type(y), BP=bp, BC=bc, maxnreg=merging.REGISTERS,
+        CHANNELS_LAST=last, ACC=accumulator_type(y), BP=bp, BC=bc, maxnreg=255,
     )  # fmt: skip
 
 
