@@ -29,16 +29,8 @@ def resampling(shape: tuple[int, ...], size: tuple[int, int], mode: str, align_c
     return "nearest" if mode == "nearest" else "align_corners" if align_corners else "half_pixel"
 
 
-def block_size(maps: list[Tensor], pixels: int, channels_last: bool) -> tuple[int, int]:
-    """(BP, BC) of a block, wide along whichever of pixels and channels is contiguous."""
-    elements = _elements(maps[0])
-    c, p = triton.next_power_of_2(max(m.shape[1] for m in maps)), max(16, triton.next_power_of_2(pixels))
-    if channels_last:
-        return min(elements // min(64, c), p), min(64, c)
-    return min(256, p), min(elements // min(256, p), c)
-
-
-def _elements(x: Tensor) -> int:
+def block_elements(x: Tensor) -> int:
+    """How many accumulators a block of kernels that read ``x`` has."""
     return BLOCK // (8 if x.dtype == torch.float64 else 4)
 
 
@@ -53,7 +45,7 @@ def gather_strips(
 
 def _strip(shape: tuple[int, ...], mode: str, full: Tensor) -> tuple[int, int, int]:
     """(BQ, BX, BC): pixels of a strip, outputs gathered at once for each, channels."""
-    (c, _, w), cols, elements = shape, full.shape[3], _elements(full)
+    (c, _, w), cols, elements = shape, full.shape[3], block_elements(full)
     reach = 1 if mode == "taken" else cols if w == 1 else math.ceil(2 * cols / w) + 3
     bx = min(REACH, triton.next_power_of_2(min(reach, cols)))
     bc = min(triton.next_power_of_2(c), max(1, elements // bx), 64 if is_channels_last(full) else 8)

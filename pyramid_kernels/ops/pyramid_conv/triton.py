@@ -19,14 +19,14 @@ from .._shared.resample import (
     GATHER_REGISTERS,
     accumulator_type,
     block,
-    block_size,
+    block_elements,
     gather,
     gather_strips,
     offset,
     resampling,
     sample,
 )
-from .._shared.triton import cannot_launch
+from .._shared.triton import cannot_launch, tile
 from ..upsample_merge import triton as merging
 from .layout import LEVELS
 
@@ -104,7 +104,7 @@ def merge(
     """Fill ``y`` (N, O, H, W), dense, and ``z``, the value before the affine, from base and (N, k*k*O, h, w) levels."""
     n, total, rows, cols = y.shape
     last = is_channels_last(y)
-    bp, bc = block_size([y], rows * cols, last)
+    bp, bc = tile(last, total, rows * cols, block_elements(y))
     launch(
         pyramid_conv_merge_kernel, (n * triton.cdiv(rows * cols, bp), triton.cdiv(total, bc)), y,
         base, tuple(levels), bias, scale, shift, y, z,

@@ -19,7 +19,7 @@ from .._shared.resample import (
     GATHER_REGISTERS,
     accumulator_type,
     block,
-    block_size,
+    block_elements,
     gather,
     gather_strips,
     offset,
@@ -160,6 +160,11 @@ def _maps(maps: list[Tensor], size: tuple[int, int], mode: str, align_corners: b
     return tuple(tuple(m.shape[1:]) for m in maps), tuple(m.stride() for m in maps), tuple(modes)
 
 
+def _tile(maps: list[Tensor], pixels: int, channels_last: bool) -> tuple[int, int]:
+    """(BP, BC) for the widest of ``maps``."""
+    return tile(channels_last, max(m.shape[1] for m in maps), pixels, block_elements(maps[0]))
+
+
 def _tiles(maps: list[Tensor], merge: str, bc: int) -> int:
     return sum(triton.cdiv(m.shape[1], bc) for m in (maps[:1] if merge == "sum" else maps))
 
@@ -172,7 +177,7 @@ def forward(
     n, total, rows, cols = y.shape
     last = is_channels_last(y)
     for first, some in chunks(maps, merge):
-        bp, bc = block_size(some, rows * cols, last)
+        bp, bc = _tile(some, rows * cols, last)
         shapes, strides, modes = _maps(some, (rows, cols), mode, align_corners)
         launch(
             upsample_merge_fwd_kernel, (n * triton.cdiv(rows * cols, bp), _tiles(some, merge, bc)), y,
@@ -209,7 +214,7 @@ def backward_affine(
     last, recompute = is_channels_last(dy), bool(maps)
     # Without maps the channels are one slice, and nothing is read but dy and y.
     maps, merge = (maps, merge) if recompute else ([dy], "sum")
-    bp, bc = block_size(maps, rows * cols, last)
+    bp, bc = _tile(maps, rows * cols, last)
     tiles = n * triton.cdiv(rows * cols, bp)
     steps = max(1, triton.cdiv(tiles * triton.cdiv(total, bc), PROGRAMS))
     parts = triton.cdiv(tiles, steps)
