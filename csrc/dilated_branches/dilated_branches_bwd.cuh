@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(G::THREADS)
         const int count = p.branches.c - c0 - col;
         if (!px.exists || count <= 0) return;
         T* g_dx = static_cast<T*>(p.dx) + px.image * p.dx_n + px.y * p.dx_h + px.x * p.dx_w + (c0 + col) * p.dx_c;
-        store_channels<T, V>(g_dx, s_tile + row * G::PITCH + col, count, p.dx_c);
+        store_rounded(g_dx, s_tile + row * G::PITCH + col, count, p.dx_c);
     });
 }
 
@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(G::THREADS)
         if (o >= branch.shape.o || count <= 0) return;
         if (p.splits == 1) {
             T* g_dw = static_cast<T*>(branch.weight) + o * branch.w_o + c * branch.w_c + tap * branch.w_tap;
-            store_channels<T, V>(g_dw, s_tile + row * G::PITCH + col, count, branch.w_c);
+            store_rounded(g_dw, s_tile + row * G::PITCH + col, count, branch.w_c);
         } else {
             float* g_part =
                 p.part + blockIdx.y * p.elements + p.first_element[b] + (1LL * o * taps + tap) * p.branches.c;

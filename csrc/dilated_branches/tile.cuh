@@ -86,15 +86,6 @@ __device__ __forceinline__ void for_each_vector(bool by_rows, Body&& body) {
         body(by_rows ? e % G::ROWS : e / PER_ROW, (by_rows ? e / G::ROWS : e % PER_ROW) * V);
 }
 
-/// The first `count` of V values, rounded once, to channels from g on, `step` apart.
-template <class T, int V>
-__device__ __forceinline__ void store_channels(T* g, const float* values, int count, long long step) {
-    Vec<T, V> rounded;
-#pragma unroll
-    for (int i = 0; i < V; ++i) rounded[i] = narrow<T>(values[i]);
-    store_vec(g, rounded, count, is_aligned(g, V * sizeof(T)), step);
-}
-
 /// A pixel of a tile whose sides are powers of two.
 struct Pixel {
     int image, y, x;
