@@ -68,13 +68,6 @@ __global__ void __launch_bounds__(G::THREADS)
     });
 }
 
-/// The branch whose blocks hold block `index`; blocks of all branches stand in one row.
-__device__ __forceinline__ int branch_of_block(const DilatedBranchesBwdDwParams& p, int index) {
-    int b = 0;
-    while (b + 1 < p.branches.count && index >= p.first_block[b + 1]) ++b;
-    return b;
-}
-
 /// dw. Owns: a block owns 128 output and 128 input channels of one tap, over its share of the tap's pixels.
 /// Grid: x tiles of all branches, taps first; y splits. Shared bytes: a ring of 34,816 a stage. Bound: tensor cores.
 template <class G>
@@ -83,7 +76,7 @@ __global__ void __launch_bounds__(G::THREADS)
     using T = typename G::T;
     constexpr int V = vec_size<T>;
     const Extent map = p.branches.map;
-    const int b = branch_of_block(p, blockIdx.x), local = blockIdx.x - p.first_block[b];
+    const int b = branch_of(p.first_block, p.branches.count, blockIdx.x), local = blockIdx.x - p.first_block[b];
     const Branch& branch = p.branches.branch[b];
     const int taps = branch.shape.side * branch.shape.side, c_tiles = ceil_div(p.branches.c, G::COLS);
     const int tap = local % taps, c0 = local / taps % c_tiles * G::COLS, o0 = local / (taps * c_tiles) * G::ROWS;
@@ -140,8 +133,7 @@ __global__ void __launch_bounds__(256)
     dilated_branches_bwd_dw_sum_kernel(const __grid_constant__ DilatedBranchesBwdDwParams p) {
     const long long e = 256LL * blockIdx.x + threadIdx.x;
     if (e >= p.elements) return;
-    int b = 0;
-    while (b + 1 < p.branches.count && e >= p.first_element[b + 1]) ++b;
+    const int b = branch_of(p.first_element, p.branches.count, e);
     const Branch& branch = p.branches.branch[b];
     const int taps = branch.shape.side * branch.shape.side;
     float sum = 0;
