@@ -170,8 +170,7 @@ def _units(fault: Fault) -> list[Path]:
 
 def _compiled(folder: Path, unit: Path) -> Path:
     """The object of ``unit`` with the sources in ``folder``, by the simulator's command but the optimiser's time."""
-    commands = json.loads((hostsim.BUILD / "compile_commands.json").read_text())
-    command = next(c["command"] for c in commands if c["file"] == str(unit) and "kernels_host" in c["output"])
+    command = next(c["command"] for c in _commands() if c["file"] == str(unit) and "kernels_host" in c["output"])
     target = folder / f"{unit.stem}.o"
     arguments = shlex.split(command.replace(str(ROOT / "csrc"), str(folder / "csrc")))
     arguments[arguments.index("-o") + 1] = str(target)
@@ -182,12 +181,17 @@ def _compiled(folder: Path, unit: Path) -> Path:
 def _linked(folder: Path, objects: list[Path]) -> Path:
     """A copy of the simulator's module in which ``objects`` come before their like in the library of kernels."""
     module = folder / hostsim.MODULE.name
-    commands = json.loads((hostsim.BUILD / "compile_commands.json").read_text())
-    bindings = [hostsim.BUILD / c["output"] for c in commands if "_hostsim.dir" in c["output"]]
+    bindings = [hostsim.BUILD / c["output"] for c in _commands() if "_hostsim.dir" in c["output"]]
     libraries = [next(hostsim.BUILD.glob(f"**/{name}")) for name in ("libkernels_host.a", "libhostsim.a")]
     compiler = hostsim.compiler() or "c++"
     _run([compiler, "-shared", "-o", str(module), *map(str, [*bindings, *objects, *libraries])])
     return module
+
+
+def _commands() -> list[dict[str, str]]:
+    """How the simulator's build compiles each of its sources."""
+    commands: list[dict[str, str]] = json.loads((hostsim.BUILD / "compile_commands.json").read_text())
+    return commands
 
 
 def _run(command: list[str]) -> None:
