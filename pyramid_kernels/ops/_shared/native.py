@@ -69,6 +69,11 @@ def pointer(t: Tensor | None) -> int:
     return 0 if t is None else t.data_ptr()
 
 
+def vector(t: Tensor | None, like: Tensor) -> tuple[int, bool]:
+    """A scale, shift or norm as native calls take it: address, and whether it has the dtype of ``like`` or float32."""
+    return pointer(t), t is not None and t.dtype == like.dtype
+
+
 def core(device: str) -> ModuleType:
     """The compiled module for tensors on "cuda" or "cpu"."""
     module = _native.module(device)

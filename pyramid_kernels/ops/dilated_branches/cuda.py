@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...backends import Problem
-from .._shared.native import DTYPES, architecture, call, cannot_launch, core, multiprocessors, pointer
+from .._shared.native import DTYPES, architecture, call, cannot_launch, core, multiprocessors, pointer, vector
 from .._shared.precision import conv_precision
 from .chain import channels_last, first_channels, packed
 
@@ -35,7 +35,7 @@ def branches(
     n, _, h, w = x.shape
     rows = []
     for i, (weight, d) in enumerate(zip(weights, dilations, strict=True)):
-        vectors = [v for t in affine[4 * i : 4 * i + 4] for v in (pointer(t), t is not None and t.dtype == x.dtype)]
+        vectors = [v for t in affine[4 * i : 4 * i + 4] for v in vector(t, x)]
         strides = weight.stride()
         rows.append(
             [*weight.shape[::2][:2], d, first[i], weight.data_ptr(), strides[0], strides[1], strides[3], *vectors]
