@@ -14,7 +14,7 @@ from .._shared.precision import conv_precision
 from .chain import channels_last, first_channels, packed
 
 __all__ = [
-    "launch_branches", "launch_dimage", "launch_dw", "launch_dx", "launch_dz", "launch_sums", "pixel_tiles", "plan",
+    "launch_branches", "launch_dimage", "launch_dw", "launch_dx", "launch_dz", "launch_sums", "pixel_tiles", "planned",
     "supports",
 ]  # fmt: skip
 
