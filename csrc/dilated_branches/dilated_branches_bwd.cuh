@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(G::THREADS)
     const int c0 = blockIdx.x % ceil_div(p.branches.c, G::COLS) * G::COLS;
     const TilePlace place = plain_place(map, p.tile, ceil_div(p.branches.c, G::COLS), blockIdx.x);
     const T* g_dz = static_cast<const T*>(p.dz);
-    const bool dz_vectors = is_aligned(g_dz, 16) && p.dz_n % V == 0 && p.dz_h % V == 0 && p.dz_w % V == 0;
+    const bool dz_vectors = starts_vectors(g_dz, p.dz_n, p.dz_h, p.dz_w);
 
     int steps = 0;
     for (int b = 0; b < p.branches.count; ++b) {
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(G::THREADS)
             tap_of(g, branch.shape, index);  // reads dz at the pixel + (dy, dx): the opposite tap's gradient
         const int number = branch.shape.side == 3 ? 8 - tap.number : 0;
         const T* g_w = static_cast<const T*>(branch.weight) + number * branch.w_tap;
-        const bool w_vectors = is_aligned(g_w, 16) && branch.w_o % V == 0;
+        const bool w_vectors = starts_vectors(g_w, branch.w_o);
         const T* g_branch = g_dz + branch.first;
         T* s_stage = shared_memory<T>() + stage * G::STAGE;
         copy_rows<typename G::A, G::THREADS>(
@@ -87,8 +87,8 @@ __global__ void __launch_bounds__(G::THREADS)
 
     const T* g_dz = static_cast<const T*>(p.dz) + branch.first;
     const T* g_x = static_cast<const T*>(p.x);
-    const bool dz_vectors = is_aligned(g_dz, 16) && p.dz_n % V == 0 && p.dz_h % V == 0 && p.dz_w % V == 0;
-    const bool x_vectors = is_aligned(g_x, 16) && p.x_n % V == 0 && p.x_h % V == 0 && p.x_w % V == 0;
+    const bool dz_vectors = starts_vectors(g_dz, p.dz_n, p.dz_h, p.dz_w);
+    const bool x_vectors = starts_vectors(g_x, p.x_n, p.x_h, p.x_w);
     const auto copy = [&](int step, int stage) {
         // Both panels are [pixel][channel]; pixels of the rectangle stand in one row, image by image.
         const auto line_of = [&](int row, const T* g, long long n, long long h, long long w, int dy,

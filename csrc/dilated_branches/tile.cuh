@@ -54,6 +54,12 @@ struct BranchTile {
     }
 };
 
+/// Whether rows of elements, at g and any of these strides from it, start vectors of 16 bytes.
+template <class T, class... Strides>
+__device__ __forceinline__ bool starts_vectors(const T* g, Strides... strides) {
+    return is_aligned(g, 16) && ((strides % vec_size<T> == 0) && ...);
+}
+
 /// Fill a panel: line_of(row) is where a row's elements lie in global memory, or null for a row of zeros; its columns
 /// are elements [first, first + INNER), zero from `count` on. `vectors`: rows and `first` allow 16-byte copies;
 /// `anywhere` is an address that a copy of no bytes may name.
