@@ -7,9 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.models.upernet import modeling_upernet as upernet
 
-from ..nn.base import Unit
-from ..nn.ppm import Level
-from ..nn.upernet import UPerForward, why_not_block, why_not_grids
+from ..nn.ppm import Level, why_not_grids
+from ..nn.upernet import UPerForward
 from .registry import adapters
 
 
@@ -24,7 +23,7 @@ class FusedUperNetHead(UPerForward, upernet.UperNetHead):
     @classmethod
     def levels(cls, module: Any) -> list[Level]:
         pairs = [block.layers for block in module.psp_modules.blocks]
-        return [Level(pool, Unit(conv.conv, conv.batch_norm)) for pool, conv in pairs]
+        return [Level(pool, cls.unit(block)) for pool, block in pairs]
 
     @classmethod
     def why_not_levels(cls, module: Any) -> str | None:
@@ -43,7 +42,7 @@ class FusedUperNetHead(UPerForward, upernet.UperNetHead):
                 return f"the layers of {path} are not its two children"
             if type(layers[0]) is not nn.AdaptiveAvgPool2d:
                 return f"{path}.0 is a {type(layers[0]).__name__}, not AdaptiveAvgPool2d"
-            reason = why_not_block(f"{path}.1", layers[1])
+            reason = cls.why_not_block(f"{path}.1", layers[1])
             if reason:
                 return reason
         return why_not_grids(cls.levels(module))
