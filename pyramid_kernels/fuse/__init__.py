@@ -3,6 +3,7 @@
 from ..nn.aspp import ASPPForward
 from ..nn.deeplabv3plus import DeepLabV3PlusForward
 from ..nn.heads import PSPForward
+from ..nn.hrnetv2 import HRNetV2Forward
 from ..nn.ppm import PPMForward
 from ..nn.segformer import SegFormerForward
 from ..nn.upernet import UPerForward
@@ -16,6 +17,7 @@ __all__ = [
     "Entry",
     "FuseError",
     "FuseReport",
+    "HRNetV2Forward",
     "PPMForward",
     "PSPForward",
     "SegFormerForward",

@@ -13,6 +13,7 @@ from ..nn.aspp import ASPP, ASPPForward, ReferenceASPP
 from ..nn.base import Fused
 from ..nn.deeplabv3plus import DeepLabV3PlusDecoder, ReferenceDeepLabV3PlusDecoder
 from ..nn.heads import PSPHead, ReferencePSPHead
+from ..nn.hrnetv2 import HRNetV2Head, ReferenceHRNetV2Head
 from ..nn.ppm import PPM, PPMForward, ReferencePPM
 from ..nn.segformer import ReferenceSegFormerHead, SegFormerForward, SegFormerHead
 from ..nn.upernet import ReferenceUPerHead, UPerForward, UPerHead
@@ -33,6 +34,7 @@ adapters: dict[type[nn.Module], type[Fused]] = {
     ReferencePPM: PPM,
     ReferencePSPHead: PSPHead,
     ReferenceDeepLabV3PlusDecoder: DeepLabV3PlusDecoder,
+    ReferenceHRNetV2Head: HRNetV2Head,
     ReferenceSegFormerHead: SegFormerHead,
     ReferenceUPerHead: UPerHead,
 }

@@ -27,6 +27,8 @@ class Unit(NamedTuple):
     conv: nn.Conv2d
     norm: nn.Module
     depthwise: nn.Conv2d | None = None
+    #: Whether the op adds the convolution's bias in front of a norm.
+    biased: bool = False
 
 
 class Fused(_Base):
@@ -169,6 +171,6 @@ def why_not_unit(unit: Unit) -> str | None:
             return f"a convolution is a {type(conv).__name__}"
         if type(conv.weight) is not nn.Parameter:
             return f"a weight is a {type(conv.weight).__name__}"
-    if unit.conv.bias is not None and not isinstance(unit.norm, nn.Identity):
+    if unit.conv.bias is not None and not unit.biased and not isinstance(unit.norm, nn.Identity):
         return "a convolution has a bias in front of its norm"
     return why_not_norm(unit.norm)
