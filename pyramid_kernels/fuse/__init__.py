@@ -7,6 +7,7 @@ from ..nn.hrnetv2 import HRNetV2Forward
 from ..nn.ppm import PPMForward
 from ..nn.segformer import SegFormerForward
 from ..nn.upernet import UPerForward
+from . import mmseg, repositories
 from .registry import register_adapter
 from .report import Entry, FuseError, FuseReport
 from .swap import fuse_, fused, unfuse_
@@ -24,6 +25,8 @@ __all__ = [
     "UPerForward",
     "fuse_",
     "fused",
+    "mmseg",
     "register_adapter",
+    "repositories",
     "unfuse_",
 ]

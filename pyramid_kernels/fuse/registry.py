@@ -17,6 +17,7 @@ from ..nn.hrnetv2 import HRNetV2Head, ReferenceHRNetV2Head
 from ..nn.ppm import PPM, PPMForward, ReferencePPM
 from ..nn.segformer import ReferenceSegFormerHead, SegFormerForward, SegFormerHead
 from ..nn.upernet import ReferenceUPerHead, UPerForward, UPerHead
+from . import mmseg, repositories
 
 #: Module whose presence means that the library is in use, and the file here that holds its adapters.
 LIBRARIES = {
@@ -76,6 +77,14 @@ def load_libraries() -> None:
     for module, file in LIBRARIES.items():
         if module in sys.modules:
             importlib.import_module(f"{__package__}.{file}")
+    for (module, name), adapter in (mmseg.CLASSES | repositories.CLASSES).items():
+        cls = getattr(sys.modules.get(module), name, None)
+        if cls is None:
+            continue
+        if isinstance(adapter, str):
+            notes[cls] = adapter
+        else:
+            adapters.setdefault(cls, adapter)
 
 
 def known_class(cls: type[nn.Module]) -> type[nn.Module] | None:

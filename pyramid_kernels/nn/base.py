@@ -44,6 +44,8 @@ class Fused(_Base):
     kernel_backend: str = "auto"
     #: Whether the kernels read its 3x3 weights as channels_last.
     channels_last_weights: ClassVar[bool] = True
+    #: Methods that the own forward calls and the fused one does not: a class that overrides one is another function.
+    helpers: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def units(cls, module: nn.Module) -> list[Unit]:
