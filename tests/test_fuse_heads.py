@@ -82,6 +82,21 @@ def test_keyword_arguments_of_transformers() -> None:
         assert torch.equal(head(encoder_hidden_states=tuple(maps)), head(maps))
 
 
+def test_a_pyramid_has_an_align_corners_of_its_own() -> None:
+    head: Any = HEADS["upernet"]().eval()
+    maps = maps_of(head)
+    head.psp_modules.align_corners = True
+    for _ in range(2):
+        expected = head(maps)
+        assert pk.fuse_(head, backend="reference").fused
+        torch.testing.assert_close(head(maps), expected, rtol=1e-4, atol=1e-4)
+        head.align_corners = True  # read on every call
+        fused = head(maps)
+        pk.unfuse_(head)
+        torch.testing.assert_close(head(maps), fused, rtol=1e-4, atol=1e-4)
+        head.psp_modules.align_corners = False
+
+
 def test_dropout_draws_the_same_mask() -> None:
     head = HEADS["segformer"]()
     maps, unfused = maps_of(head), copy.deepcopy(head)
@@ -143,7 +158,6 @@ def test_declines_other_convolutions(name: str, change: dict[str, Any], reason: 
         ("upernet", lambda m: setattr(m.bottleneck, "activation", nn.SiLU()), "bottleneck.activation is a SiLU"),
         ("upernet", lambda m: setattr(m.bottleneck, "conv", conv(8, 30)), "takes 30 channels"),
         ("upernet", lambda m: setattr(m.fpn_bottleneck, "conv", conv(8, 31)), "31 channels, and the maps have 32"),
-        ("upernet", lambda m: setattr(m.psp_modules, "align_corners", True), "another align_corners"),
         ("upernet", lambda m: m.psp_modules.add_module("1", nn.Identity()), "psp_modules are not its children"),
         (
             "upernet",

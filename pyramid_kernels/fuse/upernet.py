@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.models.upernet import modeling_upernet as upernet
 
+from ..nn.heads import Bottleneck
 from ..nn.ppm import Level, why_not_grids
 from ..nn.upernet import UPerForward
 from .registry import adapters
@@ -26,12 +27,14 @@ class FusedUperNetHead(UPerForward, upernet.UperNetHead):
         return [Level(pool, cls.unit(block)) for pool, block in pairs]
 
     @classmethod
+    def top(cls, module: Any) -> Bottleneck:
+        return super().top(module)._replace(align_corners=module.psp_modules.align_corners)
+
+    @classmethod
     def why_not_levels(cls, module: Any) -> str | None:
         pyramid = module._modules.get("psp_modules")
         if type(pyramid) is not upernet.UperNetPyramidPoolingModule:
             return f"psp_modules is a {type(pyramid).__name__}, not UperNetPyramidPoolingModule"
-        if pyramid.align_corners is not module.align_corners:
-            return "psp_modules has another align_corners than the head"
         # The original forward walks plain lists, whatever has been put in the place of the registered children.
         if pyramid.blocks != list(pyramid._modules.values()) or not pyramid.blocks:
             return "the blocks of psp_modules are not its children"
