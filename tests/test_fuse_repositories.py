@@ -39,6 +39,7 @@ HEADS: dict[str, Callable[[], nn.Module]] = {
 @pytest.fixture(autouse=True)
 def _under_their_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """The classes stand where their libraries have them; adapters of this test only."""
+    registry.load_libraries()
     for registered in ("adapters", "notes"):
         monkeypatch.setattr(registry, registered, dict(getattr(registry, registered)))
     found = {f"mmseg.models.decode_heads.{name}": cls for name, cls in like.MODULES.items()}
@@ -74,6 +75,9 @@ def model(head: Any) -> Any:
 
 
 X = torch.randn(8, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+
+
+MAPS = [torch.randn(2, c, 16 >> i, 24 >> i, generator=torch.Generator().manual_seed(1)) for i, c in enumerate(WIDTHS)]
 
 
 def why_skipped(head: nn.Module) -> str:
@@ -123,6 +127,49 @@ def test_one_optimiser_step_on_the_composed_form(model: Any) -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
 
 
+def test_sync_batch_norm_as_mmsegmentation_configures_it(model: Any) -> None:
+    unfused = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    ours = copy.deepcopy(unfused)
+    assert pk.fuse_(ours, backend="reference", only="decode_head").fused
+    assert_agrees(ours, unfused, X, draws=4)
+
+
+def test_norms_folded_into_convolutions() -> None:
+    head = HEADS["uper"]().eval()
+    for module in head.modules():
+        if isinstance(module, like.ConvModule):
+            module.conv = nn.utils.fuse_conv_bn_eval(module.conv, module.bn)
+            module.bn = nn.Identity()
+    expected = head(MAPS)
+    assert pk.fuse_(head, backend="reference").fused and head.why_original(MAPS) is None
+    torch.testing.assert_close(head(MAPS), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("path", ["uper", "uper.psp_modules", "psp.psp_modules", "hrnetv2", "segformer"])
+def test_align_corners_is_read_on_every_call(path: str) -> None:
+    name, _, owner = path.partition(".")
+    head = HEADS[name]().eval()
+    pk.fuse_(head, backend="reference")
+    before = head(MAPS)
+    head.get_submodule(owner).align_corners = True
+    unfused = copy.deepcopy(head)
+    pk.unfuse_(unfused)
+    torch.testing.assert_close(head(MAPS), unfused(MAPS), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(head(MAPS), before, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["psp", "uper", "segformer", "fcn-3x3", "vainf"])
+def test_dropout_draws_the_same_mask(name: str) -> None:
+    model = Segmentor(HEADS[name]())
+    unfused = copy.deepcopy(model)
+    pk.fuse_(model, backend="composed", only="decode_head")
+    results = []
+    for m in (model, unfused):
+        torch.manual_seed(3)
+        results.append(m(X))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
 def test_the_pyramid_inside_a_vainf_head_has_its_own_forward() -> None:
     report = pk.fuse_(HEADS["vainf"](), backend="reference")
     assert [e.path for e in report.fused] == ["", "aspp"]
@@ -145,8 +192,8 @@ DECLINED: list[tuple[str, Callable[[Any], Any], str]] = [
     ("psp", lambda m: setattr(m, "bottleneck", block(39, 8, 3, 2, 2)), "dilation=(2, 2), not 1"),
     ("psp", lambda m: setattr(m, "bottleneck", block(39, 8, 5, 2)), "kernel_size=(5, 5)"),
     ("psp", lambda m: setattr(m, "bottleneck", block(39, 8, 3, 1, spectral=True)), "a weight is a Tensor"),
+    ("psp", lambda m: setattr(m.bottleneck, "conv", nn.Conv2d(39, 8, 3, padding=1)), "bias in front of its norm"),
     ("psp", lambda m: setattr(m, "bottleneck", nn.Identity()), "bottleneck is a Identity, not a ConvModule"),
-    ("psp", lambda m: setattr(m.psp_modules, "align_corners", True), "another align_corners"),
     ("psp", lambda m: m.psp_modules[1].__setitem__(0, nn.AvgPool2d(2)), "psp_modules.1 holds"),
     ("psp", lambda m: m.psp_modules[1].__setitem__(1, block(7, 8, 3, 1)), "kernel_size=(3, 3), not 1"),
     ("psp", lambda m: setattr(m, "psp_modules", nn.ModuleList()), "psp_modules is not a ModuleList of levels"),
@@ -162,6 +209,7 @@ DECLINED: list[tuple[str, Callable[[Any], Any], str]] = [
     ("segformer", lambda m: setattr(m, "interpolate_mode", "nearest"), "interpolate_mode is 'nearest'"),
     ("segformer", lambda m: setattr(m, "fusion_conv", block(24, 8, 1)), "takes 24 channels, and the maps have 32"),
     ("vainf", lambda m: m.classifier.__setitem__(2, nn.LeakyReLU()), "classifier holds"),
+    ("vainf", lambda m: m.classifier.__setitem__(0, nn.Sequential(nn.Conv2d(16, 8, 1))), "holds [Sequential,"),
     ("vainf", lambda m: m.project.append(nn.ReLU()), "project holds"),
     ("vainf", lambda m: delattr(m, "aspp"), "does not hold project, aspp and classifier"),
     (
@@ -179,6 +227,18 @@ def test_declines_other_structures(name: str, change: Callable[[Any], Any], reas
     assert reason in why_skipped(head)
 
 
+def test_a_pyramid_that_another_head_concatenates_is_left_alone() -> None:
+    pyramid = like.PPM((1, 2), 4, 3, align_corners=False)
+    assert not pk.fuse_(nn.Sequential(pyramid)).entries
+
+
+class CoarseFirst(like.UPerHead):
+    """The same layers, the feature pyramid concatenated from the coarsest map on."""
+
+    def joined(self, outs: list[Tensor]) -> Tensor:
+        return super().joined(outs[::-1])
+
+
 def test_one_map_is_no_pyramid() -> None:
     assert "input_transform is None" in why_skipped(like.FCNHead(in_channels=4, channels=8, in_index=2))
 
@@ -186,10 +246,8 @@ def test_one_map_is_no_pyramid() -> None:
 def test_a_norm_between_the_layers_of_a_level_is_not_composed() -> None:
     head = HEADS["segformer"]()
     assert SegFormerForward.why_not(head) is not None
-    head.eval()
-    pk.fuse_(head, backend="reference")
-    maps = [torch.randn(2, c, 16 >> i, 16 >> i) for i, c in enumerate(WIDTHS)]
-    assert [tuple(m.shape) for m in head.levels(maps)] == [(2, 8, 16 >> i, 16 >> i) for i in range(4)]
+    pk.fuse_(head.eval(), backend="reference")
+    assert [tuple(m.shape) for m in head.levels(MAPS)] == [(2, 8, 16 >> i, 24 >> i) for i in range(4)]
 
 
 class OwnFeature(like.UPerHead):
@@ -209,10 +267,9 @@ class OwnScores(like.UPerHead):
 def test_subclasses_that_override_what_the_forward_calls() -> None:
     assert "overrides the _forward_feature of UPerHead" in why_skipped(OwnFeature(**LEVELS))
     head = OwnScores(**LEVELS).eval()
-    maps = [torch.randn(2, c, 16 >> i, 16 >> i) for i, c in enumerate(WIDTHS)]
-    expected = head(maps)
+    expected = head(MAPS)
     assert pk.fuse_(head, backend="reference").fused
-    torch.testing.assert_close(head(maps), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(head(MAPS), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_separable_decoder_is_left_alone() -> None:
@@ -222,14 +279,18 @@ def test_separable_decoder_is_left_alone() -> None:
 
 def test_another_concat_order_is_found_out() -> None:
     assert "overrides the forward of DeepLabHeadV3Plus" in why_skipped(user.AsppFirst(7, 4, 3))
-    head = user.AsppFirst(7, 4, 3)
-    pk.register_adapter(user.AsppFirst, pk.fuse.repositories.DeepLabHeadV3PlusForward)
-    assert "gives another result in eval mode" in why_skipped(head)
+    for head, adapter in (
+        (user.AsppFirst(7, 4, 3), pk.fuse.repositories.DeepLabHeadV3PlusForward),
+        (CoarseFirst(**LEVELS), mmseg.UPerHeadForward),
+        (user.ReversedPPM(8, 2, (1, 2, 3)), pk.fuse.PPMForward),
+    ):
+        pk.register_adapter(type(head), adapter)
+        assert "gives another result in eval mode" in why_skipped(head)
 
 
 def test_inputs_that_do_not_fit_take_the_original_forward() -> None:
     uper, hrnet, vainf = (HEADS[name]().eval() for name in ("uper", "hrnetv2", "vainf"))
-    maps = [torch.randn(2, c, 16 >> i, 16 >> i) for i, c in enumerate(WIDTHS)]
+    maps = MAPS
     for head in (uper, hrnet, vainf):
         pk.fuse_(head, backend="reference", only="")
     assert uper.why_original(maps) is None and hrnet.why_original(maps) is None

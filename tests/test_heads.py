@@ -110,7 +110,10 @@ def test_equals_its_reference(name: str, mode: str, backend: str) -> None:
     assert_same(step(head, x), step(unfused, x))
 
 
-SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in (("uper", "eval"), ("decoder-low-first", "eval"))]
+SLOW = [
+    pytest.param(*case, marks=pytest.mark.slow)
+    for case in (("uper", "eval"), ("decoder-low-first", "eval"), ("hrnetv2", "train"))
+]
 
 
 @pytest.mark.parametrize(("name", "mode"), [("psp", "train"), ("segformer", "train"), *SLOW])
@@ -136,6 +139,23 @@ def test_keeps_dtype_and_memory_format(name: str, layout: torch.memory_format) -
     layout = torch.channels_last if isinstance(head, SegFormerHead) else layout
     assert y.dtype == expected.dtype and y.is_contiguous(memory_format=layout)
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"eps": 1e-3}, {"momentum": 0.997}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}],
+    ids=lambda options: "-".join(options),
+)
+def test_every_kind_of_batch_norm(name: str, options: dict[str, Any]) -> None:
+    head, x = build(name)
+    for parent in list(head.modules()):
+        for key, norm in list(parent.named_children()):
+            if isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, key, nn.BatchNorm2d(norm.num_features, **options).to(norm.weight))
+    for mode in (True, False):
+        unfused = head.train(mode).to_reference()
+        assert head.why_original(x) is None
+        assert_same(step(head, x), step(unfused, x))
 
 
 def test_identity_norms_and_biases(name: str) -> None:

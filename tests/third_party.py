@@ -55,6 +55,14 @@ class HalfPixelPPM(SemsegPPM):
         return super().forward(x)
 
 
+class ReversedPPM(SemsegPPM):
+    """Same parameters and structure, the levels concatenated from the finest grid on (PaddleSeg, Caffe's PSPNet)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, *levels = super().forward(x).split([x.shape[1], *(level[1].out_channels for level in self.features)], 1)
+        return torch.cat([x, *levels[::-1]], 1)
+
+
 class ResearchASPP(nn.Module):
     """torchvision's layout under a class of its own, as in many repositories."""
 

@@ -135,7 +135,10 @@ class UPerHead(BaseDecodeHead):
         for i in range(len(laterals) - 1, 0, -1):
             laterals[i - 1] = laterals[i - 1] + self.resize(laterals[i], laterals[i - 1])
         outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals[:-1], strict=True)] + laterals[-1:]
-        return self.fpn_bottleneck(torch.cat([self.resize(x, outs[0]) for x in outs], dim=1))
+        return self.fpn_bottleneck(self.joined([self.resize(x, outs[0]) for x in outs]))
+
+    def joined(self, outs: list[Tensor]) -> Tensor:
+        return torch.cat(outs, dim=1)
 
 
 class FCNHead(BaseDecodeHead):

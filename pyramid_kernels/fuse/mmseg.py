@@ -74,18 +74,17 @@ class DecodeHead(HeadForward):
             return f"input_transform is {module.input_transform!r}, not {cls.input_transform_of!r}"
         return None
 
-    @classmethod
-    def why_not_pyramid(cls, module: Any) -> str | None:
-        """Why ``psp_modules`` is not a pyramid on the head's own grid."""
-        levels = module._modules.get("psp_modules")
-        reason = why_not_levels("psp_modules", levels, why_not_block)
-        if reason is None and levels.align_corners is not module.align_corners:
-            reason = "psp_modules has another align_corners than the head"
-        return reason or why_not_grids(levels_of(module))
+
+def pyramid(module: Any) -> Bottleneck:
+    """The convolution over a map and its pyramid, which has an ``align_corners`` of its own."""
+    levels = [Level(pool, unit(block)) for pool, block in module.psp_modules]
+    return Bottleneck(levels, unit(module.bottleneck), True, module.psp_modules.align_corners)
 
 
-def levels_of(module: Any) -> list[Level]:
-    return [Level(pool, unit(block)) for pool, block in module.psp_modules]
+def why_not_pyramid(module: Any) -> str | None:
+    reason = why_not_levels("psp_modules", module._modules.get("psp_modules"), why_not_block)
+    reason = reason or why_not_block("bottleneck", module._modules.get("bottleneck"))
+    return reason or why_not_grids(pyramid(module).levels)
 
 
 class PSPHeadForward(DecodeHead, PSPForward):
@@ -93,16 +92,12 @@ class PSPHeadForward(DecodeHead, PSPForward):
 
     @classmethod
     def pyramid(cls, module: Any) -> Bottleneck:
-        return Bottleneck(levels_of(module), unit(module.bottleneck), True, module.align_corners)
+        return pyramid(module)
 
     @classmethod
     def why_not(cls, module: Any) -> str | None:
-        return (
-            cls.why_not_inputs(module)
-            or why_not_block("bottleneck", module._modules.get("bottleneck"))
-            or cls.why_not_pyramid(module)
-            or cls.pyramid(module).why_not("bottleneck.conv")
-        )
+        reason = cls.why_not_inputs(module) or why_not_pyramid(module)
+        return reason or pyramid(module).why_not("bottleneck.conv")
 
 
 class UPerHeadForward(DecodeHead, UPerForward):
@@ -119,8 +114,12 @@ class UPerHeadForward(DecodeHead, UPerForward):
         return why_not_block(path, block)
 
     @classmethod
+    def top(cls, module: Any) -> Bottleneck:
+        return pyramid(module)
+
+    @classmethod
     def why_not_levels(cls, module: Any) -> str | None:
-        return cls.why_not_pyramid(module)
+        return why_not_pyramid(module)
 
     @classmethod
     def why_not_tail(cls, module: Any) -> str | None:
