@@ -27,9 +27,11 @@ def why_not_block(path: str, block: Any) -> str | None:
     """Why ``block`` is not a ConvModule of a convolution, a norm and a ReLU, called in that order."""
     if type(block).__name__ != "ConvModule":
         return f"{path} is a {type(block).__name__}, not a ConvModule"
-    if tuple(block.order) != ORDER:
-        return f"{path} has order={block.order}, not {ORDER}"
-    kinds = {"conv": nn.Conv2d, block.norm_name or "norm": nn.Module, "activate": nn.ReLU}
+    order = getattr(block, "order", ORDER)
+    if tuple(order) != ORDER:
+        return f"{path} has order={order}, not {ORDER}"
+    norm = getattr(block, "norm_name", None) or "norm"
+    kinds = {"conv": nn.Conv2d, norm: nn.Module, "activate": nn.ReLU}
     return structure.why_not_children_of(path, block, kinds)
 
 
@@ -44,7 +46,7 @@ class DecodeHead(HeadForward):
 
     helpers: ClassVar[tuple[str, ...]] = ("_forward_feature", "_transform_inputs", "psp_forward")
     #: The ``input_transform`` that the fused forward stands for.
-    input_transform_of: ClassVar[str | None] = None
+    expected_transform: ClassVar[str | None] = None
 
     @classmethod
     def indices(cls, module: Any) -> Sequence[int]:
@@ -70,8 +72,8 @@ class DecodeHead(HeadForward):
     @classmethod
     def why_not_inputs(cls, module: Any) -> str | None:
         """Why the head reads other maps, or reads them in another way."""
-        if module.input_transform != cls.input_transform_of:
-            return f"input_transform is {module.input_transform!r}, not {cls.input_transform_of!r}"
+        if module.input_transform != cls.expected_transform:
+            return f"input_transform is {module.input_transform!r}, not {cls.expected_transform!r}"
         return None
 
 
@@ -103,7 +105,7 @@ class PSPHeadForward(DecodeHead, PSPForward):
 class UPerHeadForward(DecodeHead, UPerForward):
     """UPerHead: the layers of transformers' UperNetHead, made of ConvModules."""
 
-    input_transform_of = "multiple_select"
+    expected_transform = "multiple_select"
 
     @classmethod
     def unit(cls, block: Any) -> Unit:
@@ -129,7 +131,7 @@ class UPerHeadForward(DecodeHead, UPerForward):
 class FCNHeadForward(DecodeHead, HRNetV2Forward):
     """FCNHead with ``input_transform="resize_concat"``: how HRNetV2 runs here."""
 
-    input_transform_of = "resize_concat"
+    expected_transform = "resize_concat"
 
     @classmethod
     def parts(cls, module: Any) -> Parts:
@@ -156,7 +158,7 @@ class FCNHeadForward(DecodeHead, HRNetV2Forward):
 class SegformerHeadForward(DecodeHead, HRNetV2Forward):
     """SegformerHead. A norm and a ReLU follow every 1x1, so it stays a layer of its own, at its map's own size."""
 
-    input_transform_of = "multiple_select"
+    expected_transform = "multiple_select"
 
     @classmethod
     def parts(cls, module: Any) -> Parts:

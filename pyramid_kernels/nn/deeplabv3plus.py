@@ -15,7 +15,7 @@ from ..backends import Op, Problem
 from . import structure
 from .aspp import ASPP, ReferenceASPP, unit_of
 from .base import Unit, check_backend, problems_of, to_channels_last
-from .mixing import HeadForward, Layers, around, check_layout, first_conv, last_conv, mix, run_all
+from .mixing import HeadForward, Layers, around, check_layout, first_conv, mix, out_channels, run_all
 
 
 class ReferenceDeepLabV3PlusDecoder(nn.Module):
@@ -116,7 +116,7 @@ class DeepLabV3PlusForward(HeadForward):
         reason = structure.why_not_branch(path, unit)
         if reason is None and spatial.dilation != (1, 1):
             reason = f"{path} has dilation={spatial.dilation}, not 1"
-        joined = last_conv(parts.low).out_channels + last_conv(parts.high).out_channels
+        joined = out_channels(parts.low) + out_channels(parts.high)
         if reason is None and spatial.in_channels != joined:
             reason = f"{path} takes {spatial.in_channels} channels, and the maps have {joined}"
         if reason is None and unit.depthwise is not None and unit.depthwise.bias is not None:

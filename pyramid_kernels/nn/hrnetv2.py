@@ -73,8 +73,10 @@ class HRNetV2Forward(HeadForward):
 
     @classmethod
     def why_not(cls, module: Any) -> str | None:
-        rest = [nn.Module] * (len(module) - 3)
+        rest = [nn.Module] * (len(module._modules) - 3)
         reason = structure.why_not_sequence("the head", module, nn.Conv2d, nn.Module, nn.ReLU, *rest)
+        if reason is None and not {"in_channels", "align_corners"} <= vars(module).keys():
+            reason = "the head does not say its in_channels and align_corners"
         return reason or cls.why_not_parts("0", cls.parts(module), sum(cls.widths(module)))
 
     @classmethod

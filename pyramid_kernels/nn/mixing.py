@@ -111,9 +111,9 @@ def first_conv(module: nn.Module) -> nn.Conv2d:
     return next(m for m in module.modules() if isinstance(m, nn.Conv2d))
 
 
-def last_conv(module: nn.Module) -> nn.Conv2d:
-    """The convolution that gives the result of ``module``, where that is the last one in it."""
-    return [m for m in module.modules() if isinstance(m, nn.Conv2d)][-1]
+def out_channels(module: nn.Module) -> int:
+    """The channels of what ``module`` gives, if its last convolution gives it; 0 where it has none."""
+    return [0, *(m.out_channels for m in module.modules() if isinstance(m, nn.Conv2d))][-1]
 
 
 def check_layout(head: HeadForward, module: nn.Module, layout: str) -> None:

@@ -14,7 +14,7 @@ from ..backends import Op, Problem
 from . import structure
 from .base import Unit, check_backend, problems_of
 from .heads import Bottleneck, why_not_joined
-from .mixing import HeadForward, Layers, around, check_layout, copy_layers, first_conv, last_conv, mix, run_all
+from .mixing import HeadForward, Layers, around, check_layout, copy_layers, first_conv, mix, out_channels, run_all
 from .ppm import Level, why_not_grids, why_not_levels
 
 
@@ -159,7 +159,7 @@ class UPerForward(HeadForward):
         """Why the feature pyramid over what ``top`` gives, whose layers are known to be there, is another one."""
         if len(parts.laterals) != len(parts.outputs):
             return f"there are {len(parts.laterals)} lateral convolutions and {len(parts.outputs)} after them"
-        joined = sum(last_conv(output).out_channels for output in (*parts.outputs, top))
+        joined = sum(map(out_channels, (*parts.outputs, top)))
         return why_not_joined(path, parts.fuse.conv, joined) or structure.why_not_units([parts.fuse])
 
     def top_map(self, x: Tensor) -> Tensor:
