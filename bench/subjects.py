@@ -14,10 +14,12 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from pyramid_kernels import functional, nn
+from pyramid_kernels import functional, fuse_
 from pyramid_kernels.backends import KERNELS, Op, cannot, select
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared.spec import Arg, Case, Cost, map_args, materialise
+
+from .modules import MODULES, Build
 
 MODES = ("forward", "training")
 EAGER, COMPILE = "eager", "compile"
@@ -186,52 +188,39 @@ def _timed(forward: Fn, leaves: list[Tensor], mode: str) -> Fn:
 
 
 def _of_module(
-    name: str, case: str, build: Callable[[], tuple[Any, tuple[int, ...]]], mode: str, device: str, dtype: torch.dtype,
-    quick: bool, compiled: bool,
-) -> Subject:  # fmt: skip
+    name: str, case: str, build: Build, mode: str, device: str, dtype: torch.dtype, quick: bool, compiled: bool
+) -> Subject:
+    """The module as its author wrote it, against the same one behind ``fuse_``."""
     torch.manual_seed(0)
-    fused, shape = build()
-    plain = fused.to_reference()
-    for module in (fused, plain):
-        module.to(device, dtype, memory_format=torch.channels_last).train(mode == "training")
-    x = torch.randn(1 if quick and mode == "forward" else shape[0], *shape[1:]).to(device, dtype)
-    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    plain, shapes = build()
+    plain.to(device, dtype, memory_format=torch.channels_last).train(mode == "training")
+    fused: Any = copy.deepcopy(plain)
+    fuse_(fused, only="", strict=True)
+    one = quick and mode == "forward"
+
+    def random(shape: tuple[int, ...]) -> Tensor:
+        x = torch.randn(1 if one else shape[0], *shape[1:]).to(device, dtype)
+        return x.contiguous(memory_format=torch.channels_last).requires_grad_()
+
+    x: Any = [random(shape) for shape in shapes] if isinstance(shapes, list) else random(shapes)
     forwards: dict[str, Fn] = {"auto": lambda: fused(x), EAGER: lambda: plain(x)}
     with torch.set_grad_enabled(mode == "training"):
         paths = {"auto": _module_path(fused, x), EAGER: "original"}
     if compiled and can_compile(device):
         forwards[COMPILE], paths[COMPILE] = compile_call(forwards[EAGER], device), "inductor"
     calls = {
-        provider: _timed(fn, [x, *(fused if provider == "auto" else plain).parameters()], mode)
+        provider: _timed(fn, [*_leaves(x), *(fused if provider == "auto" else plain).parameters()], mode)
         for provider, fn in forwards.items()
     }
-    outputs = {"auto": forwards["auto"], EAGER: forwards[EAGER], "exact": lambda: _in_float64(plain, x)}
+    exact = [t.detach().double() for t in _leaves(x)]
+    outputs = {
+        "auto": forwards["auto"],
+        EAGER: forwards[EAGER],
+        "exact": lambda: copy.deepcopy(plain).double()(exact if isinstance(x, list) else exact[0]),
+    }
     return Subject(name, case, mode, dtype, calls, paths, outputs=outputs)
 
 
-def _in_float64(module: torch.nn.Module, x: Tensor) -> Tensor:
-    return copy.deepcopy(module).double()(x.detach().double())
-
-
-def _module_path(module: Any, x: Tensor) -> str:
+def _module_path(module: Any, x: Any) -> str:
     decisions = module.decisions(x)
     return "original" if decisions[0].startswith("original") else ", ".join(decisions)
-
-
-def _aspp(channels: int, size: int, rates: tuple[int, ...]) -> Callable[[], tuple[Any, tuple[int, ...]]]:
-    return lambda: (nn.ASPP(channels, rates, dropout=0.0), (2, channels, size, size))
-
-
-def _ppm(channels: int, rows: int, cols: int) -> Callable[[], tuple[Any, tuple[int, ...]]]:
-    return lambda: (nn.PPM(channels, channels // 4, (1, 2, 3, 6)), (2, channels, rows, cols))
-
-
-#: Modules beside the ops: what a user of ``fuse_`` gets, against the same module in plain PyTorch.
-MODULES: dict[str, dict[str, Callable[[], tuple[Any, tuple[int, ...]]]]] = {
-    "nn.ASPP": {
-        "2048-33x33-r12": _aspp(2048, 33, (12, 24, 36)),
-        "960-33x33-r12": _aspp(960, 33, (12, 24, 36)),
-        "512-32x32-r6": _aspp(512, 32, (6, 12, 18)),
-    },
-    "nn.PPM": {"2048-60x60": _ppm(2048, 60, 60), "768-16x16": _ppm(768, 16, 16)},
-}

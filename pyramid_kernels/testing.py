@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import ledger
 from .ops._shared.launch import counters
@@ -80,6 +81,53 @@ def limits(ours: Tensor, exact: Tensor, chain: Errors) -> tuple[float, float]:
     step = torch.finfo(ours.dtype).eps / 2 * scale
     largest, rms = max(chain.largest, chain.relative_largest * scale), max(chain.rms, chain.relative_rms * scale)
     return 2 * largest + step, 2 * rms + step
+
+
+def module_error_ratios(ours: nn.Module, unfused: nn.Module, x: Tensor, draws: int = 8) -> dict[str, float]:
+    """Error over limit of everything that one step of ``ours`` gives, by name: 1 and less passes.
+
+    "y" is the output, "dx" the gradient of ``x``, "d weight" that of a parameter; buffers have their own names. Both
+    modules hold the same weights and stay in their mode; ``unfused`` in float64 is the truth. The limit rests on the
+    worst of several draws of the unfused chain's errors: in one draw a sum of few terms may be lucky.
+
+    Args:
+        ours, unfused: a fused module and its original; ``unfused`` is left after one more step on ``x``.
+        x: (N, C, H, W), what both take. Other draws roll it over the batch, in either memory format, under other
+            gradients of the output.
+        draws: how many.
+    """
+    state = copy.deepcopy(unfused.state_dict())
+    got = _step(ours, x)
+    truth: dict[str, Tensor] = {}
+    chains: dict[str, Errors] = {}
+    for draw in range(draws):
+        exact = copy.deepcopy(unfused).double()
+        exact.load_state_dict(state)
+        unfused.load_state_dict(state)
+        seed, layout = draw // 2, torch.channels_last if draw % 2 else torch.contiguous_format
+        unfused.to(memory_format=layout)  # type: ignore[call-overload]
+        data = x.roll(seed, 0).contiguous(memory_format=layout)
+        expected, chain = _step(exact, data.double(), seed), _step(unfused, data, seed)
+        truth = truth or expected
+        for name, t in expected.items():
+            chains[name] = chains.get(name, Errors()).worse(errors(chain[name], t))
+    if got.keys() != truth.keys():
+        raise ValueError(f"ours and unfused must give the same results, only one gives {got.keys() ^ truth.keys()}")
+    return {name: over_limit(got[name], t, chains[name]) for name, t in truth.items()}
+
+
+def _step(model: nn.Module, x: Tensor, seed: int = 0) -> dict[str, Tensor]:
+    """Output, gradients of the input and of every parameter, and buffers after one step, by name."""
+    x = x.detach().clone().requires_grad_()
+    model.zero_grad(set_to_none=True)
+    y: Any = model(x)
+    y = next(iter(y.values())) if isinstance(y, dict) else y
+    weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    (y * weight.to(y)).sum().backward()
+    found = {"y": y.detach(), "dx": x.grad}
+    found |= {f"d {name}": p.grad for name, p in model.named_parameters()}
+    found |= {name: b.clone() for name, b in model.named_buffers() if b.is_floating_point()}
+    return {name: t for name, t in found.items() if t is not None}
 
 
 def gpu_ledger() -> list[dict[str, Any]]:

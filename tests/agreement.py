@@ -9,13 +9,12 @@ lies before the pyramid needs neither: it runs the same code in both forms.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pyramid_kernels.testing import Errors, errors, over_limit
+from pyramid_kernels.testing import module_error_ratios
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -46,43 +45,9 @@ def _randomise(norm: Any, generator: torch.Generator, gated: bool) -> None:
         norm.bias.copy_(4.0 * torch.randint(0, 2, (norm.num_features,), generator=generator) - 2)
 
 
-def results(model: nn.Module, x: Tensor, seed: int = 0) -> dict[str, Tensor]:
-    """Output, gradients of the input and of every parameter, and buffers after one step, by name."""
-    x = x.detach().clone().requires_grad_()
-    model.zero_grad(set_to_none=True)
-    y: Any = model(x)
-    y = next(iter(y.values())) if isinstance(y, dict) else y
-    weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    (y * weight.to(y)).sum().backward()
-    found = {"y": y.detach(), "dx": x.grad}
-    found |= {f"d {name}": p.grad for name, p in model.named_parameters()}
-    found |= {name: b.clone() for name, b in model.named_buffers() if b.is_floating_point()}
-    return {name: t for name, t in found.items() if t is not None}
-
-
 def assert_agrees(ours: nn.Module, unfused: nn.Module, x: Tensor, draws: int = 16) -> None:
-    """Every result of ``ours`` is within the oracle's limit of a float64 copy of ``unfused``, one step in its mode.
-
-    The limit rests on the unfused chain's errors, the worst of several draws: a sum of few terms may be lucky in one.
-    """
-    state = copy.deepcopy(unfused.state_dict())
-    got = results(ours, x)
-    limits: dict[str, Errors] = {}
-    for draw in range(draws):
-        truth = copy.deepcopy(unfused).double()
-        truth.load_state_dict(state)
-        unfused.load_state_dict(state)
-        # Every problem in both layouts; the first is that of ``ours``, the others hold its maps in another order.
-        seed, layout = draw // 2, torch.channels_last if draw % 2 else torch.contiguous_format
-        unfused.to(memory_format=layout)
-        data = x.roll(seed, 0).contiguous(memory_format=layout)
-        exact, baseline = results(truth, data.double(), seed), results(unfused, data, seed)
-        if draw == 0:
-            first = exact
-        for name, t in exact.items():
-            limits[name] = limits.get(name, Errors()).worse(errors(baseline[name], t))
-    assert got.keys() == first.keys(), got.keys() ^ first.keys()
-    ratios = {name: over_limit(got[name], first[name], limits[name]) for name in first}
+    """Every result of ``ours`` is within the oracle's limit of a float64 copy of ``unfused``, one step in its mode."""
+    ratios = module_error_ratios(ours, unfused, x, draws)
     worst = sorted(ratios.items(), key=lambda item: -item[1])[:5]
     assert worst[0][1] <= 1, f"error over limit: {worst}"
     counts = [{n: int(b) for n, b in m.named_buffers() if not b.is_floating_point()} for m in (ours, unfused)]

@@ -15,6 +15,7 @@ if not torch.cuda.is_available():
 # A user's own verified kernels and tables must not change what is tested.
 os.environ["PYRAMID_KERNELS_HOME"] = tempfile.mkdtemp(prefix="pyramid_kernels_")
 
+from bench.modules import define_detection_schemas  # noqa: E402
 from pyramid_kernels.ops._shared import launch  # noqa: E402
 from tests import hostsim  # noqa: E402
 from tests.kernels import expected_launches  # noqa: E402
@@ -22,20 +23,7 @@ from tests.kernels import expected_launches  # noqa: E402
 NO_SIMULATOR = None if torch.cuda.is_available() else hostsim.build()
 
 launch.counters.append(Counter())  # from here on every launch is recorded in launch.launched
-
-
-def _define_detection_schemas() -> None:
-    """torchvision's wheel registers these two from C++ that a CPU build of torch cannot load."""
-    try:
-        torch.ops.torchvision.nms  # noqa: B018
-    except (AttributeError, RuntimeError):
-        library = torch.library.Library("torchvision", "FRAGMENT")  # noqa: TOR901
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        globals()["_detection"] = library  # a Library undoes its definitions when it is collected
-
-
-_define_detection_schemas()
+define_detection_schemas()
 
 
 @pytest.fixture(autouse=True)

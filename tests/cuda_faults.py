@@ -85,9 +85,9 @@ FAULTS: list[Fault] = [
     _fault("pyramid_project", "psp-norm-relu", "depth beyond the channels is copied and multiplied",
            "common/gemm_tile.cuh", "larger(0, smaller(V, inner.count - inner0 - i))", "V"),
     _fault("pyramid_project", "deep-130", "a step is multiplied before it has arrived",
-           "common/gemm_tile.cuh", "cp_async_wait<G::STAGES - 2>", "cp_async_wait<G::STAGES - 1>"),
+           "common/ring.cuh", "cp_async_wait<2>", "cp_async_wait<3>"),
     _fault("pyramid_project", "deep-130", "a step is copied over the one that is being read",
-           "common/gemm_tile.cuh", "copy(step + G::STAGES - 1)", "copy(step + G::STAGES)"),
+           "common/ring.cuh", "ahead(step + stages - 1)", "ahead(step + stages)"),
     _fault("pyramid_project", "deep-130", "the last warp's share of the depth is not added",
            "common/gemm_tile.cuh", "w < G::WARPS; ++w", "w < G::WARPS - 1; ++w"),
     _fault("pyramid_project", "matrices", "a fragment holds its lower depths twice",
@@ -170,8 +170,7 @@ def _units(fault: Fault) -> list[Path]:
 
 def _compiled(folder: Path, unit: Path) -> Path:
     """The object of ``unit`` with the sources in ``folder``, by the simulator's command but the optimiser's time."""
-    commands = json.loads((hostsim.BUILD / "compile_commands.json").read_text())
-    command = next(c["command"] for c in commands if c["file"] == str(unit) and "kernels_host" in c["output"])
+    command = next(c["command"] for c in _commands() if c["file"] == str(unit) and "kernels_host" in c["output"])
     target = folder / f"{unit.stem}.o"
     arguments = shlex.split(command.replace(str(ROOT / "csrc"), str(folder / "csrc")))
     arguments[arguments.index("-o") + 1] = str(target)
@@ -182,12 +181,17 @@ def _compiled(folder: Path, unit: Path) -> Path:
 def _linked(folder: Path, objects: list[Path]) -> Path:
     """A copy of the simulator's module in which ``objects`` come before their like in the library of kernels."""
     module = folder / hostsim.MODULE.name
-    commands = json.loads((hostsim.BUILD / "compile_commands.json").read_text())
-    bindings = [hostsim.BUILD / c["output"] for c in commands if "_hostsim.dir" in c["output"]]
+    bindings = [hostsim.BUILD / c["output"] for c in _commands() if "_hostsim.dir" in c["output"]]
     libraries = [next(hostsim.BUILD.glob(f"**/{name}")) for name in ("libkernels_host.a", "libhostsim.a")]
     compiler = hostsim.compiler() or "c++"
     _run([compiler, "-shared", "-o", str(module), *map(str, [*bindings, *objects, *libraries])])
     return module
+
+
+def _commands() -> list[dict[str, str]]:
+    """How the simulator's build compiles each of its sources."""
+    commands: list[dict[str, str]] = json.loads((hostsim.BUILD / "compile_commands.json").read_text())
+    return commands
 
 
 def _run(command: list[str]) -> None:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from pyramid_kernels import _native, ledger
 from pyramid_kernels import functional as PF
+from pyramid_kernels.ops import find_op
 from pyramid_kernels.ops._shared.precision import ieee_convolutions
 from tests.kernels import DEVICE
 
@@ -67,17 +68,22 @@ def test_a_failure_on_this_machine_outweighs_a_shipped_pass(tmp_path, monkeypatc
 
 
 def test_strided_vectors() -> None:
-    """Scales, shifts and norms that are columns of a matrix were read as if dense."""
+    """Biases, scales, shifts and norms that are columns of a matrix were read as if dense."""
     x = torch.randn(2, 4, 5, 6, device=DEVICE)
     weight = torch.randn(3, 4, 1, 1, device=DEVICE)
-    a, b = torch.randn(3, 2, device=DEVICE).unbind(1)
-    for call in (
-        lambda backend: PF.upsample_merge([x[:, :3]], (7, 8), scale=a, shift=b, backend=backend),
-        lambda backend: PF.dilated_branches(x, [weight], dilations=(1,), scale=[a], shift=[b], backend=backend),
-        lambda backend: PF.dilated_branches_train(
+    a, b, c = torch.randn(3, 3, device=DEVICE).unbind(1)
+    calls = {
+        "upsample_merge": lambda backend: PF.upsample_merge([x[:, :3]], (7, 8), scale=a, shift=b, backend=backend),
+        "dilated_branches": lambda backend: PF.dilated_branches(
+            x, [weight], dilations=(1,), scale=[a], shift=[b], backend=backend
+        ),
+        "dilated_branches_train": lambda backend: PF.dilated_branches_train(
             x, [weight], dilations=(1,), gamma=[a], beta=[b], eps=[1e-5], backend=backend
         )[0],
-    ):
-        for backend in ("triton", *(["cuda"] if _native.simulated() or DEVICE == "cuda" else [])):
+        "pyramid_conv": lambda backend: PF.pyramid_conv([x], weight, c, scale=a, shift=b, backend=backend),
+    }
+    backends = ("triton", *(["cuda"] if _native.simulated() or DEVICE == "cuda" else []))
+    for op, call in calls.items():
+        for backend in (b for b in backends if not isinstance(find_op(op).module(b), str)):
             with ieee_convolutions():
                 torch.testing.assert_close(call(backend), call("reference"), rtol=1e-4, atol=1e-4)

@@ -11,6 +11,7 @@
 
 #include "common/gemm_product.cuh"
 #include "common/ptx/cp_async.cuh"
+#include "common/ring.cuh"
 #include "common/vec.cuh"
 
 namespace pk {
@@ -97,25 +98,15 @@ __device__ __forceinline__ void multiply_tile(const Operand<T>& a, int row0, con
 #pragma unroll
     for (int i = 0; i < G::Product::COUNT; ++i) r_acc[i] = 0;
     const int steps = ceil_div(a.depth.count, G::DEPTH);
-    const auto copy = [&](int step) {
-        T* s_stage = s_ring + step % G::STAGES * G::STAGE;
-        if (step < steps) {
-            copy_panel<G::THREADS, typename G::A>(a, row0, step * G::DEPTH, s_stage);
-            copy_panel<G::THREADS, typename G::B>(b, col0, step * G::DEPTH, s_stage + G::A::SIZE);
-        }
-        cp_async_commit();  // also where nothing was copied, so that groups and steps count alike
+    const auto copy = [&](int step, int stage) {
+        T* s_stage = s_ring + stage * G::STAGE;
+        copy_panel<G::THREADS, typename G::A>(a, row0, step * G::DEPTH, s_stage);
+        copy_panel<G::THREADS, typename G::B>(b, col0, step * G::DEPTH, s_stage + G::A::SIZE);
     };
-#pragma unroll 1
-    for (int step = 0; step < G::STAGES - 1; ++step) copy(step);
-    for (int step = 0; step < steps; ++step) {
-        cp_async_wait<G::STAGES - 2>();
-        __syncthreads();  // this step has arrived for all, and nobody reads the stage before it any more
-        copy(step + G::STAGES - 1);
-        const T* s_stage = s_ring + step % G::STAGES * G::STAGE;
+    pipelined(G::STAGES, 0, steps, copy, [&](int stage) {
+        const T* s_stage = s_ring + stage * G::STAGE;
         G::Product::step(s_stage, s_stage + G::A::SIZE, threadIdx.x / 32, threadIdx.x % 32, r_acc);
-    }
-    cp_async_wait<0>();
-    __syncthreads();
+    });
 }
 
 /// Add the warps' parts in fixed order and call body(row, col, Vec of V columns from col on) for the whole tile, each

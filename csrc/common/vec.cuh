@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "common/platform.cuh"
+#include "common/scalar.cuh"
 
 namespace pk {
 
@@ -44,6 +45,15 @@ __device__ __forceinline__ void store_vec(T* g, const Vec<T, N>& r, int count, b
 #pragma unroll
     for (int i = 0; i < N; ++i)
         if (i < count) g[i * stride] = r[i];
+}
+
+/// The first `count` of a vector of sums, each rounded once, to g, `stride` apart; at once where g is aligned for it.
+template <class T, class A>
+__device__ __forceinline__ void store_rounded(T* g, const A* sums, int count, long long stride) {
+    Vec<T> rounded;
+#pragma unroll
+    for (int i = 0; i < vec_size<T>; ++i) rounded[i] = narrow<T>(sums[i]);
+    store_vec(g, rounded, count, is_aligned(g, 16), stride);
 }
 
 }  // namespace pk

@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(G::THREADS)
     const int c0 = blockIdx.x % ceil_div(p.branches.c, G::COLS) * G::COLS;
     const TilePlace place = plain_place(map, p.tile, ceil_div(p.branches.c, G::COLS), blockIdx.x);
     const T* g_dz = static_cast<const T*>(p.dz);
-    const bool dz_vectors = is_aligned(g_dz, 16) && p.dz_n % V == 0 && p.dz_h % V == 0 && p.dz_w % V == 0;
+    const bool dz_vectors = starts_vectors(g_dz, p.dz_n, p.dz_h, p.dz_w);
 
     int steps = 0;
     for (int b = 0; b < p.branches.count; ++b) {
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(G::THREADS)
             tap_of(g, branch.shape, index);  // reads dz at the pixel + (dy, dx): the opposite tap's gradient
         const int number = branch.shape.side == 3 ? 8 - tap.number : 0;
         const T* g_w = static_cast<const T*>(branch.weight) + number * branch.w_tap;
-        const bool w_vectors = is_aligned(g_w, 16) && branch.w_o % V == 0;
+        const bool w_vectors = starts_vectors(g_w, branch.w_o);
         const T* g_branch = g_dz + branch.first;
         T* s_stage = shared_memory<T>() + stage * G::STAGE;
         copy_rows<typename G::A, G::THREADS>(
@@ -64,15 +64,8 @@ __global__ void __launch_bounds__(G::THREADS)
         const int count = p.branches.c - c0 - col;
         if (!px.exists || count <= 0) return;
         T* g_dx = static_cast<T*>(p.dx) + px.image * p.dx_n + px.y * p.dx_h + px.x * p.dx_w + (c0 + col) * p.dx_c;
-        store_channels<T, V>(g_dx, s_tile + row * G::PITCH + col, count, p.dx_c);
+        store_rounded(g_dx, s_tile + row * G::PITCH + col, count, p.dx_c);
     });
-}
-
-/// The branch whose blocks hold block `index`; blocks of all branches stand in one row.
-__device__ __forceinline__ int branch_of_block(const DilatedBranchesBwdDwParams& p, int index) {
-    int b = 0;
-    while (b + 1 < p.branches.count && index >= p.first_block[b + 1]) ++b;
-    return b;
 }
 
 /// dw. Owns: a block owns 128 output and 128 input channels of one tap, over its share of the tap's pixels.
@@ -83,7 +76,7 @@ __global__ void __launch_bounds__(G::THREADS)
     using T = typename G::T;
     constexpr int V = vec_size<T>;
     const Extent map = p.branches.map;
-    const int b = branch_of_block(p, blockIdx.x), local = blockIdx.x - p.first_block[b];
+    const int b = branch_of(p.first_block, p.branches.count, blockIdx.x), local = blockIdx.x - p.first_block[b];
     const Branch& branch = p.branches.branch[b];
     const int taps = branch.shape.side * branch.shape.side, c_tiles = ceil_div(p.branches.c, G::COLS);
     const int tap = local % taps, c0 = local / taps % c_tiles * G::COLS, o0 = local / (taps * c_tiles) * G::ROWS;
@@ -94,8 +87,8 @@ __global__ void __launch_bounds__(G::THREADS)
 
     const T* g_dz = static_cast<const T*>(p.dz) + branch.first;
     const T* g_x = static_cast<const T*>(p.x);
-    const bool dz_vectors = is_aligned(g_dz, 16) && p.dz_n % V == 0 && p.dz_h % V == 0 && p.dz_w % V == 0;
-    const bool x_vectors = is_aligned(g_x, 16) && p.x_n % V == 0 && p.x_h % V == 0 && p.x_w % V == 0;
+    const bool dz_vectors = starts_vectors(g_dz, p.dz_n, p.dz_h, p.dz_w);
+    const bool x_vectors = starts_vectors(g_x, p.x_n, p.x_h, p.x_w);
     const auto copy = [&](int step, int stage) {
         // Both panels are [pixel][channel]; pixels of the rectangle stand in one row, image by image.
         const auto line_of = [&](int row, const T* g, long long n, long long h, long long w, int dy,
@@ -124,7 +117,7 @@ __global__ void __launch_bounds__(G::THREADS)
         if (o >= branch.shape.o || count <= 0) return;
         if (p.splits == 1) {
             T* g_dw = static_cast<T*>(branch.weight) + o * branch.w_o + c * branch.w_c + tap * branch.w_tap;
-            store_channels<T, V>(g_dw, s_tile + row * G::PITCH + col, count, branch.w_c);
+            store_rounded(g_dw, s_tile + row * G::PITCH + col, count, branch.w_c);
         } else {
             float* g_part =
                 p.part + blockIdx.y * p.elements + p.first_element[b] + (1LL * o * taps + tap) * p.branches.c;
@@ -140,8 +133,7 @@ __global__ void __launch_bounds__(256)
     dilated_branches_bwd_dw_sum_kernel(const __grid_constant__ DilatedBranchesBwdDwParams p) {
     const long long e = 256LL * blockIdx.x + threadIdx.x;
     if (e >= p.elements) return;
-    int b = 0;
-    while (b + 1 < p.branches.count && e >= p.first_element[b + 1]) ++b;
+    const int b = branch_of(p.first_element, p.branches.count, e);
     const Branch& branch = p.branches.branch[b];
     const int taps = branch.shape.side * branch.shape.side;
     float sum = 0;

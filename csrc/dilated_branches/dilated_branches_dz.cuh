@@ -33,8 +33,7 @@ __global__ void __launch_bounds__(BranchDzBlock::THREADS)
     using B = BranchDzBlock;
     __shared__ float s_dy[B::PIXELS * B::PITCH], s_saved[B::PIXELS * B::PITCH], s_sums[2][B::THREADS];
     const Extent map = p.branches.map;
-    int b = 0;
-    while (b + 1 < p.branches.count && static_cast<int>(blockIdx.y) >= p.first_block[b + 1]) ++b;
+    const int b = branch_of(p.first_block, p.branches.count, blockIdx.y);
     const Branch& branch = p.branches.branch[b];
     const int o0 = (blockIdx.y - p.first_block[b]) * B::CHANNELS, channels = smaller(B::CHANNELS, branch.shape.o - o0);
     const long long p0 = 1LL * blockIdx.x * B::PIXELS, all = 1LL * map.n * map.h * map.w;

@@ -54,13 +54,8 @@ Status check(const DilatedBranchesFwdParams& p) {
 Status plan_dilated_branches_fwd(const DilatedBranchesFwdParams& params, BranchesPlan& out) {
     PK_TRY(check(params));
     if (takes_sm90_body(params)) return plan_dilated_branches_fwd_sm90(params, out);
-    return visit_tile<true, true>(params.branches, [&](auto type) -> Status {
-        using G = typename decltype(type)::type;
-        DilatedBranchesFwdParams p = params;
-        plan<G>(p, 1);
-        report<G>(p, false, out);
-        return {};
-    });
+    return visit_tile<true, true>(params.branches,
+                                  [&](auto type) { return report<typename decltype(type)::type>(params, false, out); });
 }
 
 Status launch_dilated_branches_fwd(const DilatedBranchesFwdParams& params, Queue queue) {

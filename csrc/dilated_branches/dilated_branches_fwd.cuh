@@ -19,12 +19,11 @@ __device__ __forceinline__ void accumulate_taps(const DilatedBranchesFwdParams& 
                                                 const TilePlace& place, int begin, int end, typename G::T* s_ring,
                                                 float (&r_acc)[G::COUNT]) {
     using T = typename G::T;
-    constexpr int V = vec_size<T>;
     const Extent map = p.branches.map;
     const T* g_x = static_cast<const T*>(p.x);
     const T* g_w = static_cast<const T*>(branch.weight);
-    const bool x_vectors = is_aligned(g_x, 16) && p.x_n % V == 0 && p.x_h % V == 0 && p.x_w % V == 0;
-    const bool w_vectors = is_aligned(g_w, 16) && branch.w_o % V == 0 && branch.w_tap % V == 0;
+    const bool x_vectors = starts_vectors(g_x, p.x_n, p.x_h, p.x_w);
+    const bool w_vectors = starts_vectors(g_w, branch.w_o, branch.w_tap);
     const int o0 = place.o_tile * G::COLS, k_steps = p.schedule.k_steps;
 
     const auto copy = [&](int step, int stage) {

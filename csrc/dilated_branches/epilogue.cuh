@@ -136,8 +136,7 @@ __device__ __forceinline__ void store_tile(const DilatedBranchesFwdParams& p, co
             }
             const long long pixel = (1LL * px.image * p.branches.map.h + px.y) * p.branches.map.w + px.x;
             if (p.z)
-                store_channels<T, V>(static_cast<T*>(p.z) + pixel * p.branches.channels + branch.first + o, r.at, count,
-                                     1);
+                store_rounded(static_cast<T*>(p.z) + pixel * p.branches.channels + branch.first + o, r.at, count, 1);
             if (!p.y) continue;
 #pragma unroll
             for (int i = 0; i < V; ++i) {
@@ -147,7 +146,7 @@ __device__ __forceinline__ void store_tile(const DilatedBranchesFwdParams& p, co
             }
             if (!finish(slot, r)) continue;
             T* g_y = static_cast<T*>(p.y) + px.image * p.y_n + px.y * p.y_h + px.x * p.y_w;
-            store_channels<T, V>(g_y + ((p.sum ? 0 : branch.first) + o) * p.y_c, r.at, count, p.y_c);
+            store_rounded(g_y + ((p.sum ? 0 : branch.first) + o) * p.y_c, r.at, count, p.y_c);
         }
         G::sync();  // the panel is written again
     }

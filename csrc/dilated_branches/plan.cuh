@@ -85,7 +85,8 @@ void plan(DilatedBranchesFwdParams& p, int pair) {
 
 /// What the plan of `p` comes to, with tiles of G.
 template <class G>
-void report(const DilatedBranchesFwdParams& p, bool sm90, BranchesPlan& out) {
+Status report(DilatedBranchesFwdParams p, bool sm90, BranchesPlan& out) {
+    plan<G>(p, sm90 ? 2 : 1);
     const Schedule& s = p.schedule;
     out = {sm90, p.tile, G::COLS, s.pair, s.workers, 1LL * s.total * s.pair, 0, 0, 0, G::DEPTH};
     for (int b = 0; b < p.branches.count; ++b) {
@@ -97,6 +98,7 @@ void report(const DilatedBranchesFwdParams& p, bool sm90, BranchesPlan& out) {
         out.largest = larger(out.largest, end - begin);
         if (begin < end && segment_at(s, begin, end).begin > 0) ++out.cuts;
     }
+    return {};
 }
 
 }  // namespace pk

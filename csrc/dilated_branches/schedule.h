@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "common/hd.h"
 
@@ -18,6 +19,14 @@ namespace pk {
 
 constexpr int MAX_BRANCHES = 8;
 constexpr int MAX_GROUPS = 9 * MAX_BRANCHES;  // along each axis a branch has at most three sets of live taps
+
+/// The branch that holds `index` of a row in which those of all branches stand, branch b's from first[b] on.
+template <class Index>
+PK_HD int branch_of(const Index (&first)[MAX_BRANCHES], int count, std::type_identity_t<Index> index) {
+    int b = 0;
+    while (b + 1 < count && index >= first[b + 1]) ++b;
+    return b;
+}
 
 /// Images, rows and columns: of a batch of maps, or of one pixel tile.
 struct Extent {

@@ -54,6 +54,12 @@ struct BranchTile {
     }
 };
 
+/// Whether rows of elements, at g and any of these strides from it, start vectors of 16 bytes.
+template <class T, class... Strides>
+__device__ __forceinline__ bool starts_vectors(const T* g, Strides... strides) {
+    return is_aligned(g, 16) && ((strides % vec_size<T> == 0) && ...);
+}
+
 /// Fill a panel: line_of(row) is where a row's elements lie in global memory, or null for a row of zeros; its columns
 /// are elements [first, first + INNER), zero from `count` on. `vectors`: rows and `first` allow 16-byte copies;
 /// `anywhere` is an address that a copy of no bytes may name.
@@ -84,15 +90,6 @@ __device__ __forceinline__ void for_each_vector(bool by_rows, Body&& body) {
     constexpr int PER_ROW = G::COLS / V;
     for (int e = threadIdx.x; e < G::ROWS * PER_ROW; e += G::THREADS)
         body(by_rows ? e % G::ROWS : e / PER_ROW, (by_rows ? e / G::ROWS : e % PER_ROW) * V);
-}
-
-/// The first `count` of V values, rounded once, to channels from g on, `step` apart.
-template <class T, int V>
-__device__ __forceinline__ void store_channels(T* g, const float* values, int count, long long step) {
-    Vec<T, V> rounded;
-#pragma unroll
-    for (int i = 0; i < V; ++i) rounded[i] = narrow<T>(values[i]);
-    store_vec(g, rounded, count, is_aligned(g, V * sizeof(T)), step);
 }
 
 /// A pixel of a tile whose sides are powers of two.

@@ -1,5 +1,5 @@
 // Launchers of dilated_branches_train.
-#include "common/launch.cuh"
+#include "dilated_branches/plan.cuh"
 #include "dilated_branches_train/dilated_branches_train.cuh"
 
 namespace pk {
@@ -12,11 +12,7 @@ Status launch_dilated_branches_train_stats(const DilatedBranchesStatsParams& par
 Status launch_dilated_branches_train_normalise(const DilatedBranchesNormaliseParams& params, Queue queue) {
     DilatedBranchesNormaliseParams p = params;
     const Extent map = p.branches.map;
-    int rows = 0;
-    for (int b = 0; b < p.branches.count; ++b) {
-        p.first_block[b] = rows;
-        rows += ceil_div(p.branches.branch[b].shape.o, 64);
-    }
+    const int rows = number_blocks(p.branches, p.first_block, [](BranchShape s) { return ceil_div(s.o, 64); });
     const long long pixels = 1LL * map.n * map.h * map.w;
     const dim3 grid(static_cast<unsigned>(ceil_div<long long>(pixels, 64)), static_cast<unsigned>(rows));
     return visit_dtype(p.branches.dtype, [&](auto type) {

@@ -47,8 +47,7 @@ __global__ void __launch_bounds__(256)
     constexpr int SIDE = 64, PITCH = SIDE + 1;
     __shared__ float s_z[SIDE * PITCH];
     const Extent map = p.branches.map;
-    int b = 0;
-    while (b + 1 < p.branches.count && static_cast<int>(blockIdx.y) >= p.first_block[b + 1]) ++b;
+    const int b = branch_of(p.first_block, p.branches.count, blockIdx.y);
     const Branch& branch = p.branches.branch[b];
     const int o0 = (blockIdx.y - p.first_block[b]) * SIDE, channels = smaller(SIDE, branch.shape.o - o0);
     const long long p0 = 1LL * blockIdx.x * SIDE, all = 1LL * map.n * map.h * map.w;

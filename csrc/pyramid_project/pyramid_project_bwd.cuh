@@ -82,7 +82,8 @@ __global__ void __launch_bounds__(G::THREADS)
     T* g_dx = static_cast<T*>(p.dpooled) + level.first_cell * p.x_s;
     for_each_product<G>(r_acc, shared_memory<Acc<T>>(), p.x_s < p.x_c, [&](int row, int col, const auto& r) {
         const int c = c0 + col, count = pyramid.c - c;
-        if (row0 + row < out.count && count > 0) store_products(g_dx + out.at(row0 + row) + c * p.x_c, r, count, p.x_c);
+        if (row0 + row < out.count && count > 0)
+            store_rounded(g_dx + out.at(row0 + row) + c * p.x_c, r.at, count, p.x_c);
     });
 }
 
@@ -108,7 +109,8 @@ __global__ void __launch_bounds__(G::THREADS)
     T* g_dw = static_cast<T*>(level.weight);
     for_each_product<G>(r_acc, shared_memory<Acc<T>>(), level.w_o < level.w_c, [&](int row, int col, const auto& r) {
         const int o = o0 + row, c = c0 + col, count = pyramid.c - c;
-        if (o < level.channels && count > 0) store_products(g_dw + o * level.w_o + c * level.w_c, r, count, level.w_c);
+        if (o < level.channels && count > 0)
+            store_rounded(g_dw + o * level.w_o + c * level.w_c, r.at, count, level.w_c);
     });
 }
 

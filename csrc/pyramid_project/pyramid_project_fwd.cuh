@@ -32,11 +32,11 @@ __global__ void __launch_bounds__(G::THREADS)
         if (row0 + row >= x.line.count || count <= 0) return;
         const long long image = (row0 + row) / cells, cell = first + (row0 + row) % cells;
         const long long at = image * p.y_n + (level.first_channel + o) * p.y_c + cell * p.y_s;
-        if (p.z) store_products(static_cast<T*>(p.z) + at, r, count, p.y_c);
+        if (p.z) store_rounded(static_cast<T*>(p.z) + at, r.at, count, p.y_c);
 #pragma unroll
         for (int i = 0; i < vec_size<T>; ++i)
             if (i < count) r[i] = beyond ? 0 : activated<T>(level.norm, o + i, r[i], p.relu);
-        store_products(static_cast<T*>(p.y) + at, r, count, p.y_c);
+        store_rounded(static_cast<T*>(p.y) + at, r.at, count, p.y_c);
     };
     for_each_product<G>(r_acc, shared_memory<Acc<T>>(), p.y_s < p.y_c, epilogue);
 }

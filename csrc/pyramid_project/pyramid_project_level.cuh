@@ -29,13 +29,4 @@ __device__ __forceinline__ Operand<T> weight_by_input(const ProjectLevel& level,
     return {static_cast<const T*>(level.weight), Dim::plain(c, level.w_c), Dim::plain(level.channels, level.w_o)};
 }
 
-/// Store the first `count` of a tile's products, rounded once; 16 bytes at once where `g` is aligned and step is 1.
-template <class T, class A, int V>
-__device__ __forceinline__ void store_products(T* g, const Vec<A, V>& r, int count, long long step) {
-    Vec<T, V> rounded;
-#pragma unroll
-    for (int i = 0; i < V; ++i) rounded[i] = narrow<T>(r[i]);
-    store_vec(g, rounded, count, is_aligned(g, 16), step);
-}
-
 }  // namespace pk

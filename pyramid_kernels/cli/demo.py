@@ -121,34 +121,19 @@ def compare(model: nn.Module, x: Tensor, y: Tensor, outcome: Outcome) -> dict[st
             logits[name] = form.eval()(images[name])
         outcome.labels[name] = logits[name][0].argmax(0).cpu()
     ratios["logits, inference"] = testing.error_ratio(*logits.values())
-    features = {name: form.train().backbone(images[name]).detach() for name, form in three.items()}  # type: ignore
-    features["fused"] = features["unfused"]
-    features["exact"] = features["unfused"].double()
-    results = {name: _aspp_gradients(form.aspp, features[name]) for name, form in three.items()}  # type: ignore
-    for key in results["exact"]:
-        ratios[key] = testing.error_ratio(*(results[name][key] for name in three))
-    return ratios
-
-
-def _aspp_gradients(aspp: nn.Module, features: Tensor) -> dict[str, Tensor]:
-    """ASPP in training mode on the photograph's features: output and every gradient.
-
-    The image-level norm is frozen: with two images its statistics hold two values, and its true gradient is zero.
-    """
-    aspp.convs[-1][2].eval()  # type: ignore[index,union-attr]
-    features = features.clone().requires_grad_()
-    out = aspp(features)
-    generator = torch.Generator().manual_seed(0)
-    dy = torch.randn(out.shape, generator=generator).to(out)
-    names, leaves = zip(*aspp.named_parameters(), strict=True)
-    gradients = torch.autograd.grad(out, [features, *leaves], dy)
-    return {"ASPP, training": out.detach()} | {
-        f"d {name}": g for name, g in zip(("features", *names), gradients, strict=True)
-    }
+    ours, plain = (form.train().aspp for form in (fused, model))
+    with torch.no_grad():
+        features = model.backbone(x)  # type: ignore[operator]
+    for aspp in (ours, plain):
+        # The image-level norm: with two images its statistics hold two values, and its true gradient is zero.
+        aspp.convs[-1][2].eval()  # type: ignore[index,union-attr]
+    gradients = testing.module_error_ratios(ours, plain, features)  # type: ignore[arg-type]
+    ratios["ASPP, training"] = gradients.pop("y")
+    return ratios | {name: r for name, r in gradients.items() if name.startswith("d")}
 
 
 def _report(outcome: Outcome, ratios: dict[str, float]) -> None:
-    gradients = {name: r for name, r in ratios.items() if name.startswith("d ")}
+    gradients = {name: r for name, r in ratios.items() if name.startswith("d")}
     worst = max(gradients, key=gradients.__getitem__)
     rows = [[name, f"{r:.2f}"] for name, r in ratios.items() if name not in gradients]
     rows.append([f"{len(gradients)} gradients of ASPP, worst: {worst}", f"{gradients[worst]:.2f}"])

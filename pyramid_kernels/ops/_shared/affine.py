@@ -16,7 +16,7 @@ ACTIVATIONS = (None, "relu")
 #: An eval-mode BatchNorm as callers give it: gamma and beta (or None), running mean and variance, eps.
 Norm = tuple[Tensor | None, Tensor | None, Tensor, Tensor, float]
 #: Multiplier, offset, running mean, running variance; None where absent. The last two come together.
-Affine = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+Affine = tuple[Tensor | None, ...]
 
 Vectors = Sequence[Tensor | None] | None
 
@@ -36,7 +36,7 @@ def check_affine(
         check_length("norm", norm, len(weights), per)
         for i, (entry, w) in enumerate(zip(norm, weights, strict=True)):
             check_norm(f"norm[{i}]", entry, w, x)
-        return [dense(*entry[:4]) for entry in norm], [float(entry[4]) for entry in norm]
+        return [dense_vectors(*entry[:4]) for entry in norm], [float(entry[4]) for entry in norm]
     columns = []
     for name, given in (("scale", scale), ("shift", shift)):
         vectors = [None] * len(weights) if given is None else given
@@ -45,13 +45,12 @@ def check_affine(
             if t is not None:
                 check_vector(f"{name}[{i}]", t, w.shape[0], x)
         columns.append(vectors)
-    return [dense(a, b, None, None) for a, b in zip(*columns, strict=True)], [0.0] * len(weights)
+    return [dense_vectors(a, b, None, None) for a, b in zip(*columns, strict=True)], [0.0] * len(weights)
 
 
-def dense(a: Tensor | None, b: Tensor | None, mean: Tensor | None, var: Tensor | None) -> Affine:
+def dense_vectors(*vectors: Tensor | None) -> tuple[Tensor | None, ...]:
     """The vectors with stride 1, as kernels read them."""
-    a, b, mean, var = (None if v is None else v.contiguous() for v in (a, b, mean, var))
-    return a, b, mean, var
+    return tuple(None if v is None else v.contiguous() for v in vectors)
 
 
 def check_norm(name: str, norm: Any, weight: Tensor, x: Tensor) -> None:

@@ -69,9 +69,14 @@ def pointer(t: Tensor | None) -> int:
     return 0 if t is None else t.data_ptr()
 
 
-def core(like: Tensor) -> ModuleType:
-    """The compiled module for tensors on the device of ``like``."""
-    module = _native.module(like.device.type)
+def vector(t: Tensor | None, like: Tensor) -> tuple[int, bool]:
+    """A scale, shift or norm as native calls take it: address, and whether it has the dtype of ``like`` or float32."""
+    return pointer(t), t is not None and t.dtype == like.dtype
+
+
+def core(device: str) -> ModuleType:
+    """The compiled module for tensors on "cuda" or "cpu"."""
+    module = _native.module(device)
     if isinstance(module, str):
         raise BackendError(module)
     return module
@@ -82,7 +87,7 @@ def call(name: str, like: Tensor, *args: Any) -> None:
 
     Arguments are integers and lists of integers. A refused launch raises RuntimeError with the core's own line.
     """
-    module = core(like)
+    module = core(like.device.type)
     function = getattr(module, name)
     device = like.get_device() if like.is_cuda else 0
     stream = _stream(device) if like.is_cuda else 0

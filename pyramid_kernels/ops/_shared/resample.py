@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from .layout import is_channels_last
+
+#: Bytes of accumulators in a block (four gathers each: more would spill), and the outputs of a row gathered at once.
+BLOCK, REACH = 4096, 64
+#: Named, or ptxas aims for more blocks at once and spills a word or two of the gather.
+GATHER_REGISTERS = 128
 
 
-def accumulator_type(x: torch.Tensor) -> tl.dtype:
+def accumulator_type(x: Tensor) -> tl.dtype:
     """What kernels that read ``x`` add up in, indices and weights included: ACC of the functions below."""
     return tl.float64 if x.dtype == torch.float64 else tl.float32
 
@@ -17,6 +27,29 @@ def resampling(shape: tuple[int, ...], size: tuple[int, int], mode: str, align_c
     if shape[-2:] == size:
         return "taken"
     return "nearest" if mode == "nearest" else "align_corners" if align_corners else "half_pixel"
+
+
+def block_elements(x: Tensor) -> int:
+    """How many accumulators a block of kernels that read ``x`` has."""
+    return BLOCK // (8 if x.dtype == torch.float64 else 4)
+
+
+def gather_strips(
+    shapes: tuple[tuple[int, ...], ...], modes: tuple[str, ...], full: Tensor
+) -> tuple[tuple[tuple[int, int, int], ...], int]:
+    """Every gradient's (BQ, BX, BC) of ``gather`` from ``full``; and how many strips of all (c, h, w) an image has."""
+    tiles = tuple(_strip(s, m, full) for s, m in zip(shapes, modes, strict=True))
+    owned = zip(shapes, tiles, strict=True)
+    return tiles, sum(triton.cdiv(c, bc) * h * triton.cdiv(w, bq) for (c, h, w), (bq, _, bc) in owned)
+
+
+def _strip(shape: tuple[int, ...], mode: str, full: Tensor) -> tuple[int, int, int]:
+    """(BQ, BX, BC): pixels of a strip, outputs gathered at once for each, channels."""
+    (c, _, w), cols, elements = shape, full.shape[3], block_elements(full)
+    reach = 1 if mode == "taken" else cols if w == 1 else math.ceil(2 * cols / w) + 3
+    bx = min(REACH, triton.next_power_of_2(min(reach, cols)))
+    bc = min(triton.next_power_of_2(c), max(1, elements // bx), 64 if is_channels_last(full) else 8)
+    return min(triton.next_power_of_2(w), max(1, elements // (bx * bc))), bx, bc
 
 
 @triton.jit
@@ -115,3 +148,54 @@ def weight(d, i, size, full, MODE: tl.constexpr, ACC: tl.constexpr):
         return tl.where(low == i, 1.0, 0.0).to(ACC)
     else:
         return tl.where(low == i, 1 - above, 0.0) + tl.where(high == i, above, 0.0)
+
+
+@triton.jit
+def gather(
+    p_dy, p_y, p_scale, p_dmap, u, shape, strides, first, total, full,
+    K: tl.constexpr, MODE: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr,
+    BQ: tl.constexpr, BX: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """Strip ``u`` of a gradient of ``shape`` (c, h, w) per tap of a K x K kernel, the taps' channels side by side.
+
+    BQ pixels of one row, one tap and BC channels; each pixel's outputs lie along their own axis of the block.
+    """
+    strips, blocks = tl.cdiv(shape[2], BQ), tl.cdiv(shape[0], BC)
+    i = u // strips % shape[1]
+    start = u // (strips * shape[1]) % blocks * BC
+    t = u // (strips * shape[1] * blocks) % (K * K)
+    n = (u // (strips * shape[1] * blocks * K * K)).to(tl.int64)
+    down, right = t // K - K // 2, t % K - K // 2
+    j, k, channel = u % strips * BQ + tl.arange(0, BQ), tl.arange(0, BX), start + tl.arange(0, BC)
+    if CHANNELS_LAST:
+        b_j, b_k, b_channel = j[:, None, None], k[None, :, None], channel[None, None, :]
+    else:
+        b_j, b_k, b_channel = j[None, :, None], k[None, None, :], channel[:, None, None]
+    y_low, y_high = support(i, shape[1], full[0], MODE)
+    x_low, x_high = support(b_j, shape[2], full[1], MODE)
+    reach = tl.max(tl.max(tl.max(tl.where(b_j < shape[2], x_high - x_low, 0), 2), 1), 0)
+    acc = tl.zeros_like(b_j + b_k + b_channel).to(ACC)
+    out_channel = (first + b_channel).to(tl.int64)
+    # The tap of output pixel (y - down, x - right) reads (y, x).
+    for y in range(tl.maximum(y_low, down), tl.minimum(y_high, full[0] - 1 + down) + 1):
+        share_y = weight(y, i, shape[1], full[0], MODE, ACC)
+        for chunk in range(0, reach + 1, BX):
+            x = x_low + chunk + b_k
+            share = share_y * weight(x, b_j, shape[2], full[1], MODE, ACC)
+            m = (share != 0) & (x <= x_high) & (b_j < shape[2]) & (b_channel < shape[0])
+            if K > 1:
+                m = m & (x - right >= 0) & (x - right < full[1])
+            at = offset(n, out_channel, (y - down) * full[1] + x - right, total, full[2], CHANNELS_LAST)
+            b_dy = tl.load(p_dy + at, m, 0.0).to(ACC)
+            if p_y is not None:
+                b_dy = tl.where(tl.load(p_y + at, m, 0.0) <= 0, 0.0, b_dy)
+            acc += share * b_dy
+    if CHANNELS_LAST:
+        b_dmap, b_j, b_channel = tl.sum(acc, 1), j[:, None], channel[None, :]
+    else:
+        b_dmap, b_j, b_channel = tl.sum(acc, 2), j[None, :], channel[:, None]
+    if p_scale is not None:
+        b_dmap *= tl.load(p_scale + first + b_channel, b_channel < shape[0], 0.0).to(ACC)
+    p_dmap += n * strides[0] + (t * shape[0] + b_channel).to(tl.int64) * strides[1] + i.to(tl.int64) * strides[2]
+    m = (b_j < shape[2]) & (b_channel < shape[0])
+    tl.store(p_dmap + b_j.to(tl.int64) * strides[3], b_dmap.to(p_dmap.dtype.element_ty), m)

@@ -14,6 +14,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from .._shared.blocks import fit
+
 #: Pixels whose sums the dz kernels keep together; fewer weight tiles than TILES are split along the pixels.
 PIXELS, TILES = 64, 256
 
@@ -69,14 +71,9 @@ def weight_splits(size: Sequence[int], shapes: list[tuple[int, int]]) -> int:
     Counted in 128 x 128 tiles, so that the order of summation is one for every dtype and architecture.
     """
     n, c, h, w = size
-    wide_o, wide_c = wide(max(o for o, _ in shapes)), wide(c)
+    wide_o, wide_c = fit(max(o for o, _ in shapes), 128), fit(c, 128)
     tiles = sum(k * k * -(-o // wide_o) for o, k in shapes) * -(-c // wide_c)
     return max(1, min(-(-TILES // tiles), 16, n * h * w // 256))
-
-
-def wide(length: int) -> int:
-    """A power of two from 16 to 128 that covers ``length`` if it can."""
-    return max(16, min(128, 1 << (length - 1).bit_length()))
 
 
 def channels_last(x: Tensor) -> Tensor:

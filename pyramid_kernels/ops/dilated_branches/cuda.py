@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ...backends import Problem
-from .._shared.native import DTYPES, architecture, call, cannot_launch, core, multiprocessors, pointer
+from .._shared.native import DTYPES, architecture, call, cannot_launch, core, multiprocessors, pointer, vector
 from .._shared.precision import conv_precision
 from .chain import channels_last, first_channels, packed
 
 __all__ = [
-    "launch_branches", "launch_dimage", "launch_dw", "launch_dx", "launch_dz", "launch_sums", "pixel_tiles", "plan",
+    "launch_branches", "launch_dimage", "launch_dw", "launch_dx", "launch_dz", "launch_sums", "pixel_tiles", "planned",
     "supports",
 ]  # fmt: skip
 
@@ -35,7 +35,7 @@ def branches(
     n, _, h, w = x.shape
     rows = []
     for i, (weight, d) in enumerate(zip(weights, dilations, strict=True)):
-        vectors = [v for t in affine[4 * i : 4 * i + 4] for v in (pointer(t), t is not None and t.dtype == x.dtype)]
+        vectors = [v for t in affine[4 * i : 4 * i + 4] for v in vector(t, x)]
         strides = weight.stride()
         rows.append(
             [*weight.shape[::2][:2], d, first[i], weight.data_ptr(), strides[0], strides[1], strides[3], *vectors]
@@ -50,7 +50,7 @@ def address(t: Tensor | None) -> list[int]:
 
 def pixel_tiles(z: Tensor) -> int:
     """How many tiles of pixels ``launch_branches`` writes statistics of ``z`` for."""
-    count: int = core(z).dilated_branches_pixel_tiles(z.shape[0], *z.shape[2:])
+    count: int = core(z.device.type).dilated_branches_pixel_tiles(z.shape[0], *z.shape[2:])
     return count
 
 
@@ -61,7 +61,7 @@ def planned(x: Tensor, weights: Sequence[Tensor], dilations: Sequence[int], merg
     precision = conv_precision(x.dtype)
     problem = branches(x, x.shape[1], dense, first_channels(dense), list(dilations), vectors, [], precision)
     where = DTYPES[x.dtype], 0, 0
-    found: dict[str, int] = core(x).dilated_branches_plan(
+    found: dict[str, int] = core(x.device.type).dilated_branches_plan(
         *where, *problem, address(x), merge == "sum", multiprocessors(x.device)
     )
     return found
@@ -86,7 +86,7 @@ def launch_branches(
 ) -> None:  # fmt: skip
     """One launch for all branches: writes y, the pre-affine z and the tiles' statistics, each if given."""
     blocks = multiprocessors(x.device)
-    scratch = torch.empty(blocks * core(x).dilated_branches_scratch, dtype=torch.uint8, device=x.device)
+    scratch = torch.empty(blocks * core(x.device.type).dilated_branches_scratch, dtype=torch.uint8, device=x.device)
     problem = branches(x, x.shape[1], weights, first_channels(weights), dilations, affine, eps, precision)
     call(
         "dilated_branches_fwd", x, *problem, address(x), pointer(image_bias), address(y), pointer(z), pointer(part),

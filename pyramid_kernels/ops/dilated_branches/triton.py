@@ -12,11 +12,12 @@ import triton.language as tl
 from torch import Tensor
 
 from ...backends import Problem
+from .._shared.blocks import fit
 from .._shared.launch import launch
 from .._shared.triton import cannot_launch
 from .chain import first_channels
 from .triton_bwd import launch_dimage, launch_dw, launch_dx, launch_dz, launch_sums
-from .triton_tiles import accumulate, branch_affine, fit, gemm_block, pixel_tile, tile_pixels
+from .triton_tiles import accumulate, branch_affine, gemm_block, pixel_tile, tile_pixels
 
 __all__ = [
     "launch_branches", "launch_dimage", "launch_dw", "launch_dx", "launch_dz", "launch_sums", "pixel_tiles", "supports"

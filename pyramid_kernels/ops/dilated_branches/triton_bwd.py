@@ -11,9 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .._shared.blocks import fit
 from .._shared.launch import launch
 from .chain import PIXELS, first_channels
-from .triton_tiles import accumulate, branch_affine, fit, gemm_block, pixel_tile, tile_pixels
+from .triton_tiles import accumulate, branch_affine, gemm_block, pixel_tile, tile_pixels
 
 
 @triton.jit

@@ -101,8 +101,3 @@ def gemm_block(x: Tensor, precision: str, backward: bool = False) -> Block:
     if x.dtype == torch.float32 and precision == "ieee":
         return Block(64, 32 if hopper and not backward else 16, 2)
     return Block(128, (128 if hopper else 64) // x.element_size(), 3 if hopper else 4)
-
-
-def fit(length: int, most: int) -> int:
-    """A power of two from 16, the least that tensor cores take, to ``most``, that covers ``length`` if it can."""
-    return max(16, min(most, triton.next_power_of_2(length)))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...backends import Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
-from .._shared.affine import ACTIVATIONS, dense
+from .._shared.affine import ACTIVATIONS, dense_vectors
 from .._shared.checks import check_choice, check_length, check_vector
 from .._shared.layout import empty_map, is_channels_last
 from .._shared.precision import conv_precision
@@ -82,7 +82,7 @@ def dilated_branches_train(
     chunks = []
     for i in range(0, len(weights), CHUNK):
         part = slice(i, i + CHUNK)
-        affine = [t for a, b in zip(gamma[part], beta[part], strict=True) for t in dense(a, b, None, None)]
+        affine = [t for a, b in zip(gamma[part], beta[part], strict=True) for t in dense_vectors(a, b, None, None)]
         settings = (dilations[part], eps[part], activation == "relu", backend)
         chunks.append(DilatedBranchesTrain.apply(x, image_bias, settings, *weights[part], *affine))
     if len(chunks) > 1:

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .._shared.blocks import fit
 from .._shared.launch import launch
 from ..dilated_branches.chain import first_channels
 from ..dilated_branches.triton import (
@@ -23,7 +24,7 @@ from ..dilated_branches.triton import (
     pixel_tiles,
     supports,
 )  # fmt: skip
-from ..dilated_branches.triton_tiles import branch_affine, fit
+from ..dilated_branches.triton_tiles import branch_affine
 
 __all__ = [
     "launch_branches", "launch_dimage", "launch_dw", "launch_dx", "launch_dz", "launch_normalise",

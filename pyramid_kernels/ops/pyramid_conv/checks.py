@@ -9,7 +9,7 @@ from torch import Tensor
 from .._shared.affine import ACTIVATIONS
 from .._shared.autocast import autocast
 from .._shared.checks import check_choice, check_floating, check_like, check_map, check_vector
-from ..upsample_merge.checks import MODES, check_size
+from ..upsample_merge.checks import check_mode, check_size
 
 
 def check_arguments(
@@ -17,10 +17,8 @@ def check_arguments(
     vectors: dict[str, Tensor | None],
 ) -> tuple[list[Tensor], Tensor, tuple[int, int]]:  # fmt: skip
     """Maps and weight in one dtype, that of autocast inside it, and the result's size."""
-    check_choice("mode", mode, MODES)
+    check_mode(mode, align_corners)
     check_choice("activation", activation, ACTIVATIONS)
-    if mode == "nearest" and align_corners:
-        raise ValueError("align_corners must be False with mode='nearest', got True; it is an option of 'bilinear'")
     target = check_size(maps, size)
     for i, m in enumerate(maps):
         check_map(f"maps[{i}]", m)

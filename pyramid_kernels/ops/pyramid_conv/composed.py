@@ -90,10 +90,9 @@ def _epilogue(
         return affine(affine(y, None, bias, None), scale, shift, activation)
     bias, scale, shift = (None if v is None else v.view(1, -1, 1, 1) for v in (bias, scale, shift))
     y = y if bias is None else y.add_(bias)
-    if scale is not None:
-        y = y * scale if shift is None else torch.addcmul(shift, y, scale)
-    elif shift is not None:
-        y = y.add_(shift)
+    if scale is not None:  # not addcmul, whose backward makes one full map more
+        y = y * scale if scale.requires_grad else y.mul_(scale)
+    y = y if shift is None else y.add_(shift)
     return y.relu_() if activation == "relu" else y
 
 

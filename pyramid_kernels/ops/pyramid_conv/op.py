@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...backends import Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
+from .._shared.affine import dense_vectors
 from .._shared.layout import as_map, empty_map, is_channels_last, placed
 from ..upsample_merge.checks import check_size
 from ..upsample_merge.layout import leader
@@ -87,7 +88,7 @@ def pyramid_conv(
     # Only what eager would save: the value before the affine where scale's gradient needs it.
     keep = torch.is_grad_enabled() and scale is not None and scale.requires_grad
     settings = (list(target), mode, align_corners, activation == "relu", keep, backend)
-    return PyramidConv.apply(settings, weight, bias, scale, shift, *maps)[0]
+    return PyramidConv.apply(settings, weight, *dense_vectors(bias, scale, shift), *maps)[0]
 
 
 class PyramidConv(OpFunction):

@@ -15,8 +15,18 @@ from torch import Tensor
 from ...backends import Problem
 from .._shared.launch import launch
 from .._shared.layout import is_channels_last
-from .._shared.resample import accumulator_type, block, offset, resampling, sample, support, weight
-from .._shared.triton import cannot_launch
+from .._shared.resample import (
+    GATHER_REGISTERS,
+    accumulator_type,
+    block,
+    block_elements,
+    gather,
+    gather_strips,
+    offset,
+    resampling,
+    sample,
+)
+from .._shared.triton import cannot_launch, tile
 from ..upsample_merge import triton as merging
 from .layout import LEVELS
 
@@ -70,47 +80,6 @@ def pyramid_conv_merge_kernel(
 
 
 @triton.jit
-def gather(
-    p_dz, p_dlevel, u, shape, strides, total, full,
-    K: tl.constexpr, MODE: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr,
-    BQ: tl.constexpr, BX: tl.constexpr, BC: tl.constexpr,
-):  # fmt: skip
-    """BQ pixels of one row, one tap and BC channels; each pixel's outputs lie along their own axis of the block."""
-    strips, blocks = tl.cdiv(shape[2], BQ), tl.cdiv(total, BC)
-    i = u // strips % shape[1]
-    start = u // (strips * shape[1]) % blocks * BC
-    t = u // (strips * shape[1] * blocks) % (K * K)
-    n = (u // (strips * shape[1] * blocks * K * K)).to(tl.int64)
-    down, right = t // K - K // 2, t % K - K // 2
-    j, k, channel = u % strips * BQ + tl.arange(0, BQ), tl.arange(0, BX), start + tl.arange(0, BC)
-    if CHANNELS_LAST:
-        b_j, b_k, b_channel = j[:, None, None], k[None, :, None], channel[None, None, :]
-    else:
-        b_j, b_k, b_channel = j[None, :, None], k[None, None, :], channel[:, None, None]
-    y_low, y_high = support(i, shape[1], full[0], MODE)
-    x_low, x_high = support(b_j, shape[2], full[1], MODE)
-    reach = tl.max(tl.max(tl.max(tl.where(b_j < shape[2], x_high - x_low, 0), 2), 1), 0)
-    acc = tl.zeros_like(b_j + b_k + b_channel).to(ACC)
-    # The tap of output pixel (y - down, x - right) reads (y, x).
-    for y in range(tl.maximum(y_low, down), tl.minimum(y_high, full[0] - 1 + down) + 1):
-        share_y = weight(y, i, shape[1], full[0], MODE, ACC)
-        for chunk in range(0, reach + 1, BX):
-            x = x_low + chunk + b_k
-            share = share_y * weight(x, b_j, shape[2], full[1], MODE, ACC)
-            m = (share != 0) & (x <= x_high) & (x - right >= 0) & (x - right < full[1])
-            m = m & (b_j < shape[2]) & (b_channel < total)
-            at = offset(n, b_channel.to(tl.int64), (y - down) * full[1] + x - right, total, full[2], CHANNELS_LAST)
-            acc += share * tl.load(p_dz + at, m, 0.0).to(ACC)
-    if CHANNELS_LAST:
-        b_dlevel, b_j, b_channel = tl.sum(acc, 1), j[:, None], channel[None, :]
-    else:
-        b_dlevel, b_j, b_channel = tl.sum(acc, 2), j[None, :], channel[:, None]
-    p_dlevel += n * strides[0] + (t * total + b_channel).to(tl.int64) * strides[1] + i.to(tl.int64) * strides[2]
-    m = (b_j < shape[2]) & (b_channel < total)
-    tl.store(p_dlevel + b_j.to(tl.int64) * strides[3], b_dlevel.to(p_dlevel.dtype.element_ty), m)
-
-
-@triton.jit
 def pyramid_conv_bwd_dlevels_kernel(
     p_dz, p_dlevels, shapes, strides, images, total, full,
     K: tl.constexpr, MODES: tl.constexpr, TILES: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr,
@@ -122,7 +91,7 @@ def pyramid_conv_bwd_dlevels_kernel(
         programs = images * K * K * tl.cdiv(total, TILES[i][2]) * strips
         if (u >= 0) & (u < programs):
             gather(
-                p_dz, p_dlevels[i], u, shapes[i], strides[i], total, full,
+                p_dz, None, None, p_dlevels[i], u, shapes[i], strides[i], 0, total, full,
                 K, tl.constexpr(MODES[i]), CHANNELS_LAST, ACC, *TILES[i],
             )  # fmt: skip
         u -= programs
@@ -135,7 +104,7 @@ def merge(
     """Fill ``y`` (N, O, H, W), dense, and ``z``, the value before the affine, from base and (N, k*k*O, h, w) levels."""
     n, total, rows, cols = y.shape
     last = is_channels_last(y)
-    bp, bc = merging._tile([y], rows * cols, last)
+    bp, bc = tile(last, total, rows * cols, block_elements(y))
     launch(
         pyramid_conv_merge_kernel, (n * triton.cdiv(rows * cols, bp), triton.cdiv(total, bc)), y,
         base, tuple(levels), bias, scale, shift, y, z,
@@ -153,15 +122,11 @@ def backward_levels(dz: Tensor, dlevels: list[Tensor], k: int, mode: str, align_
         some = dlevels[start : start + LEVELS]
         shapes = tuple((total, *d.shape[2:]) for d in some)
         modes = tuple(resampling(s, (rows, cols), mode, align_corners) for s in shapes)
-        tiles = tuple(
-            merging._strip(s, m, cols, last, merging._elements(dz)) for s, m in zip(shapes, modes, strict=True)
-        )
-        owned = zip(shapes, tiles, strict=True)
-        programs = sum(n * k * k * triton.cdiv(total, bc) * h * triton.cdiv(w, bq) for (_, h, w), (bq, _, bc) in owned)
+        tiles, programs = gather_strips(shapes, modes, dz)
         launch(
-            pyramid_conv_bwd_dlevels_kernel, (programs,), dz,
+            pyramid_conv_bwd_dlevels_kernel, (n * k * k * programs,), dz,
             dz, tuple(some), shapes, tuple(d.stride() for d in some), n, total, (rows, cols, rows * cols),
-            K=k, MODES=modes, TILES=tiles, CHANNELS_LAST=last, ACC=accumulator_type(dz), maxnreg=merging.REGISTERS,
+            K=k, MODES=modes, TILES=tiles, CHANNELS_LAST=last, ACC=accumulator_type(dz), maxnreg=GATHER_REGISTERS,
         )  # fmt: skip
 
 

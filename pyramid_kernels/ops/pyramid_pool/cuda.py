@@ -7,15 +7,12 @@ import functools
 import torch
 from torch import Tensor
 
-from ... import _native
 from ...backends import Problem
-from .._shared.native import DTYPES, call, cannot_launch, pointer
+from .._shared.native import DTYPES, call, cannot_launch, core, multiprocessors, pointer
 from .._shared.windows import WINDOWS
 
 #: As csrc/pyramid_pool/pyramid_pool.h has them.
 MAX_LEVELS, MAX_BINS = 8, 64
-#: Multiprocessors that a CPU tensor's kernels are planned for: so few that the tests' maps fill them or do not.
-SIMULATED_PROCESSORS = 8
 
 Levels = list[tuple[int, int]]
 
@@ -29,17 +26,9 @@ def supports(problem: Problem) -> str | None:
     return cannot_launch(problem)
 
 
-@functools.lru_cache
-def processors(device: torch.device) -> int:
-    """What the work is shared out for."""
-    if device.type != "cuda":
-        return SIMULATED_PROCESSORS
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
 def pyramid(bins: Levels, mode: str, windows: str, device: torch.device) -> list[int]:
     """The pyramid as native calls take it."""
-    return [WINDOWS.index(windows), mode == "max", processors(device), *(v for level in bins for v in level)]
+    return [WINDOWS.index(windows), mode == "max", multiprocessors(device), *(v for level in bins for v in level)]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -48,9 +37,7 @@ def parts(device: str, dtype: torch.dtype, pooled: tuple[int, ...], pyramid: tup
 
     ``pooled``: shape and strides of the map.
     """
-    module = _native.module(device)
-    assert not isinstance(module, str), module
-    count: int = module.pyramid_pool_parts(DTYPES[dtype], list(pooled), list(pyramid))
+    count: int = core(device).pyramid_pool_parts(DTYPES[dtype], list(pooled), list(pyramid))
     return count
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ...backends import Problem
-from .._shared.native import call, cannot_launch, pointer
+from .._shared.native import call, cannot_launch, pointer, vector
 from .._shared.precision import conv_precision
 
 #: Levels per launch, as csrc/pyramid_project/pyramid_project.h has it.
@@ -104,7 +104,5 @@ def _levels(
     levels = []
     for i, (count, o) in enumerate(zip(cells, channels, strict=True)):
         matrix = [0, 0, 0] if weights is None else [pointer(weights[i]), weights[i].stride(0), weights[i].stride(1)]
-        columns = [v[i] for v in vectors]
-        described = [value for v in columns for value in (pointer(v), v is not None and v.dtype == like.dtype)]
-        levels.append([count, o, *matrix, *described])
+        levels.append([count, o, *matrix, *(value for v in vectors for value in vector(v[i], like))])
     return levels

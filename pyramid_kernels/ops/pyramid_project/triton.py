@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...backends import Problem
+from .._shared.blocks import fit
 from .._shared.launch import launch
 from .._shared.precision import conv_precision
 from .._shared.triton import cannot_launch
@@ -207,10 +208,6 @@ def pyramid_project_bwd_dweights_kernel(
 
 def _block(x: Tensor, rows: int, cols: int, depth: int) -> dict[str, int]:
     """BM, BN, BK: narrow, because a pyramid has few rows and the weights are what is read."""
-
-    def fit(size: int, most: int) -> int:
-        return min(most, max(16, triton.next_power_of_2(size)))
-
     return {"BM": fit(rows, 64), "BN": fit(cols, 32), "BK": fit(depth, 128 // x.element_size())}
 
 

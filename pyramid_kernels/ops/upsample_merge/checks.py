@@ -17,10 +17,8 @@ def check_maps(
     maps: Any, size: Any, mode: str, align_corners: bool, merge: str
 ) -> tuple[list[Tensor], tuple[int, int]]:
     """The maps in one dtype, and the result's size."""
-    check_choice("mode", mode, MODES)
+    check_mode(mode, align_corners)
     check_choice("merge", merge, MERGES)
-    if mode == "nearest" and align_corners:
-        raise ValueError("align_corners must be False with mode='nearest', got True; it is an option of 'bilinear'")
     target = check_size(maps, size)
     for i, m in enumerate(maps):
         check_map(f"maps[{i}]", m)
@@ -34,6 +32,13 @@ def check_maps(
                     f"got {tuple(m.shape)} and {tuple(maps[0].shape)}"
                 )
     return maps, target
+
+
+def check_mode(mode: str, align_corners: bool) -> None:
+    """How maps are resized."""
+    check_choice("mode", mode, MODES)
+    if mode == "nearest" and align_corners:
+        raise ValueError("align_corners must be False with mode='nearest', got True; it is an option of 'bilinear'")
 
 
 def check_size(maps: Any, size: Any) -> tuple[int, int]:

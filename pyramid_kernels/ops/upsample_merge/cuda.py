@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...backends import Problem
 from .._shared.layout import is_channels_last
-from .._shared.native import call, cannot_launch, pointer
+from .._shared.native import call, cannot_launch, pointer, vector
 from .layout import MAPS, chunks
 
 #: Maps of one sum, which is rounded once and so is one launch.
@@ -41,11 +41,6 @@ def _firsts(maps: list[Tensor], first: int, merge: str) -> list[int]:
     return [first + (0 if merge == "sum" else sum(m.shape[1] for m in maps[:i])) for i in range(len(maps))]
 
 
-def _vector(t: Tensor | None, like: Tensor) -> tuple[int, bool]:
-    """Address of a scale or shift, and whether it has the maps' dtype; float32 otherwise."""
-    return pointer(t), t is not None and t.dtype == like.dtype
-
-
 def forward(
     maps: list[Tensor], y: Tensor, mode: str, align_corners: bool, merge: str,
     scale: Tensor | None, shift: Tensor | None, relu: bool,
@@ -53,7 +48,7 @@ def forward(
     """Fill ``y`` (N, C_out, H, W), dense in its memory format."""
     for first, some in chunks(maps, merge):
         problem = _problem(y, some, _firsts(some, first, merge), mode, align_corners, merge)
-        call("upsample_merge_fwd", y, *problem, *_vector(scale, y), *_vector(shift, y), relu, y.data_ptr())
+        call("upsample_merge_fwd", y, *problem, *vector(scale, y), *vector(shift, y), relu, y.data_ptr())
 
 
 def backward_maps(
@@ -63,7 +58,7 @@ def backward_maps(
     """Fill ``dmaps`` (N, C_i, H_i, W_i) from ``dy``, dense in its memory format; map i starts at channel firsts[i]."""
     for i in range(0, len(dmaps), MAPS):
         problem = _problem(dy, dmaps[i : i + MAPS], firsts[i : i + MAPS], mode, align_corners, "concat")
-        call("upsample_merge_bwd_dmaps", dy, *problem, dy.data_ptr(), pointer(y), *_vector(scale, dy))
+        call("upsample_merge_bwd_dmaps", dy, *problem, dy.data_ptr(), pointer(y), *vector(scale, dy))
 
 
 def backward_affine(

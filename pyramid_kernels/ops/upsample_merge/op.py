@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...backends import Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
-from .._shared.affine import ACTIVATIONS
+from .._shared.affine import ACTIVATIONS, dense_vectors
 from .._shared.checks import check_choice, check_vector
 from .._shared.layout import empty_map, is_channels_last
 from . import reference
@@ -83,7 +83,7 @@ def upsample_merge(
             activation=activation,
         )  # fmt: skip
     relu = activation == "relu"
-    scale, shift = (None if v is None else v.contiguous() for v in (scale, shift))
+    scale, shift = dense_vectors(scale, shift)
     return UpsampleMerge.apply(list(target), mode, align_corners, merge, relu, backend, scale, shift, *maps)
 
 

@@ -7,8 +7,6 @@ the cost is one write. Backward: one program owns a strip of one map's gradient 
 
 from __future__ import annotations
 
-import math
-
 import torch
 import triton
 import triton.language as tl
@@ -17,14 +15,20 @@ from torch import Tensor
 from ...backends import Problem
 from .._shared.launch import launch
 from .._shared.layout import is_channels_last
-from .._shared.resample import accumulator_type, block, offset, resampling, sample, support, weight
+from .._shared.resample import (
+    GATHER_REGISTERS,
+    accumulator_type,
+    block,
+    block_elements,
+    gather,
+    gather_strips,
+    offset,
+    resampling,
+    sample,
+)
 from .._shared.triton import cannot_launch, tile
 from .layout import MAPS, chunks
 
-#: Bytes of accumulators in a block (four gathers each: more would spill), and the outputs of a row gathered at once.
-BLOCK, REACH = 4096, 64
-#: Named, or ptxas aims for more blocks at once and spills a word or two of the gather.
-REGISTERS = 128
 #: Programs that share the sums of scale's and shift's gradients.
 PROGRAMS = 1024
 
@@ -87,49 +91,6 @@ def upsample_merge_fwd_kernel(
 
 
 @triton.jit
-def gather(
-    p_dy, p_y, p_scale, p_dmap, u, shape, strides, first, total, full,
-    MODE: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr,
-    BQ: tl.constexpr, BX: tl.constexpr, BC: tl.constexpr,
-):  # fmt: skip
-    """BQ pixels of one row of a gradient, BC channels; each pixel's outputs lie along their own axis of the block."""
-    strips, blocks = tl.cdiv(shape[2], BQ), tl.cdiv(shape[0], BC)
-    i = u // strips % shape[1]
-    start = u // (strips * shape[1]) % blocks * BC
-    n = (u // (strips * shape[1] * blocks)).to(tl.int64)
-    j, k, channel = u % strips * BQ + tl.arange(0, BQ), tl.arange(0, BX), start + tl.arange(0, BC)
-    if CHANNELS_LAST:
-        b_j, b_k, b_channel = j[:, None, None], k[None, :, None], channel[None, None, :]
-    else:
-        b_j, b_k, b_channel = j[None, :, None], k[None, None, :], channel[:, None, None]
-    y_low, y_high = support(i, shape[1], full[0], MODE)
-    x_low, x_high = support(b_j, shape[2], full[1], MODE)
-    reach = tl.max(tl.max(tl.max(tl.where(b_j < shape[2], x_high - x_low, 0), 2), 1), 0)
-    acc = tl.zeros_like(b_j + b_k + b_channel).to(ACC)
-    out_channel = (first + b_channel).to(tl.int64)
-    for y in range(y_low, y_high + 1):
-        down = weight(y, i, shape[1], full[0], MODE, ACC)
-        for chunk in range(0, reach + 1, BX):
-            x = x_low + chunk + b_k
-            share = down * weight(x, b_j, shape[2], full[1], MODE, ACC)
-            m = (share != 0) & (x <= x_high) & (b_j < shape[2]) & (b_channel < shape[0])
-            at = offset(n, out_channel, y * full[1] + x, total, full[2], CHANNELS_LAST)
-            b_dy = tl.load(p_dy + at, m, 0.0).to(ACC)
-            if p_y is not None:
-                b_dy = tl.where(tl.load(p_y + at, m, 0.0) <= 0, 0.0, b_dy)
-            acc += share * b_dy
-    if CHANNELS_LAST:
-        b_dmap, b_j, b_channel = tl.sum(acc, 1), j[:, None], channel[None, :]
-    else:
-        b_dmap, b_j, b_channel = tl.sum(acc, 2), j[None, :], channel[:, None]
-    if p_scale is not None:
-        b_dmap *= tl.load(p_scale + first + b_channel, b_channel < shape[0], 0.0).to(ACC)
-    p_dmap += n * strides[0] + b_channel.to(tl.int64) * strides[1] + i.to(tl.int64) * strides[2]
-    m = (b_j < shape[2]) & (b_channel < shape[0])
-    tl.store(p_dmap + b_j.to(tl.int64) * strides[3], b_dmap.to(p_dmap.dtype.element_ty), m)
-
-
-@triton.jit
 def upsample_merge_bwd_dmaps_kernel(
     p_dy, p_y, p_scale, p_dmaps, shapes, strides, firsts, images, total, full,
     MODES: tl.constexpr, TILES: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr,
@@ -141,7 +102,7 @@ def upsample_merge_bwd_dmaps_kernel(
         if (u >= 0) & (u < programs):
             gather(
                 p_dy, p_y, p_scale, p_dmaps[i], u, shapes[i], strides[i], firsts[i], total, full,
-                tl.constexpr(MODES[i]), CHANNELS_LAST, ACC, *TILES[i],
+                1, tl.constexpr(MODES[i]), CHANNELS_LAST, ACC, *TILES[i],
             )  # fmt: skip
         u -= programs
 
@@ -200,16 +161,8 @@ def _maps(maps: list[Tensor], size: tuple[int, int], mode: str, align_corners: b
 
 
 def _tile(maps: list[Tensor], pixels: int, channels_last: bool) -> tuple[int, int]:
-    """(BP, BC), wide along whichever of pixels and channels is contiguous."""
-    elements = _elements(maps[0])
-    c, p = triton.next_power_of_2(max(m.shape[1] for m in maps)), max(16, triton.next_power_of_2(pixels))
-    if channels_last:
-        return min(elements // min(64, c), p), min(64, c)
-    return min(256, p), min(elements // min(256, p), c)
-
-
-def _elements(x: Tensor) -> int:
-    return BLOCK // (8 if x.dtype == torch.float64 else 4)
+    """(BP, BC) for the widest of ``maps``."""
+    return tile(channels_last, max(m.shape[1] for m in maps), pixels, block_elements(maps[0]))
 
 
 def _tiles(maps: list[Tensor], merge: str, bc: int) -> int:
@@ -233,15 +186,6 @@ def forward(
         )  # fmt: skip
 
 
-def _strip(shape: tuple[int, ...], mode: str, cols: int, channels_last: bool, elements: int) -> tuple[int, int, int]:
-    """(BQ, BX, BC): pixels of a strip, outputs gathered at once for each, channels."""
-    c, _, w = shape
-    reach = 1 if mode == "taken" else cols if w == 1 else math.ceil(2 * cols / w) + 3
-    bx = min(REACH, triton.next_power_of_2(min(reach, cols)))
-    bc = min(triton.next_power_of_2(c), max(1, elements // bx), 64 if channels_last else 8)
-    return min(triton.next_power_of_2(w), max(1, elements // (bx * bc))), bx, bc
-
-
 def backward_maps(
     dy: Tensor, y: Tensor | None, scale: Tensor | None, dmaps: list[Tensor], firsts: list[int], mode: str,
     align_corners: bool,
@@ -253,14 +197,12 @@ def backward_maps(
         some = dmaps[start : start + MAPS]
         shapes = tuple(tuple(d.shape[1:]) for d in some)
         modes = tuple(resampling(s, (rows, cols), mode, align_corners) for s in shapes)
-        tiles = tuple(_strip(s, m, cols, last, _elements(dy)) for s, m in zip(shapes, modes, strict=True))
-        owned = zip(shapes, tiles, strict=True)
-        programs = sum(n * triton.cdiv(c, bc) * h * triton.cdiv(w, bq) for (c, h, w), (bq, _, bc) in owned)
+        tiles, programs = gather_strips(shapes, modes, dy)
         launch(
-            upsample_merge_bwd_dmaps_kernel, (programs,), dy,
+            upsample_merge_bwd_dmaps_kernel, (n * programs,), dy,
             dy, y, scale, tuple(some), shapes, tuple(d.stride() for d in some),
             tuple(firsts[start : start + MAPS]), n, total, (rows, cols, rows * cols),
-            MODES=modes, TILES=tiles, CHANNELS_LAST=last, ACC=accumulator_type(dy), maxnreg=REGISTERS,
+            MODES=modes, TILES=tiles, CHANNELS_LAST=last, ACC=accumulator_type(dy), maxnreg=GATHER_REGISTERS,
         )  # fmt: skip
 
 
