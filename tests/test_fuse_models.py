@@ -99,8 +99,10 @@ def test_agrees(model: Any, train: bool, monkeypatch: pytest.MonkeyPatch) -> Non
     kind, runs = type(ours.get_submodule(paths[0])), []
     forward = kind.fused_forward
     monkeypatch.setattr(kind, "fused_forward", lambda self, x: [runs.append(1), forward(self, x)][1])
-    # A transformer's gradients pass through more small sums; those here are small enough for more draws.
-    assert_agrees(ours, unfused, x, draws=8 if sum(p.numel() for p in ours.parameters()) < 5e6 else 2)
+    # A transformer's gradients pass through more small sums: measured, the chain's error on one norm of eight channels
+    # differs threefold between draws. What is small takes more of them.
+    size = sum(p.numel() for p in ours.parameters())
+    assert_agrees(ours, unfused, x, draws=32 if size < 1e6 else 8 if size < 5e6 else 2)
     assert len(runs) == 1
 
 
