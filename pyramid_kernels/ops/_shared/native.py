@@ -69,6 +69,11 @@ def pointer(t: Tensor | None) -> int:
     return 0 if t is None else t.data_ptr()
 
 
+def vector(t: Tensor | None, like: Tensor) -> tuple[int, bool]:
+    """A scale, shift or norm as native calls take it: address, and whether it has the dtype of ``like`` or float32."""
+    return pointer(t), t is not None and t.dtype == like.dtype
+
+
 def core(like: Tensor) -> ModuleType:
     """The compiled module for tensors on the device of ``like``."""
     module = _native.module(like.device.type)

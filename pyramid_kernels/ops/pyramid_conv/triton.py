@@ -2,8 +2,7 @@
 
 Forward: one program owns a tile of the output, adds every tap of every level where the tap lies inside the map, and
 applies the epilogue. Backward: one program owns a strip of one tap's gradient of one level and gathers from the outputs
-whose *forward* indices hold it. Resizing before a product, the gradient behind the epilogue and the sums for vectors
-are ``upsample_merge``'s kernels.
+whose *forward* indices hold it.
 """
 
 from __future__ import annotations
@@ -163,24 +162,3 @@ def backward_levels(dz: Tensor, dlevels: list[Tensor], k: int, mode: str, align_
             dz, tuple(some), shapes, tuple(d.stride() for d in some), n, total, (rows, cols, rows * cols),
             K=k, MODES=modes, TILES=tiles, CHANNELS_LAST=last, ACC=accumulator_type(dz), maxnreg=merging.REGISTERS,
         )  # fmt: skip
-
-
-def backward_dz(dy: Tensor, y: Tensor | None, scale: Tensor | None, dz: Tensor) -> None:
-    """Fill ``dz`` with dy behind the ReLU of ``y``, times ``scale``; all (N, O, H, W) of one layout."""
-    merging.backward_maps(dy, y, scale, [dz], [0], "bilinear", False)
-
-
-def backward_sums(dy: Tensor, y: Tensor | None, z: Tensor | None, sums: Tensor) -> None:
-    """Fill ``sums`` (1 or 2, O): of dy behind the ReLU of ``y`` and, where ``z`` is given, of its product with z."""
-    merging.backward_affine(dy, y, [] if z is None else [z], sums, "bilinear", False, "sum")
-
-
-def resize(maps: list[Tensor], x: Tensor, mode: str, align_corners: bool) -> None:
-    """Fill ``x`` (N, sum C_i, H, W) with the concat of ``maps`` at its size."""
-    merging.forward(maps, x, mode, align_corners, "concat", None, None, False)
-
-
-def backward_resize(dx: Tensor, dmaps: list[Tensor], mode: str, align_corners: bool) -> None:
-    """Fill ``dmaps`` (N, C_i, h, w) from the gradient (N, sum C_i, H, W) of their concat."""
-    firsts = [sum(d.shape[1] for d in dmaps[:i]) for i in range(len(dmaps))]
-    merging.backward_maps(dx, None, None, dmaps, firsts, mode, align_corners)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...backends import Problem
 from .._shared.layout import is_channels_last
-from .._shared.native import call, cannot_launch, pointer
+from .._shared.native import call, cannot_launch, pointer, vector
 from .layout import MAPS, chunks
 
 #: Maps of one sum, which is rounded once and so is one launch.
@@ -18,7 +18,7 @@ SUMMED = 16
 #: Blocks that share the sums of scale's and shift's gradients, at most so many of them side by side along pixels.
 BLOCKS, PARTS = 1024, 512
 
-_HOW = {("nearest", False): 1, ("bilinear", False): 2, ("bilinear", True): 3}  # as csrc/common/resample.h numbers them
+HOW = {("nearest", False): 1, ("bilinear", False): 2, ("bilinear", True): 3}  # as csrc/common/resample.h numbers them
 
 
 def supports(problem: Problem) -> str | None:
@@ -33,17 +33,12 @@ def _problem(
 ) -> tuple[Any, ...]:
     """The output's shape and format, how maps are resized and merged, and each map with its first output channel."""
     rows = [[m.data_ptr(), *m.shape[1:], first, *m.stride()] for m, first in zip(maps, firsts, strict=True)]
-    return list(full.shape), is_channels_last(full), _HOW[mode, align_corners], merge == "sum", rows
+    return list(full.shape), is_channels_last(full), HOW[mode, align_corners], merge == "sum", rows
 
 
 def _firsts(maps: list[Tensor], first: int, merge: str) -> list[int]:
     """The first output channel of each map."""
     return [first + (0 if merge == "sum" else sum(m.shape[1] for m in maps[:i])) for i in range(len(maps))]
-
-
-def _vector(t: Tensor | None, like: Tensor) -> tuple[int, bool]:
-    """Address of a scale or shift, and whether it has the maps' dtype; float32 otherwise."""
-    return pointer(t), t is not None and t.dtype == like.dtype
 
 
 def forward(
@@ -53,7 +48,7 @@ def forward(
     """Fill ``y`` (N, C_out, H, W), dense in its memory format."""
     for first, some in chunks(maps, merge):
         problem = _problem(y, some, _firsts(some, first, merge), mode, align_corners, merge)
-        call("upsample_merge_fwd", y, *problem, *_vector(scale, y), *_vector(shift, y), relu, y.data_ptr())
+        call("upsample_merge_fwd", y, *problem, *vector(scale, y), *vector(shift, y), relu, y.data_ptr())
 
 
 def backward_maps(
@@ -63,7 +58,7 @@ def backward_maps(
     """Fill ``dmaps`` (N, C_i, H_i, W_i) from ``dy``, dense in its memory format; map i starts at channel firsts[i]."""
     for i in range(0, len(dmaps), MAPS):
         problem = _problem(dy, dmaps[i : i + MAPS], firsts[i : i + MAPS], mode, align_corners, "concat")
-        call("upsample_merge_bwd_dmaps", dy, *problem, dy.data_ptr(), pointer(y), *_vector(scale, dy))
+        call("upsample_merge_bwd_dmaps", dy, *problem, dy.data_ptr(), pointer(y), *vector(scale, dy))
 
 
 def backward_affine(
