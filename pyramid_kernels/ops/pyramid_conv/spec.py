@@ -38,6 +38,7 @@ CASES = [
     _case("one-pixel", 3, 3, (2, 4, 1, 1), (2, 5, 1, 1), bias=True),
     _case("from-one-pixel", 3, 3, (1, 9, 1, 1), (1, 8, 1, 1), size=(5, 4), mode="nearest", exact=True),
     _case("two-whole-nearest-1x1", 5, 1, (1, 3, 6, 5), (1, 4, 6, 5), (1, 16, 3, 5), mode="nearest", exact=True),
+    _case("wide-140", 2, 3, (1, 9, 2, 140), (1, 12, 1, 3)),
     _case("nine-levels", 2, 1, (1, 3, 6, 8), *[(1, 4, 1 + i % 4, 6 - i % 3) for i in range(9)]),
 ]
 
