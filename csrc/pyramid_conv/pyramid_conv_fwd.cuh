@@ -9,7 +9,7 @@
 // grid:   x images x tiles of rows and columns, y channel slices
 // block:  channels_last: `width` threads along channels, 16 bytes each, the others along columns; NCHW: `width` threads
 //         along columns, the others along slices of channels
-// shared: for every level the cells above and below each row that the tile's taps read, 2,560 bytes (k = 3)
+// shared: for every level the cells behind each row that the tile's taps read, 1,280 bytes (k = 3; of double 2,560)
 // Bound: reading base and writing y, and cells through L1; six loads of a row of cells are under way per thread.
 #pragma once
 
@@ -31,23 +31,24 @@ struct Merge {
     void *y, *z;
 };
 
-/// The two cells that a position between them takes from along an axis; none, -1, for one outside the map.
+/// The cell at or below a position along an axis, and the share of the one above it: zero where there is none.
 template <class A>
-struct alignas(16) Source {
-    int low, high;
+struct Source {
+    int low;
     A above;
 
     __device__ __forceinline__ bool inside() const { return low >= 0; }
+    __device__ __forceinline__ int high() const { return above > A(0) ? low + 1 : low; }
     __device__ __forceinline__ A share(int cell) const {
-        return (low == cell ? A(1) - above : A(0)) + (high == cell ? above : A(0));
+        return cell == low ? A(1) - above : cell == low + 1 ? above : A(0);
     }
 };
 
 template <class A>
 __device__ __forceinline__ Source<A> source_at(const ResizedAxis& axis, int d) {
-    if (d < 0 || d >= axis.full) return {-1, -1, A(0)};
+    if (d < 0 || d >= axis.full) return {-2, A(0)};  // the one above is no cell either
     const Taps<A> taps = axis.source<A>(d);
-    return {taps.low, taps.high, taps.above};
+    return {taps.low, taps.high == taps.low ? A(0) : taps.above};
 }
 
 /// s_rows[level][i] is for row y0 + i - K / 2; complete after the next barrier.
@@ -59,11 +60,10 @@ __device__ __forceinline__ void find_rows(const Merge& p, int y0, Source<A> (*s_
 }
 
 /// r[c] = a row of cells, resampled along columns and summed over a row of taps, `tap` elements apart. A tap outside
-/// the map brings zero, not zero times what lies there; so does the second cell where the `nearest` one is taken.
+/// the map brings zero, not zero times what lies there; so does a cell without a share.
 template <bool Whole, class T, int K, int V>
 __device__ __forceinline__ void resample_row(const T* g_row, const Level& level, long long tap,
                                              const Source<Acc<T>> (&cols)[K], int count, Acc<T> (&r)[V]) {
-    const bool nearest = level.x.how == Resample::nearest;
     constexpr int SIDES = Whole ? 2 : 1;  // element by element, cells under way together take too many registers
 #pragma unroll
     for (int c = 0; c < V; ++c) r[c] = 0;
@@ -72,11 +72,13 @@ __device__ __forceinline__ void resample_row(const T* g_row, const Level& level,
         const Source<Acc<T>>& col = cols[d];
 #pragma unroll SIDES
         for (int side = 0; side < 2; ++side) {
-            const T* g_cell = g_row + d * tap + (side ? col.high : col.low) * level.strides[3];
+            const Acc<T> share = side ? col.above : 1 - col.above;
             Vec<T, V> cell{};
-            if (col.inside() && !(nearest && side == 1)) cell = channels_at<Whole, V>(g_cell, count, level.strides[1]);
+            if (col.inside() && share > Acc<T>(0))
+                cell = channels_at<Whole, V>(g_row + d * tap + (col.low + side) * level.strides[3], count,
+                                             level.strides[1]);
 #pragma unroll
-            for (int c = 0; c < V; ++c) r[c] += (side ? col.above : 1 - col.above) * widen(cell[c]);
+            for (int c = 0; c < V; ++c) r[c] += share * widen(cell[c]);
         }
     }
 }
@@ -97,7 +99,7 @@ __device__ __forceinline__ void add_level(const Merge& p, const Level& level, co
         const int last = smaller(t + merge_rows, p.h - y0 + K / 2) - 1;
         if (first > last) continue;
 #pragma unroll 1
-        for (int row = s_rows[first].low; row <= s_rows[last].high; ++row) {
+        for (int row = s_rows[first].low; row <= s_rows[last].high(); ++row) {
             A r[V];
             const T* g_row = g_level + t * K * tap + row * level.strides[2];
             resample_row<Whole>(g_row, level, tap, cols, count, r);
