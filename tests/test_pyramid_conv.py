@@ -19,7 +19,7 @@ from pyramid_kernels import oracle
 from pyramid_kernels.backends import BackendError, select
 from pyramid_kernels.functional import compose_levels, pyramid_conv
 from pyramid_kernels.ops.pyramid_conv import spec
-from pyramid_kernels.ops.pyramid_conv.layout import split
+from pyramid_kernels.ops.pyramid_conv.layout import inside, split
 from tests.kernels import DEVICE, kernel_dtypes
 
 Shape = tuple[int, ...]
@@ -109,6 +109,22 @@ def test_listed_problems(shapes: list[Shape], size: Any, k: int, options: Option
 def test_ratios_that_are_not_whole(full: int, low: int, options: Options, backend: str) -> None:
     given = problem([(1, 2, full, full), (1, 3, low, low)], 2, 3, True, False)
     assert_equals_chain(given, options, backend)
+
+
+@pytest.mark.parametrize(
+    "shapes,k,expected",
+    [
+        ([(8, 48, 32, 32), (8, 96, 16, 16)], 1, 0),
+        ([(8, 96, 16, 16), (8, 64, 32, 32), (8, 96, 8, 8)], 1, 1),
+        ([(8, 65, 32, 32), (8, 96, 16, 16)], 1, None),  # too many channels
+        ([(8, 48, 32, 32), (8, 48, 32, 32), (8, 96, 16, 16)], 1, None),  # two at full size
+        ([(8, 48, 64, 64), (8, 96, 16, 16)], 1, None),  # resized first
+        ([(8, 48, 32, 32)], 1, None),
+        ([(8, 48, 32, 32), (8, 96, 16, 16)], 3, None),
+    ],
+)
+def test_which_product_the_merge_computes(shapes: list[Shape], k: int, expected: int | None) -> None:
+    assert inside(shapes, (100, sum(s[1] for s in shapes), k, k), (32, 32)) == expected
 
 
 def test_more_maps_than_one_merge_takes() -> None:

@@ -23,14 +23,22 @@ PyramidConvProblem pyramid_conv_problem(int dtype, const Ints& shape, bool chann
     return p;
 }
 
+/// Nothing, or a map's address, four strides and channels, its weight's address and two strides, whether in TF32.
+PyramidConvOperand pyramid_conv_operand(const Ints& v) {
+    if (v.empty()) return {};
+    return {at(v.at(0)), {v.at(1), v.at(2), v.at(3), v.at(4)}, static_cast<int>(v.at(5)), at(v.at(6)), v.at(7), v.at(8),
+            v.at(9) != 0};
+}
+
 }  // namespace
 
 void bind_pyramid_conv(py::module_& m) {
     m.def("pyramid_conv_merge",
           [](int dtype, int device, Address stream, const Ints& shape, bool channels_last, int how, int k,
-             const Rows& levels, Address base, Address bias, bool bias_is_t, Address scale, bool scale_is_t,
-             Address shift, bool shift_is_t, bool relu, Address y, Address z) {
+             const Rows& levels, const Ints& operand, Address base, Address bias, bool bias_is_t, Address scale,
+             bool scale_is_t, Address shift, bool shift_is_t, bool relu, Address y, Address z) {
               const PyramidConvMergeParams params{pyramid_conv_problem(dtype, shape, channels_last, how, k, levels),
+                                                  pyramid_conv_operand(operand),
                                                   at(base),
                                                   at(bias),
                                                   at(scale),

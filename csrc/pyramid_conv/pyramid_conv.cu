@@ -25,14 +25,21 @@ Status check(const PyramidConvProblem& p) {
     return {};
 }
 
+/// Whether channels of every pixel of a map (n, c, h, w) of these strides can be read or written in vectors.
+template <class T>
+bool takes_vectors(const void* data, const int64_t (&strides)[4], int n, int h, int w, int elements) {
+    const int sizes[] = {n, 1, h, w};
+    bool aligned = is_aligned(data, elements * sizeof(T)) && strides[1] == 1;
+    for (int d : {0, 2, 3}) aligned &= sizes[d] <= 1 || strides[d] % elements == 0;  // of one, a stride says nothing
+    return aligned;
+}
+
 /// `level` for kernels that read or write its channels in vectors of `elements`.
 template <class T>
 Status level_of(const PyramidConvProblem& p, const PyramidConvLevel& level, int elements, Level& to) {
-    to = {level.data, {}, {}, {}, is_aligned(level.data, elements * sizeof(T)) && p.o % elements == 0};
+    const bool aligned = takes_vectors<T>(level.data, level.strides, p.n, level.h, level.w, elements);
+    to = {level.data, {}, {}, {}, aligned && p.o % elements == 0};
     std::copy_n(level.strides, 4, to.strides);
-    const int sizes[] = {p.n, 1, level.h, level.w};  // a stride of one element says nothing
-    for (int d : {0, 2, 3}) to.aligned &= sizes[d] <= 1 || level.strides[d] % elements == 0;
-    to.aligned &= level.strides[1] == 1;
     PK_TRY(resized_axis(p.how, level.h, p.h, false, to.y));
     return resized_axis(p.how, level.w, p.w, false, to.x);
 }
@@ -41,6 +48,13 @@ Status level_of(const PyramidConvProblem& p, const PyramidConvLevel& level, int 
 template <class T>
 bool takes_vectors(const PyramidConvProblem& p, const void* tensor) {
     return is_aligned(tensor, 16) && p.o % vec_size<T> == 0;
+}
+
+template <class T>
+Operand operand_of(const PyramidConvProblem& p, const PyramidConvOperand& operand) {
+    constexpr int V = vec_size<T>;
+    return {operand, takes_vectors<T>(operand.x, operand.strides, p.n, p.h, p.w, V),
+            is_aligned(operand.weight, 16) && operand.weight_c == 1 && operand.weight_o % V == 0};
 }
 
 template <class T, bool ChannelsLast>
@@ -52,8 +66,10 @@ Status merge_of(const PyramidConvMergeParams& params, Merge& m) {
     m.base = params.base, m.bias = params.bias, m.scale = params.scale, m.shift = params.shift;
     m.bias_is_t = params.bias_is_t, m.scale_is_t = params.scale_is_t, m.shift_is_t = params.shift_is_t;
     m.relu = params.relu, m.y = params.y, m.z = params.z;
-    // 128 bytes: a line of cells for as many columns as possible, which share it.
-    m.width = std::min(ChannelsLast ? 8u : 32u, std::bit_ceil(lanes));
+    // 128 bytes: a line of cells for as many columns as possible, which share it. Products have tiles of one shape.
+    m.width = params.operand.x ? (ChannelsLast ? tile_slots : tile_cols)
+                               : std::min(ChannelsLast ? 8u : 32u, std::bit_ceil(lanes));
+    m.operand = operand_of<T>(p, params.operand);
     m.aligned = takes_vectors<T>(p, m.base) && takes_vectors<T>(p, m.y) && takes_vectors<T>(p, m.z);
     for (int i = 0; i < p.count; ++i) PK_TRY(level_of<T>(p, p.levels[i], vec_size<T>, m.levels[i]));
     return {};
@@ -89,6 +105,9 @@ Status gradients_of(const PyramidConvBwdLevelsParams& params, Gradients& g) {
     return {};
 }
 
+template <Inside Value>
+constexpr std::integral_constant<Inside, Value> constant{};
+
 /// Call `body(Type<T>{}, integral_constant<k>{}, bool_constant<channels_last>{})`.
 template <class Body>
 Status visit(const PyramidConvProblem& p, Body&& body) {
@@ -104,6 +123,7 @@ Status visit(const PyramidConvProblem& p, Body&& body) {
 Status launch_pyramid_conv_merge(const PyramidConvMergeParams& params, Queue queue) {
     const PyramidConvProblem& p = params.problem;
     PK_TRY(check(p));
+    PK_CHECK(!params.operand.x || (p.k == 1 && !params.base), "a product inside takes a 1x1 and no base");
     return visit(p, [&](auto type, auto k, auto last) {
         using T = typename decltype(type)::type;
         Merge m;
@@ -112,8 +132,18 @@ Status launch_pyramid_conv_merge(const PyramidConvMergeParams& params, Queue que
         const long long tiles = 1LL * p.n * ceil_div(p.h, merge_rows) * ceil_div(p.w, last ? others : m.width);
         const int slices = ceil_div(p.o, slice);
         PK_CHECK(tiles < int_limit && slices < 65536, "the output is too large for one launch");
-        return launch("pyramid_conv_merge_kernel", p.dtype, pyramid_conv_merge_kernel<T, k, last>,
-                      Shape{dim3(tiles, slices), dim3(merge_threads)}, queue, m);
+        const auto run = [&](auto inside) {
+            using G = ProductTile<T, inside == Inside::tf32, last>;
+            const Shape shape{dim3(tiles, slices), dim3(merge_threads), inside == Inside::none ? 0 : G::SHARED};
+            return launch("pyramid_conv_merge_kernel", p.dtype, pyramid_conv_merge_kernel<T, k, last, inside>, shape,
+                          queue, m);
+        };
+        if constexpr (k == 1) {
+            if constexpr (std::is_same_v<T, float>)
+                if (params.operand.x && params.operand.tf32) return run(constant<Inside::tf32>);
+            if (params.operand.x) return run(constant<Inside::ieee>);
+        }
+        return run(constant<Inside::none>);
     });
 }
 

@@ -30,9 +30,20 @@ struct PyramidConvProblem {
     PyramidConvLevel levels[pyramid_conv_levels];
 };
 
+/// A map of the output's size that the merge multiplies itself (k = 1 only).
+struct PyramidConvOperand {
+    const void* x;       // (n, c, h, w), or null
+    int64_t strides[4];  // n, c, h, w
+    int c;
+    const void* weight;  // (o, c)
+    int64_t weight_o, weight_c;
+    bool tf32;  // a float32 product in TF32; else as IEEE says
+};
+
 struct PyramidConvMergeParams {
     PyramidConvProblem problem;
-    const void* base;   // (n, o, h, w), what is convolved at full size, or null; may be y
+    PyramidConvOperand operand;
+    const void* base;   // (n, o, h, w), what is convolved at full size, or null; may be y. Null beside an operand
     const void* bias;   // (o,) or null; of the maps' dtype if bias_is_t, else float32
     const void* scale;  // (o,) or null
     const void* shift;  // (o,) or null

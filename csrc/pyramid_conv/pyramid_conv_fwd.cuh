@@ -9,21 +9,23 @@
 // grid:   x images x tiles of rows and columns, y channel slices
 // block:  channels_last: `width` threads along channels, 16 bytes each, the others along columns; NCHW: `width` threads
 //         along columns, the others along slices of channels
-// shared: for every level the cells behind each row that the tile's taps read, 1,280 bytes (k = 3; of double 2,560)
+// shared: for every level the cells behind each row that the tile's taps read, 1,280 bytes (k = 3; of double 2,560). A
+//         product inside (product.cuh) has tiles of 8 x 16 pixels and 36,864 bytes more at most
 // Bound: reading base and writing y, and cells through L1; six loads of a row of cells are under way per thread.
 #pragma once
 
-#include "pyramid_conv/level.cuh"
+#include "pyramid_conv/product.cuh"
 
 namespace pk::pyramid_conv {
 
-inline constexpr int merge_threads = 128, merge_rows = 8;
+inline constexpr int merge_threads = 128, merge_rows = tile_rows;
 
 struct Merge {
     int o, h, w;
     int width;  // a power of two
     int count;
     Level levels[pyramid_conv_levels];
+    Operand operand;
     const void *base, *bias, *scale, *shift;
     bool bias_is_t, scale_is_t, shift_is_t;
     bool relu;
@@ -173,18 +175,25 @@ __device__ __forceinline__ void finish(const Merge& p, const Strip& s, int chann
     write_strip<T>(p.y, s, aligned, acc);
 }
 
-template <class T, int K, bool ChannelsLast>
+/// Which product a merge computes itself.
+enum class Inside { none, ieee, tf32 };
+
+template <class T, int K, bool ChannelsLast, Inside Product>
 __global__ void __launch_bounds__(merge_threads, 3) pyramid_conv_merge_kernel(const __grid_constant__ Merge p) {
     using A = Acc<T>;
+    using G = ProductTile<T, Product == Inside::tf32, ChannelsLast>;
     constexpr int V = lane_channels<T, ChannelsLast>;
     __shared__ Source<A> s_rows[pyramid_conv_levels][merge_rows + K - 1];
     const int inner = threadIdx.x % p.width, outer = threadIdx.x / p.width, others = merge_threads / p.width;
     const int cols = ChannelsLast ? others : p.width, slices = ChannelsLast ? p.width : others;
     const int across = ceil_div(p.w, cols), down = ceil_div(p.h, merge_rows), tile = blockIdx.x;
-    const int n = tile / (across * down), y0 = tile / across % down * merge_rows;
-    const int x = tile % across * cols + (ChannelsLast ? outer : inner);
-    const int channel = (blockIdx.y * slices + (ChannelsLast ? inner : outer)) * V, count = p.o - channel;
+    const int n = tile / (across * down), y0 = tile / across % down * merge_rows, x0 = tile % across * cols;
+    const int col = ChannelsLast ? outer : inner, slot = ChannelsLast ? inner : outer, x = x0 + col;
+    const int channel = (blockIdx.y * slices + slot) * V, count = p.o - channel;
+    A* s_tile = shared_memory<A>();
     find_rows<A, K>(p, y0, s_rows);
+    if constexpr (Product != Inside::none)
+        multiply_inside<G>(p.operand, p.o, p.h, p.w, n, y0, x0, channel - slot * V, s_tile);
     __syncthreads();
     if (x >= p.w || count <= 0) return;
 
@@ -195,7 +204,14 @@ __global__ void __launch_bounds__(merge_threads, 3) pyramid_conv_merge_kernel(co
                         : Strip{(static_cast<long long>(n) * p.o + channel) * pixels + pixel, p.w, pixels, rows, count};
     const bool aligned = ChannelsLast && p.aligned;
     A acc[merge_rows][V] = {};
-    if (p.base != nullptr) read_strip<T>(p.base, s, aligned, acc);
+    if constexpr (Product != Inside::none) {
+#pragma unroll
+        for (int v = 0; v < merge_rows; ++v)
+#pragma unroll
+            for (int c = 0; c < V; ++c) acc[v][c] = s_tile[(v * tile_cols + col) * G::PITCH + slot * V + c];
+    } else if (p.base != nullptr) {
+        read_strip<T>(p.base, s, aligned, acc);
+    }
     for (int i = 0; i < p.count; ++i) {
         const Level& level = p.levels[i];
         const T* g_level = static_cast<const T*>(level.data) + n * level.strides[0] + channel * level.strides[1];

@@ -26,6 +26,7 @@ struct Case {
     bool base, bias, affine, relu, keep;
     int n, o, h, w;
     std::vector<std::array<int, 2>> levels;
+    int inside = 0;  // channels of a map that the merge multiplies itself
 };
 
 const Case cases[] = {
@@ -37,6 +38,8 @@ const Case cases[] = {
     {"corners", Resample::align_corners, 1, true, false, false, false, false, 1, 9, 10, 5, {{3, 2}}},
     {"far", Resample::half_pixel, 3, false, false, false, false, false, 1, 3, 41, 150, {{1, 1}, {2, 3}}},
     {"narrower", Resample::half_pixel, 3, true, false, true, false, true, 1, 6, 3, 30, {{9, 4}, {7, 1}}},
+    {"inside", Resample::half_pixel, 1, false, true, true, true, true, 2, 72, 13, 21, {{7, 11}, {4, 6}, {2, 3}}, 48},
+    {"inside-odd", Resample::align_corners, 1, false, false, false, false, false, 1, 11, 9, 34, {{3, 7}}, 35},
     {"one-pixel", Resample::nearest, 3, true, true, false, true, false, 3, 8, 1, 1, {}},
 };
 
@@ -44,7 +47,9 @@ template <class T>
 struct Problem {
     const Case& c;
     std::vector<std::unique_ptr<Tensor<T>>> levels, dlevels;
-    Tensor<T> base, y, z, dz;
+    Tensor<T> base, y, z, dz, x;
+    const int columns;  // of the weight that x's are the first of
+    Buffer<T> weight;
     Buffer<float> bias, shift;
     Buffer<T> scale;
     PyramidConvProblem native;
@@ -55,6 +60,9 @@ struct Problem {
           y(c.n, {c.o, c.h, c.w}, dense(channels_last), misaligned),
           z(c.n, {c.o, c.h, c.w}, dense(channels_last), misaligned),
           dz(c.n, {c.o, c.h, c.w}, dense(channels_last), misaligned),
+          x(c.n, {std::max(1, c.inside), c.h, c.w}, misaligned ? Layout::padded : dense(channels_last), misaligned),
+          columns(c.inside + 32),
+          weight(size_t(c.o) * columns, misaligned),
           bias(c.o),
           shift(c.o, misaligned),
           scale(c.o, misaligned),
@@ -69,7 +77,8 @@ struct Problem {
             dlevels.push_back(std::make_unique<Tensor<T>>(c.n, size, layout, misaligned));
             levels.back()->values.fill(random);
         }
-        for (auto* tensor : {&base, &dz}) tensor->values.fill(random);
+        for (auto* tensor : {&base, &dz, &x}) tensor->values.fill(random);
+        weight.fill(random);
         bias.fill(random), shift.fill(random), scale.fill(random, 0.5, 2);
     }
     static Layout dense(bool channels_last) { return channels_last ? Layout::channels_last : Layout::nchw; }
@@ -81,6 +90,11 @@ struct Problem {
             p.levels[p.count++] = {t->values.data(), t->size.h, t->size.w, {s[0], s[1], s[2], s[3]}};
         }
         return p;
+    }
+    PyramidConvOperand operand(bool tf32) {
+        const auto& s = x.strides;
+        return {
+            c.inside ? x.values.data() : nullptr, {s[0], s[1], s[2], s[3]}, c.inside, weight.data(), columns, 1, tf32};
     }
     template <class Use>
     void each_output(Use use) const {
@@ -112,7 +126,7 @@ double tolerance(double terms) {
 
 /// `in_place`: y is where base is.
 template <class T>
-void check_merge(Problem<T>& p, const std::string& what, bool in_place) {
+void check_merge(Problem<T>& p, const std::string& what, bool in_place, bool tf32 = false) {
     const Case& c = p.c;
     std::vector<double> want_y, want_z;
     p.each_output([&](int i, int o, int v, int x) {
@@ -120,6 +134,8 @@ void check_merge(Problem<T>& p, const std::string& what, bool in_place) {
         p.each_behind(o, v, x, [&](size_t l, int channel, int sy, int sx, double weight) {
             value += weight * static_cast<double>((*p.levels[l])(i, channel, sy, sx));
         });
+        for (int k = 0; k < c.inside; ++k)
+            value += static_cast<double>(p.x(i, k, v, x)) * static_cast<double>(p.weight[size_t(o) * p.columns + k]);
         if (c.bias) value += p.bias[o];
         want_z.push_back(value);
         if (c.affine) value = value * static_cast<double>(p.scale[o]) + p.shift[o];
@@ -127,13 +143,14 @@ void check_merge(Problem<T>& p, const std::string& what, bool in_place) {
     });
     Tensor<T>& y = in_place ? p.base : p.y;
     CHECK_OK(launch_pyramid_conv_merge(
-        {p.with(p.levels), c.base ? p.base.values.data() : nullptr, c.bias ? p.bias.data() : nullptr,
+        {p.with(p.levels), p.operand(tf32), c.base ? p.base.values.data() : nullptr, c.bias ? p.bias.data() : nullptr,
          c.affine ? p.scale.data() : nullptr, c.affine ? p.shift.data() : nullptr, false, true, false, c.relu,
          y.values.data(), c.keep ? p.z.values.data() : nullptr},
         {}));
     const double terms = 4.0 * c.k * c.k * std::max<size_t>(1, c.levels.size());
-    CHECK_CLOSE(what + " y", y.logical(), want_y, tolerance<T>(terms));
-    if (c.keep) CHECK_CLOSE(what + " z", p.z.logical(), want_z, tolerance<T>(terms));
+    const double allowed = tolerance<T>(terms) + c.inside * (tf32 ? 0x1p-10 : 0x1p-22);
+    CHECK_CLOSE(what + " y", y.logical(), want_y, allowed);
+    if (c.keep) CHECK_CLOSE(what + " z", p.z.logical(), want_z, allowed);
 }
 
 template <class T>
@@ -168,6 +185,7 @@ void check(const Case& c, uint64_t seed) {
                                      (channels_last ? " channels_last" : " NCHW") + (misaligned ? " misaligned" : "");
             check_merge(p, what, false);
             check_merge(p, what + " in place", c.base);
+            if (c.inside && std::is_same_v<T, float>) check_merge(p, what + " in TF32", false, true);
             check_gradients(p, what);
         }
 }

@@ -10,7 +10,9 @@ from torch import Tensor
 from ...backends import Problem
 from .._shared.layout import is_channels_last
 from .._shared.native import call, cannot_launch, pointer, vector
+from .._shared.precision import conv_precision
 from ..upsample_merge.cuda import HOW
+from .dense import Operand
 from .layout import LEVELS
 
 #: Levels of one merge, which is rounded once and so is one launch.
@@ -30,14 +32,22 @@ def _problem(full: Tensor, levels: Sequence[Tensor], k: int, mode: str, align_co
     return list(full.shape), is_channels_last(full), HOW[mode, align_corners], k, rows
 
 
+def _operand(x: Tensor, weight: Tensor) -> list[int]:
+    """A map and its weight: addresses and strides, channels, whether float32 products are in TF32."""
+    tf32 = conv_precision(x.dtype) == "tf32"
+    return [x.data_ptr(), *x.stride(), x.shape[1], weight.data_ptr(), *weight.stride(), tf32]
+
+
 def merge(
-    base: Tensor | None, levels: list[Tensor], bias: Tensor | None, scale: Tensor | None, shift: Tensor | None,
-    y: Tensor, z: Tensor | None, k: int, mode: str, align_corners: bool, relu: bool,
+    base: Tensor | None, operand: Operand | None, levels: list[Tensor], bias: Tensor | None, scale: Tensor | None,
+    shift: Tensor | None, y: Tensor, z: Tensor | None, k: int, mode: str, align_corners: bool, relu: bool,
 ) -> None:  # fmt: skip
-    """Fill ``y`` (N, O, H, W), dense, and ``z``, the value before the affine, from base and (N, k*k*O, h, w) levels."""
+    """Fill ``y`` (N, O, H, W), dense, and ``z``, the value before the affine: base or the product of the operand, a map
+    and its (O, C), and (N, k*k*O, h, w) levels."""
     vectors = [part for v in (bias, scale, shift) for part in vector(v, y)]
     problem = _problem(y, levels, k, mode, align_corners)
-    call("pyramid_conv_merge", y, *problem, pointer(base), *vectors, relu, y.data_ptr(), pointer(z))
+    inside = [] if operand is None else _operand(*operand)
+    call("pyramid_conv_merge", y, *problem, inside, pointer(base), *vectors, relu, y.data_ptr(), pointer(z))
 
 
 def backward_levels(dz: Tensor, dlevels: list[Tensor], k: int, mode: str, align_corners: bool) -> None:

@@ -18,20 +18,26 @@ from torch import Tensor
 
 from .._shared.layout import as_map, empty_map, placed
 from ..upsample_merge.layout import leader
-from .layout import columns, split_maps, taps_first
+from .layout import columns, inside, split_maps, taps_first
+
+Operand = tuple[Tensor, Tensor]
 
 
 def products(
     merging: Any, maps: list[Tensor], weight: Tensor, size: Sequence[int], mode: str, align_corners: bool
-) -> tuple[Tensor | None, list[Tensor]]:
-    """The convolution (N, O, *size) of what is not mixed, and every mixed level's (N, k * k * O, H_i, W_i)."""
+) -> tuple[Tensor | None, Operand | None, list[Tensor]]:
+    """The convolution (N, O, *size) of what is not mixed, or a map of it and its weight (O, C) where the merge computes
+    that product; and every mixed level's (N, k * k * O, H_i, W_i)."""
     whole, mixed = split_maps(maps, weight, size)
     parts = columns(maps, weight)
-    base = None
-    if whole:
+    base, operand = None, None
+    place = inside([m.shape for m in maps], weight.shape, size)
+    if place is not None:
+        operand = maps[place], parts[place][:, :, 0, 0]
+    elif whole:
         x = together(merging, [maps[i] for i in whole], size, mode, align_corners)
         base = F.conv2d(x, _joined(weight, parts, whole), padding=weight.shape[2] // 2)
-    return base, [F.conv2d(maps[i], taps_first(parts[i])) for i in mixed]
+    return base, operand, [F.conv2d(maps[i], taps_first(parts[i])) for i in mixed]
 
 
 def together(merging: Any, maps: list[Tensor], size: Sequence[int], mode: str, align_corners: bool) -> Tensor:

@@ -147,14 +147,16 @@ def _forward(
     maps: list[Tensor], weight: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None,
     size: list[int], mode: str, align_corners: bool, relu: bool, keep: bool, backend: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    base, levels = dense.products(MERGING.kernels(backend), maps, weight, size, mode, align_corners)
+    base, operand, levels = dense.products(MERGING.kernels(backend), maps, weight, size, mode, align_corners)
     like, shape = leader(maps, size), (maps[0].shape[0], weight.shape[0], *size)
     # Merged in place: each element is read by the thread that writes it.
     base = None if base is None else placed(base, like)
     y = empty_map(like, shape) if base is None else base
     z = empty_map(like, shape if keep else (0, 1, 1, 1))
     kept = z if keep else None
-    OP.kernels(backend).merge(base, levels, bias, scale, shift, y, kept, weight.shape[2], mode, align_corners, relu)
+    OP.kernels(backend).merge(
+        base, operand, levels, bias, scale, shift, y, kept, weight.shape[2], mode, align_corners, relu
+    )
     return y, z
 
 
