@@ -87,11 +87,13 @@ _HAND = [
 ]  # fmt: skip
 
 
-#: Which listed problems a backend takes, every one or every fifth: Triton's interpreter takes seconds for each.
-EACH = {"composed": 1, "triton": 5} | dict.fromkeys(CUDA, 1)
+BACKENDS = ("composed", "triton", *CUDA)
+#: Triton's interpreter takes seconds for each: every fifth, and the rest in `make test-all`.
 _LISTED = [
-    pytest.param(*listed, backend, id=f"{place}-{backend}")
-    for backend, step in EACH.items() for place, listed in enumerate(_HAND) if place % step == 0
+    pytest.param(
+        *listed, backend, id=f"{place}-{backend}", marks=[pytest.mark.slow] if backend == "triton" and place % 5 else []
+    )
+    for backend in BACKENDS for place, listed in enumerate(_HAND)
 ]  # fmt: skip
 
 
@@ -143,14 +145,14 @@ def problems(draw: st.DrawFn) -> tuple[Options, Options]:
     return given, {"size": size, **options}
 
 
-GENERATED = {"composed": 200, "triton": 8} | dict.fromkeys(CUDA, 100)
-
-
-@pytest.mark.parametrize("backend", GENERATED)
-def test_generated_problems(backend: str) -> None:
+@pytest.mark.parametrize(
+    "backend,examples", [*((b, 200) for b in BACKENDS if b != "triton"), ("triton", 8),
+    pytest.param("triton", 200, marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_generated_problems(backend: str, examples: int) -> None:
     every = list(HealthCheck)
 
-    @settings(max_examples=GENERATED[backend], deadline=None, derandomize=True, suppress_health_check=every)
+    @settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=every)
     @given(problems())
     def check(drawn: tuple[Options, Options]) -> None:
         assert_equals_chain(*drawn, backend)
@@ -158,7 +160,7 @@ def test_generated_problems(backend: str) -> None:
     check()
 
 
-@pytest.mark.parametrize("backend", EACH)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("side", range(4))
 def test_taps_outside_the_map_are_zero(side: int, backend: str) -> None:
     """A weight of one tap reads the neighbour, and beyond the border zero, where a clamped sample would give data."""
