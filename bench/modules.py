@@ -43,6 +43,11 @@ def deeplab_decoder(channels: int, low: int, size: int, high: int) -> Build:
     return lambda: (nn.ReferenceDeepLabV3PlusDecoder(channels, low, separable=False, low_index=0, dropout=0.0), maps)
 
 
+def hrnetv2_head(width: int, size: int) -> Build:
+    widths = [width << i for i in range(4)]
+    return lambda: (nn.ReferenceHRNetV2Head(widths, 19), pyramid(widths, size))
+
+
 def segformer_head(widths: Sequence[int], channels: int, size: int) -> Build:
     """transformers' own class."""
 
@@ -81,6 +86,7 @@ MODULES: dict[str, dict[str, Build]] = {
     "nn.PSPHead": {"2048-60x60": psp_head(2048, 150, 60)},
     "nn.UPerHead": {"resnet-512-64x64": uper_head(RESNET, 512, 64)},
     "nn.DeepLabV3PlusDecoder": {"2048-256-129x129": deeplab_decoder(2048, 256, 129, 33)},
+    "nn.HRNetV2Head": {"w48-128x128": hrnetv2_head(48, 128)},
     "transformers.SegformerDecodeHead": {
         "b0-128x128": segformer_head((32, 64, 160, 256), 256, 128),
         "b5-128x128": segformer_head((64, 128, 320, 512), 768, 128),

@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.aot import ROOT
 
 
+@pytest.mark.slow
 def test_kernels_compile_ahead_of_time() -> None:
     command = [sys.executable, "-m", "tests.aot", "--quick"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
