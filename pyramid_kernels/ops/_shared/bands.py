@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import accumulation
+
 #: Elements of a band: 512 KiB of float32.
 BAND = 1 << 17
 
@@ -26,11 +28,6 @@ class Band(NamedTuple):
     low: Tensor  # (rows,) counted from the first source row
     high: Tensor  # (rows,)
     above: Tensor  # (rows, 1): the weight of ``high``
-
-
-def accumulation(x: Tensor) -> torch.dtype:
-    """What bands of ``x`` are computed in."""
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def bands(x: Tensor, size: Sequence[int], align_corners: bool) -> Iterator[Band]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from .._shared.checks import check_choice, check_like, check_map, check_vector
 
@@ -50,16 +51,21 @@ def check_target(target: Any, logits: Tensor) -> None:
 
 def check_labels(target: Tensor, classes: int, ignore_index: int) -> None:
     """Every label of a CPU's target (N, H, W) is a class or ignored; IndexError for the first that is not."""
-    if target.is_cuda or not target.numel():
+    if target.is_cuda or isinstance(target, FakeTensor) or not target.numel():
         return
-    least, most = (int(v) for v in target.aminmax())
-    if least >= 0 and most < classes:
+    if _are_classes(target, classes):
         return
     label = target.long()  # a comparison in uint8 would wrap the other side
-    wrong = (label != ignore_index) & ((label < 0) | (label >= classes))
-    if wrong.any():
+    live = label[label != ignore_index]
+    if live.numel() and not _are_classes(live, classes):
+        wrong = (label != ignore_index) & ((label < 0) | (label >= classes))
         place = tuple(wrong.nonzero()[0].tolist())
         raise IndexError(
             f"target must be from 0 to {classes - 1}, as logits have {classes} classes, or ignore_index "
             f"({ignore_index}), got {int(target[place])} at (n, y, x) = {place}"
         )
+
+
+def _are_classes(labels: Tensor, classes: int) -> bool:
+    least, most = labels.aminmax()
+    return least.item() >= 0 and most.item() < classes

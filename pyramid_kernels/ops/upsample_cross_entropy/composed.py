@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ...backends import Problem
-from .._shared.bands import Band, accumulation, add_adjoint, bands, upsampled
+from .._shared.bands import Band, add_adjoint, bands, upsampled
+from .._shared.precision import accumulation
 from .settings import Settings
 
 
@@ -24,9 +25,9 @@ def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
 
 
 def forward(
-    logits: Tensor, target: Tensor, weight: Tensor | None, y: Tensor, lse: Tensor, sums: Tensor, settings: Settings
+    logits: Tensor, target: Tensor, weight: Tensor | None, y: Tensor, lse: Tensor, factor: Tensor, settings: Settings
 ) -> None:
-    """Fill y (N, H, W) or (), lse (N, H, W) and, unless nothing is reduced, sums (2,) of losses and of weights."""
+    """Fill y (N, H, W) or (), lse (N, H, W) and, unless nothing is reduced, factor (1,)."""
     size, c = target.shape[1:], logits.shape[1]
     total = torch.zeros(2, dtype=torch.float64, device=logits.device)
     smoothing = settings.label_smoothing / c
@@ -49,12 +50,12 @@ def forward(
         else:
             total += torch.stack([loss.sum(), share.sum()])
     if settings.reduction != "none":
-        sums.copy_(total)
+        factor.copy_(1 / total[1:] if settings.reduction == "mean" else torch.ones_like(total[1:]))
         y.copy_(total[0] / total[1] if settings.reduction == "mean" else total[0])
 
 
 def backward(
-    dy: Tensor, logits: Tensor, target: Tensor, weight: Tensor | None, lse: Tensor, sums: Tensor, dlogits: Tensor,
+    dy: Tensor, logits: Tensor, target: Tensor, weight: Tensor | None, lse: Tensor, factor: Tensor, dlogits: Tensor,
     settings: Settings,
 ) -> None:  # fmt: skip
     """Fill dlogits (N, C, h, w)."""
@@ -65,8 +66,7 @@ def backward(
     for band in bands(logits, size, settings.align_corners):
         v = upsampled(logits, band, size, settings.align_corners)
         label, live, share = _labelled(target, weight, band, settings, v.dtype)
-        incoming = dy[band.n, band.rows] if settings.reduction == "none" else dy
-        scale = live * (incoming / sums[1] if settings.reduction == "mean" else incoming)
+        scale = torch.where(live, dy[band.n, band.rows] if settings.reduction == "none" else dy * factor, 0)
         hit = (1 - settings.label_smoothing) * share * scale
         p = v.sub_(lse[band.n, band.rows]).exp_().mul_(hit + smoothing * whole * scale)
         p.scatter_add_(0, label[None], -hit[None])

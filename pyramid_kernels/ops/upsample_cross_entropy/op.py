@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ...backends import Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
-from .._shared.bands import accumulation
 from .._shared.layout import empty_map, is_channels_last
+from .._shared.precision import accumulation
 from . import composed, reference
 from .checks import check_arguments, check_labels, check_target
 from .settings import Settings
@@ -88,9 +88,9 @@ class UpsampleCrossEntropy(OpFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         logits, target, weight, *ctx.settings = inputs
-        _, lse, sums = output
-        ctx.mark_non_differentiable(lse, sums)
-        ctx.save_for_backward(logits, target, weight, lse, sums)
+        _, lse, factor = output
+        ctx.mark_non_differentiable(lse, factor)
+        ctx.save_for_backward(logits, target, weight, lse, factor)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -101,11 +101,11 @@ def _allocate(
     logits: Tensor, target: Tensor, weight: Tensor | None, align_corners: bool, ignore_index: int,
     label_smoothing: float, reduction: str, backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The loss, the logarithm of every pixel's normaliser, and the sums of losses and weights behind a reduction."""
+    """The loss, the logarithm of every pixel's normaliser, and what one pixel's loss counts in a reduction."""
     none = reduction == "none"
-    shapes = (tuple(target.shape) if none else (), tuple(target.shape), (0 if none else 2,))
-    y, lse, sums = (torch.empty(shape, dtype=accumulation(logits), device=logits.device) for shape in shapes)
-    return y, lse, sums
+    shapes = (tuple(target.shape) if none else (), tuple(target.shape), (0 if none else 1,))
+    y, lse, factor = (torch.empty(shape, dtype=accumulation(logits), device=logits.device) for shape in shapes)
+    return y, lse, factor
 
 
 def _forward(
@@ -124,12 +124,12 @@ def _allocate_dlogits(dy: Tensor, logits: Tensor, *_: Any) -> Tensor:
 
 
 def _backward(
-    dy: Tensor, logits: Tensor, target: Tensor, weight: Tensor | None, lse: Tensor, sums: Tensor, align_corners: bool,
+    dy: Tensor, logits: Tensor, target: Tensor, weight: Tensor | None, lse: Tensor, factor: Tensor, align_corners: bool,
     ignore_index: int, label_smoothing: float, reduction: str, backend: str,
 ) -> Tensor:  # fmt: skip
     dlogits = _allocate_dlogits(dy, logits)
     settings = Settings(align_corners, ignore_index, label_smoothing, reduction)
-    OP.kernels(backend).backward(dy, logits, target.contiguous(), weight, lse, sums, dlogits, settings)
+    OP.kernels(backend).backward(dy, logits, target.contiguous(), weight, lse, factor, dlogits, settings)
     return dlogits
 
 
@@ -141,7 +141,7 @@ _fwd = register_op(
     _allocate,
 )
 _bwd = register_op(
-    "upsample_cross_entropy_bwd(Tensor dy, Tensor logits, Tensor target, Tensor? weight, Tensor lse, Tensor sums, "
+    "upsample_cross_entropy_bwd(Tensor dy, Tensor logits, Tensor target, Tensor? weight, Tensor lse, Tensor factor, "
     f"{_SETTINGS}) -> Tensor",
     _backward,
     _allocate_dlogits,

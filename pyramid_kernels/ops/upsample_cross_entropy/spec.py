@@ -26,23 +26,23 @@ def _case(
 
 CASES = [
     _case("scale-2-none", (2, 5, 3, 4), (6, 8), reduction="none"),
-    _case("scale-8", (1, 19, 4, 5), (32, 40)),
-    _case("scale-4-uint8-ignored", (2, 7, 5, 4), (20, 16), torch.uint8, ignored=255, reduction="sum"),
-    _case("corners-weighted", (1, 21, 5, 7), (33, 49), torch.int32, align_corners=True, weighted=True, ignored=-100),
+    _case("scale-8", (1, 19, 2, 3), (16, 24)),
+    _case("scale-4-uint8-ignored", (2, 7, 2, 3), (8, 12), torch.uint8, ignored=255, reduction="sum"),
+    _case("corners-weighted", (1, 21, 3, 4), (17, 25), torch.int32, align_corners=True, weighted=True, ignored=-100),
     _case("smooth", (1, 6, 3, 5), (11, 13), torch.int16, label_smoothing=0.1, ignored=-1),
     _case(
         "smooth-weighted-none", (2, 4, 4, 3), (9, 10), label_smoothing=0.25, weighted=True, ignored=255,
         reduction="none",
     ),
-    _case("primes-13x17-to-33x47", (1, 3, 13, 17), (33, 47)),
-    _case("smaller", (1, 5, 19, 23), (7, 6), weighted=True),
-    _case("smaller-corners", (2, 3, 9, 11), (4, 5), align_corners=True, reduction="sum"),
-    _case("rows-only", (2, 4, 5, 13), (11, 13)),
-    _case("equal-sizes", (2, 7, 6, 5), (6, 5), ignored=0),
+    _case("primes-5x7-to-13x17", (1, 3, 5, 7), (13, 17)),
+    _case("smaller", (1, 5, 9, 13), (4, 5), weighted=True),
+    _case("smaller-corners", (2, 3, 5, 7), (3, 2), align_corners=True, reduction="sum"),
+    _case("rows-only", (2, 4, 3, 13), (7, 13)),
+    _case("equal-sizes", (2, 7, 3, 4), (3, 4), ignored=0),
     _case("one-pixel", (2, 3, 1, 1), (5, 7), weighted=True, label_smoothing=0.5),
     _case("one-pixel-far", (1, 2, 1, 2), (3, 300), align_corners=True),
     _case("one-class", (1, 1, 3, 4), (6, 5), reduction="none"),
-    _case("many-classes", (1, 300, 2, 3), (5, 6), label_smoothing=0.1),
+    _case("many-classes", (1, 300, 1, 2), (3, 4), label_smoothing=0.1),
 ]  # fmt: skip
 
 BENCH = [
@@ -52,18 +52,7 @@ BENCH = [
 ]
 
 #: What the check of labels calls on a CPU, where it reads them ahead of the kernels.
-COPIES = (
-    "aminmax",
-    "_local_scalar_dense",
-    "_to_copy",
-    "ne",
-    "lt",
-    "ge",
-    "bitwise_or",
-    "bitwise_and",
-    "any",
-    "is_nonzero",
-)
+COPIES = ("aminmax", "item", "_local_scalar_dense", "_to_copy", "ne", "index")
 
 
 def launches(case: Case, channels_last: bool, backend: str) -> tuple[dict[str, int], dict[str, int]]:
