@@ -45,10 +45,10 @@ struct Running {
 };
 
 template <class A>
-__device__ __forceinline__ A loss_of(const Loss<A>& p, const Running<A>& r, const Pixel<A>& pixel, A lse) {
+__device__ __forceinline__ A loss_of(const Loss<A>& p, const Running<A>& r, const Pixel<A>& pixel, A lse, A whole) {
     if (!pixel.live) return A(0);
     A loss = p.hit * pixel.share * (lse - r.picked);
-    if (p.smooth > A(0)) loss += p.smooth * (whole(p) * lse - r.mean);
+    if (p.smooth > A(0)) loss += p.smooth * (whole * lse - r.mean);
     return loss;
 }
 
@@ -84,13 +84,14 @@ __global__ void __launch_bounds__(column_threads, sizeof(T) == 8 ? 2 : 3)
                         running[r].mean += (p.weight != nullptr ? p.weight[first + k] : A(1)) * v[k];
             running[r].take(v);
         });
+    const A all = p.smooth > A(0) ? whole(p) : A(0);
     A sums[2] = {};
 #pragma unroll
     for (int r = 0; r < R; ++r) {
         if (r >= rows) break;
         const long long i = pixel + static_cast<long long>(r) * p.logits.x.full;
         const Pixel<A> own = pixel_at(p, i);
-        const A lse = running[r].lse(), loss = loss_of(p, running[r], own, lse);
+        const A lse = running[r].lse(), loss = loss_of(p, running[r], own, lse, all);
         g_lse[i] = lse;
         if (g_y != nullptr) g_y[i] = loss;
         sums[0] += loss, sums[1] += own.share;

@@ -124,18 +124,22 @@ def upsample_cross_entropy_sums_kernel(p_part, p_factor, p_y, parts, MEAN: tl.co
 
 @triton.jit
 def gradient(
-    p_dy, p_logits, p_target, p_weight, p_lse, p_factor, n, y, p, channel, m, x, m_x, shape, strides, full, ignore,
+    p_dy, p_logits, p_target, p_weight, p_lse, p_factor, every, n, y, p, channel, m, x, m_x, shape, strides, full,
+    ignore,
     HIT: tl.constexpr, SMOOTH: tl.constexpr, NONE: tl.constexpr, MODE: tl.constexpr, ACC: tl.constexpr,
     axis: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of upsampled logits at row ``y``, columns ``x`` (``p`` beside ``channel`` in the block)."""
+    """The gradient of upsampled logits at row ``y``, columns ``x`` (``p`` beside ``channel`` in the block).
+
+    ``every`` is the sum of all classes' weights.
+    """
     at = n * full[2] + y * full[1] + x
     label, live, share = labelled(p_target, p_weight, at, m_x, ignore, ACC)
     scale = tl.load(p_dy + at, m_x, 0.0) if NONE else tl.load(p_dy) * tl.load(p_factor)
     scale = tl.where(live, scale, 0.0)
     hit, total = HIT * share * scale, HIT * share * scale
     if SMOOTH > 0:
-        total += SMOOTH * whole(p_weight, shape[0], ACC) * scale
+        total += SMOOTH * every * scale
     v = sample(p_logits + n * strides[0], y * full[1] + p, channel, m, shape, strides[1:], full, MODE, ACC)
     lse = tl.expand_dims(tl.load(p_lse + at, m_x, 0.0), axis)
     g = tl.exp(v - lse) * tl.expand_dims(total, axis)
@@ -166,6 +170,7 @@ def upsample_cross_entropy_bwd_dlogits_kernel(
     x_high = support(tl.minimum(j + Q, shape[2]) - 1, shape[2], full[1], MODE)[1]
     own, channel = block(0, start_c, BQ, BC, CHANNELS_LAST)
     dlogits = tl.zeros_like(own + channel).to(ACC)
+    every = whole(p_weight, shape[0], ACC) if SMOOTH > 0 else 0.0
     for start in range(x_low, x_high + 1, BX):
         x = start + tl.arange(0, BX)
         b_x = block(start, start_c, BX, BC, CHANNELS_LAST)[0]
@@ -175,8 +180,8 @@ def upsample_cross_entropy_bwd_dlogits_kernel(
             last = tl.where(share != 0, x_high, -1)  # a row that takes nothing is not read: it may hold NaN
             m_x, m = x <= last, (b_x <= last) & (channel < shape[0])
             g = gradient(
-                p_dy, p_logits, p_target, p_weight, p_lse, p_factor, n, y, b_x, channel, m, x, m_x, shape, strides,
-                full, ignore, HIT, SMOOTH, NONE, MODE, ACC, axis,
+                p_dy, p_logits, p_target, p_weight, p_lse, p_factor, every, n, y, b_x, channel, m, x, m_x, shape,
+                strides, full, ignore, HIT, SMOOTH, NONE, MODE, ACC, axis,
             )  # fmt: skip
             acc += tl.where(m, share * g, 0.0)
         for q in range(Q):
