@@ -19,9 +19,11 @@ def supports(problem: Problem) -> str | None:
 
 
 def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
-    """``sizes``: N, C, H, W of the logits that are never built."""
-    n, c, h, w = sizes
-    return "the upsampled logits are small" if n * c * h * w < 2**19 else None
+    """``sizes``: N, C, H, W of the logits that are never built, and h, w of those that are."""
+    n, c, rows, cols, h, w = sizes
+    if 2 * h * w > rows * cols:
+        return "the logits are nearly as large as the target: computing them twice takes longer"
+    return "the upsampled logits are small" if n * c * rows * cols < 2**19 else None
 
 
 def forward(

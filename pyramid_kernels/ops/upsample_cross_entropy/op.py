@@ -19,8 +19,8 @@ OP = Op("upsample_cross_entropy", "memory", reference, composed)
 
 
 def _problem(logits: Tensor, target: Tensor) -> tuple[Problem, tuple[int, ...]]:
-    """Sizes: those of the upsampled logits."""
-    return describe(logits, is_channels_last(logits)), (*logits.shape[:2], *target.shape[1:])
+    """Sizes: those of the upsampled logits, then rows and columns of the logits."""
+    return describe(logits, is_channels_last(logits)), (*logits.shape[:2], *target.shape[1:], *logits.shape[2:])
 
 
 def _problems(logits: Tensor, target: Tensor, **_: Any) -> list[Any]:
