@@ -187,8 +187,10 @@ def replaced(arguments: Arguments, fn: Callable[[Tensor], Tensor]) -> Arguments:
 
 
 def embedded(t: Tensor) -> Tensor:
-    """``t`` as a slice, in the same order of strides, of a larger buffer of NaN, or the largest integer;
-    misaligned by one element or more."""
+    """``t`` as a slice, in the same order of strides, of a larger buffer; misaligned by one element or more.
+
+    Around it lies NaN, or the largest integer.
+    """
     strides = t.stride()
     order = sorted(range(t.dim()), key=lambda i: (-strides[i], i))
     beyond = float("nan") if t.is_floating_point() else torch.iinfo(t.dtype).max
