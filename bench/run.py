@@ -21,7 +21,7 @@ from pyramid_kernels.cli.verify import verify
 from pyramid_kernels.ops import all_ops
 
 from . import timing
-from .subjects import EAGER, MODES, Subject, case_names, op_names, subjects
+from .subjects import EAGER, MODES, Subject, case_names, modes_of, op_names, subjects
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SHOWN = ("op", "case", "mode", "provider", "path", "median_ms", "p20_ms", "p80_ms", "peak_mb", "vs_eager")
@@ -94,7 +94,7 @@ def _module_failures(subject: Subject) -> Iterator[str]:
 
 
 def measure(name: str, device: str, dtype: torch.dtype, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    modes = (args.mode,) if args.mode else MODES
+    modes = [mode for mode in modes_of(name) if args.mode in (None, mode)]
     work = [(case, mode) for case in case_names(name, args.quick) for mode in modes]
     for case, mode in progress(work, "bench", "/".join):
         # Compiled callables share their code, and with it one limit on recompilations.

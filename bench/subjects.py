@@ -17,7 +17,7 @@ from torch import Tensor
 from pyramid_kernels import functional, fuse_
 from pyramid_kernels.backends import KERNELS, Op, cannot, select
 from pyramid_kernels.ops import all_ops
-from pyramid_kernels.ops._shared.spec import Arg, Case, Cost, map_args, materialise
+from pyramid_kernels.ops._shared.spec import Arg, Case, Cost, arguments_of, map_args, materialise
 
 from .modules import MODULES, Build
 
@@ -54,6 +54,12 @@ class Subject:
 
 def op_names() -> list[str]:
     return [*all_ops(), *MODULES]
+
+
+def modes_of(name: str) -> tuple[str, ...]:
+    """The modes of an op or module: an op without gradients has no training."""
+    trained = name in MODULES or any(a.grad for case in _spec(name).BENCH for a in arguments_of(case))
+    return MODES if trained else MODES[:1]
 
 
 def case_names(name: str, quick: bool) -> list[str]:
@@ -94,7 +100,7 @@ def one_image(case: Case) -> Case:
     """``case`` with N = 1, and named so."""
 
     def first(a: Arg) -> Arg:
-        return replace(a, shape=(1, *a.shape[1:])) if a.kind in ("map", "cells", "distinct") else a
+        return replace(a, shape=(1, *a.shape[1:])) if a.kind in ("map", "cells", "distinct", "labels") else a
 
     args = {name: map_args(first, value) for name, value in case.args.items()}
     return replace(case, id=re.sub(r"-n\d+$", "", case.id) + "-n1", args=args)

@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from . import timing
-from .subjects import COMPILE, EAGER, MODES, MODULES, Subject, can_compile, case_names, op_names, subjects
+from .subjects import COMPILE, EAGER, MODULES, Subject, can_compile, case_names, modes_of, op_names, subjects
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = torch.float32 if DEVICE == "cpu" else torch.bfloat16
-WORK = [(name, case, mode) for name in op_names() for case in case_names(name, DEVICE == "cpu") for mode in MODES]
+WORK = [
+    (name, case, mode) for name in op_names() for case in case_names(name, DEVICE == "cpu") for mode in modes_of(name)
+]
 
 #: About how long each callable is timed.
 SECONDS = 1.0

@@ -96,7 +96,7 @@ def check(
     slices of NaN-filled buffers, and the call is repeated, bit for bit.
     """
     tensors = materialise(case, dtype, device, channels_last, seed, exact)
-    doubled = converted(tensors, lambda t: t.double())
+    doubled = cast(tensors, torch.float64)
     dys = _incoming(op, doubled, dtype, seed, exact)
     truth = run(op, doubled, "reference", dys)
     given = converted(tensors, embedded) if sliced else tensors
@@ -121,11 +121,11 @@ def chain_errors(op: str, case: Case, dtype: torch.dtype, device: str, precision
     worst: dict[str, Errors] = {}
     for seed in range(DRAWS):
         tensors = materialise(case, dtype, device, channels_last=seed % 2 == 1, seed=seed)
-        doubled = converted(tensors, lambda t: t.double())
+        doubled = cast(tensors, torch.float64)
         dys = _incoming(op, doubled, dtype, seed, exact=False)
         truth = run(op, doubled, "reference", dys).results
         with ieee_convolutions(), Rounded(dtype if half else torch.float32, precision == "tf32"):
-            unfused = run(op, converted(tensors, lambda t: t.float()), "reference", dys).results
+            unfused = run(op, cast(tensors, torch.float32), "reference", dys).results
         for name, exact in truth.items():
             worst[name] = worst.get(name, Errors()).worse(errors(unfused[name], exact))
     scale = _TO_FLOAT64 if dtype == torch.float64 else 1.0
@@ -176,16 +176,25 @@ def converted(arguments: Arguments, fn: Callable[[Tensor], Tensor]) -> Arguments
     return replaced(arguments, lambda t: fn(t.detach()).requires_grad_(t.requires_grad))
 
 
+def cast(arguments: Arguments, dtype: torch.dtype) -> Arguments:
+    """``arguments`` with every floating tensor in ``dtype``, as new leaves; labels stay what they are."""
+    return converted(arguments, lambda t: t.to(dtype) if t.is_floating_point() else t)
+
+
 def replaced(arguments: Arguments, fn: Callable[[Tensor], Tensor]) -> Arguments:
     """``arguments`` with ``fn`` of every tensor."""
     return tree_map_only(Tensor, fn, arguments)
 
 
 def embedded(t: Tensor) -> Tensor:
-    """``t`` as a slice, in the same order of strides, of a larger buffer of NaN; misaligned by one element or more."""
+    """``t`` as a slice, in the same order of strides, of a larger buffer; misaligned by one element or more.
+
+    Around it lies NaN, or the largest integer.
+    """
     strides = t.stride()
     order = sorted(range(t.dim()), key=lambda i: (-strides[i], i))
-    buffer = torch.full([t.shape[i] + 2 for i in order], float("nan"), dtype=t.dtype, device=t.device)
+    beyond = float("nan") if t.is_floating_point() else torch.iinfo(t.dtype).max
+    buffer = torch.full([t.shape[i] + 2 for i in order], beyond, dtype=t.dtype, device=t.device)
     view = buffer[(slice(1, -1),) * t.dim()].permute([order.index(i) for i in range(t.dim())])
     return view.copy_(t)
 
@@ -247,7 +256,7 @@ def _compare(name: str, ours: Tensor | None, truth: Tensor, chain: dict[str, Err
         return Finding(name, float("inf"), "no gradient")
     if ours.shape != truth.shape:
         return Finding(name, float("inf"), f"shape {tuple(ours.shape)}, expected {tuple(truth.shape)}")
-    if chain is None:
+    if chain is None or not ours.is_floating_point():  # labels are right or wrong
         wrong = ours != truth.to(ours.dtype)
         return Finding(name, float("inf") if wrong.any() else 0.0, _where(ours, truth, wrong))
     wrong = ~((ours - truth).abs() <= limits(ours, truth, chain[name])[0])
@@ -258,7 +267,7 @@ def _where(ours: Tensor, truth: Tensor, wrong: Tensor) -> str:
     """The worst coordinate, both values there, and the share of elements that fail."""
     if not truth.numel():
         return "empty"
-    error = (ours - truth).abs().nan_to_num(nan=float("inf"))
+    error = (ours.double() - truth).abs().nan_to_num(nan=float("inf"))
     worst = tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
     share = wrong.double().mean().item()
     values = f"got {ours[worst].item():.9g}, expected {truth[worst].item():.9g}"

@@ -119,8 +119,8 @@ def _call(op: str, case: Any, dtype: torch.dtype, channels_last: bool, tf32: boo
     torch.backends.cudnn.allow_tf32 = tf32
     arguments = materialise(case, dtype, "cpu", channels_last)
     y = oracle.call(op, arguments, "triton")[0]
-    leaves = [t for _, t in oracle.leaves(arguments) if t.requires_grad]
-    torch.autograd.grad(y, leaves, torch.empty_like(y), allow_unused=True)
+    if leaves := [t for _, t in oracle.leaves(arguments) if t.requires_grad]:
+        torch.autograd.grad(y, leaves, torch.empty_like(y), allow_unused=True)
 
 
 class _Driver:

@@ -20,6 +20,7 @@ from tests.faults import Fault, found_in
 ROOT = Path(__file__).resolve().parent.parent
 BRANCHES = "dilated_branches/dilated_branches"
 CONV = "pyramid_conv/pyramid_conv"
+LOSS = "upsample_cross_entropy/upsample_cross_entropy"
 
 
 def _fault(op: str, case: str, what: str, file: str, line: str, patch: str, dtype: str = "float32") -> Fault:
@@ -179,6 +180,28 @@ FAULTS: list[Fault] = [
            "dilated_branches_train/dilated_branches_train.cuh", "return q + n * (m - mean) * (m - mean);", "return q;"),
     _fault("dilated_branches_train", "no-affine", "the mean gradient is not taken off",
            f"{BRANCHES}_dz.cuh", "g = g - mean_g - normal * share", "g = g - normal * share"),
+    _fault("upsample_cross_entropy", "scale-8", "the running sum is not scaled to the new maximum",
+           f"{LOSS}_fwd.cuh", "        total *= exponential(before - from);\n", ""),
+    _fault("upsample_cross_entropy", "smooth-weighted-none", "smoothing leaves out the classes' weights",
+           f"{LOSS}_fwd.cuh", "(p.weight != nullptr ? p.weight[first + k] : A(1)) * v[k]", "v[k]"),
+    _fault("upsample_cross_entropy", "smooth", "ignored pixels have a loss",
+           f"{LOSS}_fwd.cuh", "    if (!pixel.live) return A(0);\n", ""),
+    _fault("upsample_cross_entropy", "scale-8", "blended source rows outlive their output rows",
+           "common/upsampled.cuh", "if (down.low != row) {", "if (row < 0) {"),
+    _fault("upsample_cross_entropy", "smooth-weighted-none", "classes beyond the last take part in the softmax",
+           "common/upsampled.cuh", "v[k] = A(-INFINITY);", "v[k] = A(0);"),
+    _fault("upsample_cross_entropy", "primes-5x7-to-13x17", "the label's own class keeps its gradient",
+           f"{LOSS}_bwd.cuh", "        if (first + k == pixel.label) g -= hit;\n", ""),
+    _fault("upsample_cross_entropy", "scale-8", "output rows above the source row are blended from those below",
+           f"{LOSS}_bwd.cuh", "if (down.low == at.i) {", "if (down.low >= 0) {"),
+    _fault("upsample_cross_entropy", "one-pixel-far", "a turn's last output column is left out",
+           f"{LOSS}_bwd.cuh", "start + column_threads - 1);", "start + column_threads - 2);"),
+    _fault("upsample_cross_entropy", "scale-8", "columns are added before all threads have theirs",
+           f"{LOSS}_bwd.cuh", "        __syncthreads();\n        for (int o", "        for (int o"),
+    _fault("upsample_argmax", "scale-2-ties", "the last of equal classes wins",
+           "upsample_argmax/upsample_argmax_fwd.cuh", "v[k] > top[r]", "v[k] >= top[r]"),
+    _fault("upsample_argmax", "primes-13x17-to-33x47", "labels beyond the map are stored",
+           "upsample_argmax/upsample_argmax_fwd.cuh", "        if (at.y + r >= m.y.full) break;\n", ""),
 ]  # fmt: skip
 
 

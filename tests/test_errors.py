@@ -15,6 +15,7 @@ from pyramid_kernels.testing import count_launches
 X = torch.zeros(2, 4, 6, 5)
 W1, W3, V = torch.zeros(3, 4, 1, 1), torch.zeros(3, 4, 3, 3), torch.ones(3)
 NORM = (V, V, V, V, 1e-5)
+LABELS = torch.zeros(2, 12, 10, dtype=torch.int64)
 
 #: A good call of every op, which one changed argument spoils.
 GOOD: dict[str, dict[str, Any]] = {
@@ -26,6 +27,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "dilated_branches_train": {
         "x": X, "weights": [W1, W3], "dilations": (1, 2), "gamma": [V, V], "beta": [V, None], "eps": [1e-5, 1e-5],
     },
+    "upsample_cross_entropy": {"logits": X, "target": LABELS},
+    "upsample_argmax": {"logits": X, "size": (12, 10)},
     "aspp": {
         "x": X, "weights": [W1, W3], "project_weight": torch.zeros(3, 6, 1, 1), "dilations": (1, 2),
         "norms": [NORM, NORM], "project_norm": NORM,
@@ -124,6 +127,38 @@ BAD: list[Row] = [
     ("dilated_branches_train", {"eps": 1e-5}, TypeError, "eps must be a list or tuple, one entry per branch, got"),
     ("dilated_branches_train", {"x": X[:1, :, :1, :1]}, ValueError,
      "Expected more than 1 value per channel when training, got input size torch.Size([1, 3, 1, 1])"),
+    ("upsample_cross_entropy", {"logits": X[0]}, ValueError, "logits must be 4-D (N, C, H, W), got 3-D"),
+    ("upsample_cross_entropy", {"logits": X.long()}, TypeError, "logits must be float16, ...got torch.int64"),
+    ("upsample_cross_entropy", {"target": None}, TypeError, "target must be a torch.Tensor, got NoneType"),
+    ("upsample_cross_entropy", {"target": LABELS.float()}, TypeError, "target must hold class indices in int64, "
+     "...got torch.float32; ...target.long()"),
+    ("upsample_cross_entropy", {"target": LABELS.bool()}, TypeError,
+     "target must hold class indices in int64, ...bool"),
+    ("upsample_cross_entropy", {"target": LABELS[:, None]}, ValueError,
+     "target must be 3-D (N, H, W), got 4-D (2, 1, 12,"
+     "...target.squeeze(1)"),
+    ("upsample_cross_entropy", {"target": LABELS[0]}, ValueError, "target must be 3-D (N, H, W), got 2-D (12, 10)"),
+    ("upsample_cross_entropy", {"target": LABELS[:1]}, ValueError,
+     "target must have the N of logits, got (1, 12, 10)"),
+    ("upsample_cross_entropy", {"target": LABELS[:, :0]}, ValueError, "target must have H and W of at least 1, got"),
+    ("upsample_cross_entropy", {"target": LABELS.to("meta")}, ValueError,
+     "target must be on the device of logits, got"),
+    ("upsample_cross_entropy", {"weight": V}, ValueError,
+     "weight must have shape (4,), one value per class, got (3,)"),
+    ("upsample_cross_entropy", {"weight": torch.ones(4).double()}, TypeError,
+     "weight must be float32 or have the dtype "
+     "of logits (torch.float32), got torch.float64"),
+    ("upsample_cross_entropy", {"ignore_index": 2.0}, TypeError, "ignore_index must be an int, got 2.0"),
+    ("upsample_cross_entropy", {"label_smoothing": 1.5}, ValueError,
+     "label_smoothing must be between 0 and 1, got 1.5"),
+    ("upsample_cross_entropy", {"reduction": "avg"}, ValueError,
+     "reduction must be one of 'mean', 'sum', 'none', got"),
+    ("upsample_argmax", {"logits": X[0]}, ValueError, "logits must be 4-D (N, C, H, W), got 3-D"),
+    ("upsample_argmax", {"size": 4}, TypeError, "size must be (H, W), got 4"),
+    ("upsample_argmax", {"size": (4, 0)}, ValueError, "size must be positive, got (4, 0)"),
+    ("upsample_argmax", {"dtype": torch.float32}, ValueError, "dtype must be one of torch.uint8, torch.int16, "),
+    ("upsample_argmax", {"logits": torch.zeros(1, 257, 2, 2)}, ValueError,
+     "dtype must hold 257 classes, got torch.uint8"),
     ("aspp", {"x": X[0]}, ValueError, "x must be 4-D (N, C, H, W), got 3-D"),
     ("aspp", {"norms": [NORM]}, ValueError, "norm"),
     ("aspp", {"pool_weight": W1}, ValueError, "pool_weight and pool_norm must be given together, got only one"),

@@ -8,6 +8,8 @@ void bind_pyramid_pool(py::module_& m);
 void bind_pyramid_project(py::module_& m);
 void bind_upsample_merge(py::module_& m);
 void bind_pyramid_conv(py::module_& m);
+void bind_upsample_argmax(py::module_& m);
+void bind_upsample_cross_entropy(py::module_& m);
 void bind_dilated_branches(py::module_& m);
 }  // namespace pk::bindings
 
@@ -27,5 +29,7 @@ PYBIND11_MODULE(PK_MODULE_NAME, m, py::mod_gil_not_used()) {
     pk::bindings::bind_pyramid_project(m);
     pk::bindings::bind_upsample_merge(m);
     pk::bindings::bind_pyramid_conv(m);
+    pk::bindings::bind_upsample_argmax(m);
+    pk::bindings::bind_upsample_cross_entropy(m);
     pk::bindings::bind_dilated_branches(m);
 }

@@ -37,6 +37,9 @@ inline unsigned char* dynamic_shared() { return dynamic_base; }
 std::string run(const char* name, dim3 grid, dim3 block, dim3 cluster, size_t shared,
                 const std::function<void()>& body);
 
+/// End the launch: run() returns what the running thread says.
+[[noreturn]] void stop(const std::string& message);
+
 /// What decides the order of threads in later launches; at first PYRAMID_KERNELS_HOSTSIM_SEED, or 0.
 void set_seed(uint64_t seed);
 

@@ -44,14 +44,25 @@ def check_like(name: str, t: Tensor, other_name: str, other: Tensor, dtype: bool
         )
 
 
-def check_vector(name: str, t: Any, length: int, x: Tensor) -> None:
-    """``t`` is a (length,) tensor beside ``x``, in float32 or x's dtype."""
+def check_vector(name: str, t: Any, length: int, x: Tensor, per: str = "output channel", beside: str = "x") -> None:
+    """``t`` is a (length,) tensor, one value per ``per``, in float32 or the dtype of ``x``, called ``beside``."""
     check_floating(name, t)
     if tuple(t.shape) != (length,):
-        raise ValueError(f"{name} must have shape ({length},), one value per output channel, got {tuple(t.shape)}")
-    check_like(name, t, "x", x, dtype=False)
+        raise ValueError(f"{name} must have shape ({length},), one value per {per}, got {tuple(t.shape)}")
+    check_like(name, t, beside, x, dtype=False)
     if t.dtype not in (torch.float32, x.dtype):
-        raise TypeError(f"{name} must be float32 or have the dtype of x ({x.dtype}), got {t.dtype}")
+        raise TypeError(f"{name} must be float32 or have the dtype of {beside} ({x.dtype}), got {t.dtype}")
+
+
+def check_size(size: Any, expected: str = "(H, W)") -> tuple[int, int]:
+    """``size`` is a pair of positive ints."""
+    if not isinstance(size, list | tuple) or len(size) != 2:
+        raise TypeError(f"size must be {expected}, got {size!r}")
+    if not all(isinstance(v, int | torch.SymInt) and not isinstance(v, bool) for v in size):
+        raise TypeError(f"size must hold two ints, got {size!r}")
+    if size[0] < 1 or size[1] < 1:
+        raise ValueError(f"size must be positive, got {tuple(size)}")
+    return size[0], size[1]
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:

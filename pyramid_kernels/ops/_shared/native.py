@@ -16,6 +16,8 @@ from . import launch
 
 #: Element types as csrc/common/dispatch.h numbers them.
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
+#: Types of label maps as csrc/common/labels.h numbers them.
+LABELS = {torch.uint8: 0, torch.int16: 1, torch.int32: 2, torch.int64: 3}
 
 #: What kernels on CPU tensors are planned for: few multiprocessors, so that tests' maps fill them or do not.
 SIMULATED_PROCESSORS, SIMULATED_ARCHITECTURE = 8, 90
@@ -67,6 +69,11 @@ def architecture(device: torch.device) -> int:
 def pointer(t: Tensor | None) -> int:
     """The address of a tensor's first element; 0 for None."""
     return 0 if t is None else t.data_ptr()
+
+
+def located(t: Tensor) -> list[int]:
+    """Address, sizes and strides of a tensor."""
+    return [t.data_ptr(), *t.shape, *t.stride()]
 
 
 def vector(t: Tensor | None, like: Tensor) -> tuple[int, bool]:

@@ -1,4 +1,4 @@
-"""How fp32 products are computed: as PyTorch's *convolution* setting says."""
+"""What values are computed in: products of fp32 as PyTorch's *convolution* setting says, sums in at least fp32."""
 
 from __future__ import annotations
 
@@ -27,3 +27,8 @@ def ieee_convolutions() -> Iterator[None]:
         yield
     finally:
         convolutions.fp32_precision = before
+
+
+def accumulation(x: torch.Tensor) -> torch.dtype:
+    """What sums over elements of ``x`` are kept in."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

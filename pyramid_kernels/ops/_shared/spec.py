@@ -22,17 +22,25 @@ class Arg:
 
     kind: "map" (4-D, takes the tested layout), "cells" ((N, C, S), likewise), "weight" (convolution weight, scaled by
     its fan-in), "vector" (around one), "shift" (around zero), "positive" (variances), "gate" (+6 or -6 by channel:
-    keeps pre-activations far from zero), "distinct" (a map of distinct values that every dtype holds exactly).
+    keeps pre-activations far from zero), "distinct" (a map of distinct values that every dtype holds exactly), "labels"
+    ((N, H, W) of ``dtype`` from 0 to ``classes`` - 1, a quarter of them ``ignored``).
     Vectors, shifts, positives and gates are float32 unless the tested dtype is float64.
     """
 
     shape: tuple[int, ...]
     kind: str = "map"
     grad: bool = True
+    classes: int = 0
+    dtype: torch.dtype = torch.int64
+    ignored: int | None = None
 
 
 def arg(*shape: int, kind: str = "map", grad: bool = True) -> Arg:
     return Arg(shape, kind, grad)
+
+
+def labels(*shape: int, classes: int, dtype: torch.dtype = torch.int64, ignored: int | None = None) -> Arg:
+    return Arg(shape, "labels", False, classes, dtype, ignored)
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,8 @@ def materialise(
     generator = torch.Generator().manual_seed(seed)
 
     def build(a: Arg) -> Tensor:
+        if a.kind == "labels":
+            return _labels(a, generator).to(device)
         t = _data(a, generator, exact)
         t = t.to(dtype if a.kind not in VECTORS or dtype == torch.float64 else torch.float32)
         if channels_last and a.kind in ("map", "distinct"):
@@ -80,6 +90,21 @@ def map_args(fn: Callable[[Arg], Any], value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map_args(fn, v) for v in value)
     return value
+
+
+def arguments_of(case: Case) -> list[Arg]:
+    """Every tensor argument of ``case``."""
+    found: list[Arg] = []
+    for value in case.args.values():
+        map_args(found.append, value)
+    return found
+
+
+def _labels(a: Arg, generator: torch.Generator) -> Tensor:
+    t = torch.randint(0, a.classes, a.shape, generator=generator)
+    if a.ignored is not None:
+        t[torch.rand(a.shape, generator=generator) < 0.25] = a.ignored
+    return t.to(a.dtype)
 
 
 def _data(a: Arg, generator: torch.Generator, exact: bool) -> Tensor:

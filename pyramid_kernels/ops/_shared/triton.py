@@ -52,11 +52,6 @@ def divided(a, b):
         return a / b.to(a.dtype)
 
 
-def accumulation(x: torch.Tensor) -> torch.dtype:
-    """The dtype of ``accumulator`` for kernels that read ``x``."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 def tile(channels_last: bool, c: int, pixels: int, elements: int = 2048) -> tuple[int, int]:
     """(BP, BC): a block of about ``elements``, wide along whichever of pixels and channels is contiguous."""
     if channels_last:

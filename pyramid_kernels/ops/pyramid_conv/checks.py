@@ -9,7 +9,7 @@ from torch import Tensor
 from .._shared.affine import ACTIVATIONS
 from .._shared.autocast import autocast
 from .._shared.checks import check_choice, check_floating, check_like, check_map, check_vector
-from ..upsample_merge.checks import check_mode, check_size
+from ..upsample_merge.checks import check_mode, output_size
 
 
 def check_arguments(
@@ -19,7 +19,7 @@ def check_arguments(
     """Maps and weight in one dtype, that of autocast inside it, and the result's size."""
     check_mode(mode, align_corners)
     check_choice("activation", activation, ACTIVATIONS)
-    target = check_size(maps, size)
+    target = output_size(maps, size)
     for i, m in enumerate(maps):
         check_map(f"maps[{i}]", m)
         if m.shape[0] != maps[0].shape[0]:

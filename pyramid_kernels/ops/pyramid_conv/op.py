@@ -12,7 +12,7 @@ from ...backends import Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
 from .._shared.affine import dense_vectors
 from .._shared.layout import as_map, empty_map, is_channels_last, placed
-from ..upsample_merge.checks import check_size
+from ..upsample_merge.checks import output_size
 from ..upsample_merge.layout import leader
 from ..upsample_merge.op import OP as MERGING
 from . import composed, dense, reference
@@ -33,7 +33,7 @@ def _sizes(maps: Sequence[Tensor], weight: Tensor, size: Sequence[int]) -> tuple
 def _problems(
     maps: Sequence[Tensor], weight: Tensor, bias: Any = None, *, size: Any = None, mode: str = "bilinear", **_: Any
 ) -> list[Any]:
-    target = check_size(maps, size)
+    target = output_size(maps, size)
     return [(OP, _problem(maps, target, mode), _sizes(maps, weight, target))]
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from ...backends import Problem
 from .._shared.launch import launch
 from .._shared.layout import is_channels_last
-from .._shared.triton import accumulation, accumulator, cannot_launch, divided, tile
+from .._shared.precision import accumulation
+from .._shared.triton import accumulator, cannot_launch, divided, tile
 from .._shared.windows import axis_windows
 
 #: Edges along one axis are sorted in registers: two per window, and one per band.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .._shared.autocast import promoted
-from .._shared.checks import check_choice, check_like, check_map
+from .._shared.checks import check_choice, check_like, check_map, check_size
 
 MODES, MERGES = ("bilinear", "nearest"), ("concat", "sum")
 
@@ -19,7 +18,7 @@ def check_maps(
     """The maps in one dtype, and the result's size."""
     check_mode(mode, align_corners)
     check_choice("merge", merge, MERGES)
-    target = check_size(maps, size)
+    target = output_size(maps, size)
     for i, m in enumerate(maps):
         check_map(f"maps[{i}]", m)
     maps = promoted(maps)
@@ -41,7 +40,7 @@ def check_mode(mode: str, align_corners: bool) -> None:
         raise ValueError("align_corners must be False with mode='nearest', got True; it is an option of 'bilinear'")
 
 
-def check_size(maps: Any, size: Any) -> tuple[int, int]:
+def output_size(maps: Any, size: Any) -> tuple[int, int]:
     """The result's size: ``size``, or that of the first map."""
     if not isinstance(maps, list | tuple):
         raise TypeError(f"maps must be a list or tuple of (N, C, H, W) tensors, got {type(maps).__name__}; use [x]")
@@ -50,10 +49,4 @@ def check_size(maps: Any, size: Any) -> tuple[int, int]:
     if size is None:
         check_map("maps[0]", maps[0])
         return maps[0].shape[2], maps[0].shape[3]
-    if not isinstance(size, list | tuple) or len(size) != 2:
-        raise TypeError(f"size must be (H, W) or None, got {size!r}")
-    if not all(isinstance(v, int | torch.SymInt) and not isinstance(v, bool) for v in size):
-        raise TypeError(f"size must hold two ints, got {size!r}")
-    if size[0] < 1 or size[1] < 1:
-        raise ValueError(f"size must be positive, got {tuple(size)}")
-    return size[0], size[1]
+    return check_size(size, "(H, W) or None")

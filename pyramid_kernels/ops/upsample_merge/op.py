@@ -14,7 +14,7 @@ from .._shared.affine import ACTIVATIONS, dense_vectors
 from .._shared.checks import check_choice, check_vector
 from .._shared.layout import empty_map, is_channels_last
 from . import reference
-from .checks import check_maps, check_size
+from .checks import check_maps, output_size
 from .layout import leader
 
 OP = Op("upsample_merge", "memory", reference)
@@ -27,7 +27,7 @@ def _problem(maps: Sequence[Tensor], size: Sequence[int], mode: str, merge: str)
 def _problems(
     maps: Sequence[Tensor], size: Any = None, *, mode: str = "bilinear", merge: str = "concat", **_: Any
 ) -> list[Any]:
-    target = check_size(maps, size)
+    target = output_size(maps, size)
     return [(OP, _problem(maps, target, mode, merge), target)]
 
 

@@ -1,0 +1,28 @@
+"""Specification of ``upsample_cross_entropy``: logits resized to the target, then PyTorch's cross-entropy in fp32."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..upsample_merge.reference import resize
+
+
+def upsample_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    align_corners: bool,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    reduction: str,
+) -> Tensor:
+    """logits (N, C, h, w), target (N, H, W), weight (C,) -> (N, H, W) for "none", else ()."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    full = resize(logits, (target.shape[1], target.shape[2]), "bilinear", align_corners)
+    return F.cross_entropy(
+        full.to(wide), target.long(), None if weight is None else weight.to(wide), ignore_index=ignore_index,
+        label_smoothing=label_smoothing, reduction=reduction,
+    )  # fmt: skip

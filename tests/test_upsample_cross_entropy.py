@@ -1,0 +1,194 @@
+"""Where the oracle's cases of the loss and the label map do not go: bad labels, odd values, ties, memory, gradients."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pyramid_kernels import _native
+from pyramid_kernels.functional import upsample_argmax, upsample_cross_entropy
+from pyramid_kernels.ops import all_ops
+from tests.kernels import DEVICE
+
+CUDA = () if isinstance(_native.module(DEVICE), str) else ("cuda",)
+NAMED = [b for b in ("triton", *CUDA) if not isinstance(all_ops()["upsample_cross_entropy"].module(b), str)]
+BACKENDS = ("composed", *NAMED)
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def labelled(*shape: int, classes: int, seed: int = 1) -> Tensor:
+    return torch.randint(classes, shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def eager(logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+    """Logits of the target's size are taken as they are, as CUDA's interpolate does; the CPU's multiplies by zeros."""
+    if logits.shape[2:] != target.shape[1:]:
+        logits = F.interpolate(logits, target.shape[1:], mode="bilinear")
+    return F.cross_entropy(logits, target.long(), **options)
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="on a GPU the kernel asserts, which ends the process's CUDA context")
+@pytest.mark.parametrize("backend", ("reference", *BACKENDS))
+@pytest.mark.parametrize("value,dtype", [(7, torch.uint8), (-1, torch.int64), (300, torch.int16), (-100, torch.int32)])
+def test_labels_out_of_range_are_named_with_their_place(backend: str, value: int, dtype: torch.dtype) -> None:
+    target = labelled(2, 6, 8, classes=5).to(dtype)
+    target[1, 4, 3] = value
+    with pytest.raises(IndexError, match=rf"got {value} at \(n, y, x\) = \(1, 4, 3\)"):
+        upsample_cross_entropy(drawn(2, 5, 3, 4), target, ignore_index=255, backend=backend)
+
+
+@every_backend
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_all_pixels_ignored(backend: str, smoothing: float, reduction: str) -> None:
+    """NaN for a mean of nothing, as PyTorch gives; the gradient is zero either way."""
+    logits, target = drawn(2, 3, 2, 2).requires_grad_(), torch.full((2, 4, 5), 255, dtype=torch.uint8, device=DEVICE)
+    options: dict[str, Any] = {"ignore_index": 255, "label_smoothing": smoothing, "reduction": reduction}
+    ours = upsample_cross_entropy(logits, target, backend=backend, **options)
+    torch.testing.assert_close(ours, eager(logits, target, **options), rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(torch.autograd.grad(ours.sum(), logits)[0].nan_to_num(), torch.zeros_like(logits))
+
+
+@every_backend
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("size", [(10, 14), (5, 7)])
+def test_odd_values_go_where_pytorch_lets_them(
+    backend: str, value: float, smoothing: float, size: tuple[int, int]
+) -> None:
+    """Loss by pixel and gradient, at ratio 2 (no weight is zero inside) and at equal sizes."""
+    logits, target = drawn(1, 4, 5, 7), labelled(1, *size, classes=4)
+    logits[0, 2, 2, 3] = value
+    logits[0, :, 4, 6] = float("-inf")
+    logits.requires_grad_()
+    options: dict[str, Any] = {"reduction": "none", "label_smoothing": smoothing}
+    ours, theirs = upsample_cross_entropy(logits, target, backend=backend, **options), eager(logits, target, **options)
+    torch.testing.assert_close(ours, theirs, equal_nan=True)
+    finite = theirs.detach().isfinite()
+    grads = (torch.autograd.grad(torch.where(finite, y, 0).sum(), logits)[0] for y in (ours, theirs))
+    torch.testing.assert_close(*grads, equal_nan=True)
+
+
+@every_backend
+def test_targets_of_every_type_and_stride(backend: str) -> None:
+    logits, target = drawn(2, 5, 3, 4), labelled(2, 6, 8, classes=5)
+    expected = eager(logits, target)
+    for dtype in (torch.int64, torch.int32, torch.int16, torch.uint8):
+        given = target.to(dtype)
+        for t in (given, given.transpose(1, 2).contiguous().transpose(1, 2)):
+            torch.testing.assert_close(upsample_cross_entropy(logits, t, backend=backend), expected)
+
+
+@every_backend
+def test_expanded_and_scaled_incoming_gradients(backend: str) -> None:
+    """A scalar's gradient scales the whole; a map's, expanded by ``sum``, is read as it comes."""
+    logits, target = drawn(2, 5, 3, 4).requires_grad_(), labelled(2, 6, 8, classes=5)
+    for reduction in ("mean", "sum", "none"):
+        ours = upsample_cross_entropy(logits, target, reduction=reduction, backend=backend)
+        theirs = eager(logits, target, reduction=reduction)
+        grads = (torch.autograd.grad(3 * y.sum(), logits)[0] for y in (ours, theirs))
+        torch.testing.assert_close(*grads)
+
+
+@every_backend
+def test_half_precision_weights(backend: str) -> None:
+    logits, target = drawn(1, 5, 3, 4).half(), labelled(1, 6, 8, classes=5)
+    weight = drawn(5, seed=2).abs().half()
+    ours = upsample_cross_entropy(logits, target, weight=weight, backend=backend)
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, eager(logits.float(), target, weight=weight.float()))
+
+
+@every_backend
+def test_first_of_equal_classes_and_first_nan(backend: str) -> None:
+    """Ties of three classes, everywhere; a NaN wins, and the first of two."""
+    logits = drawn(1, 6, 3, 5)
+    logits[:, [1, 3, 4]] = logits.amax(1, keepdim=True) + 1
+    logits[0, 4, 1, 2] = logits[0, 2, 1, 2] = float("nan")
+    expected = F.interpolate(logits, (7, 9), mode="bilinear").argmax(1)
+    assert set(expected.unique().tolist()) == {1, 2}
+    assert torch.equal(upsample_argmax(logits, (7, 9), backend=backend), expected.to(torch.uint8))
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8, 3.7])
+def test_label_maps_differ_in_ties_alone(scale: float) -> None:
+    """On the CPU, of a million pixels at most 1e-5, each a tie within one rounding of the larger value."""
+    logits = drawn(1, 19, 128, 64)
+    full = F.interpolate(logits, (int(128 * scale), int(64 * scale)), mode="bilinear")
+    labels = upsample_argmax(logits, full.shape[2:], backend="composed").long()
+    first = full.argmax(1)
+    wrong = labels != first
+    assert wrong.double().mean() <= 1e-5
+    top, ours = (full.gather(1, t[:, None])[:, 0] for t in (first, labels))
+    assert ((top - ours)[wrong] <= torch.finfo(torch.float32).eps * top.abs()[wrong]).all()
+
+
+class _Largest(TorchDispatchMode):
+    """The elements of the largest floating tensor that anything returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "pyramid_kernels":
+            with self:  # the implementation is what is looked at
+                return func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        for t in tree_leaves(result):
+            if isinstance(t, Tensor) and t.is_floating_point():
+                self.elements = max(self.elements, t.numel())
+        return result
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_upsampled_logits_never_exist(layout: torch.memory_format) -> None:
+    logits, target = drawn(2, 19, 32, 64).cpu().contiguous(memory_format=layout), labelled(2, 256, 512, classes=19)
+    with _Largest() as largest:
+        upsample_cross_entropy(logits.requires_grad_(), target.cpu(), backend="composed").backward()
+        upsample_argmax(logits, (256, 512), backend="composed")
+    assert largest.elements * 10 < 2 * 19 * 256 * 512
+
+
+MEASURED = """
+import resource, sys, time
+import torch
+from pyramid_kernels.functional import upsample_cross_entropy
+logits, target = torch.randn(1, 19, 64, 128).requires_grad_(), torch.randint(19, (1, 512, 1024))
+def step(logits, target):
+    upsample_cross_entropy(logits, target, backend=sys.argv[1]).backward()
+step(logits[:, :, :8, :8], target[:, :64, :64])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+step(logits, target)
+memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+times = []
+for _ in range(5):
+    start = time.process_time()
+    step(logits, target)
+    times.append(time.process_time() - start)
+print(memory, min(times))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read in Linux's units")
+def test_composed_takes_a_tenth_of_the_memory_and_no_more_time() -> None:
+    def measured(backend: str) -> tuple[float, float]:
+        done = subprocess.run([sys.executable, "-c", MEASURED, backend], capture_output=True, text=True, check=True)
+        memory, seconds = map(float, done.stdout.split())
+        return memory, seconds
+
+    ours, eager = measured("composed"), measured("reference")
+    assert 10 * ours[0] <= eager[0], (ours, eager)
+    assert ours[1] <= eager[1], (ours, eager)
