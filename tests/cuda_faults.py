@@ -19,6 +19,7 @@ from tests.faults import Fault, found_in
 
 ROOT = Path(__file__).resolve().parent.parent
 BRANCHES = "dilated_branches/dilated_branches"
+CONV = "pyramid_conv/pyramid_conv"
 
 
 def _fault(op: str, case: str, what: str, file: str, line: str, patch: str, dtype: str = "float32") -> Fault:
@@ -78,6 +79,46 @@ FAULTS: list[Fault] = [
     _fault("upsample_merge", "hrnet-row-relu", "the first shares of a sum are skipped",
            "upsample_merge/upsample_merge_bwd_affine.cuh", "int i = t / sums_channels;",
            "int i = t / sums_channels + 1;"),
+    _fault("pyramid_conv", "psp-7x9", "a tap above or left of the map reads the first cells",
+           f"{CONV}_fwd.cuh", "if (d < 0 || d >= axis.full)", "if (d >= axis.full)"),
+    _fault("pyramid_conv", "scale-2-bias", "a tap below or right of the map reads the last cells",
+           f"{CONV}_fwd.cuh", "if (d < 0 || d >= axis.full)", "if (d < 0)"),
+    _fault("pyramid_conv", "scale-2-bias", "the columns of a row of taps are shifted the wrong way",
+           f"{CONV}_fwd.cuh", "x + d - K / 2);", "x - d + K / 2);"),
+    _fault("pyramid_conv", "no-map-at-size", "no barrier after the rows of cells are found",
+           f"{CONV}_fwd.cuh", "    find_rows<A, K>(p, y0, s_rows);\n    __syncthreads();\n",
+           "    find_rows<A, K>(p, y0, s_rows);\n"),
+    _fault("pyramid_conv", "scale-2-bias", "the gradient counts outputs beyond the last row and column",
+           f"{CONV}_bwd.cuh", "return 0 <= d && d < axis.full ?", "return 0 <= d ?"),
+    _fault("pyramid_conv", "wide-140", "columns are added up before all threads have summed their rows",
+           f"{CONV}_bwd.cuh", "        __syncthreads();\n        if (live) add", "        if (live) add"),
+    _fault("pyramid_conv", "wide-140", "a cell's shares start from zero in every chunk of columns",
+           f"{CONV}_bwd.cuh", "move_before<K>(share, axis, first, j);", "for (A& s : share) s = A(0);"),
+    _fault("pyramid_conv", "product-inside-48", "the last channels are left out of the product inside",
+           "pyramid_conv/product.cuh", "slice < smaller(4,", "slice < smaller(2,"),
+    _fault("pyramid_conv", "product-inside-48", "depth beyond a map's channels is multiplied",
+           "pyramid_conv/product.cuh", "left = g ? count - depth : 0", "left = g ? N : 0", "float16"),
+    _fault("pyramid_conv", "product-inside-48", "a panel is multiplied before all threads have filled it",
+           "pyramid_conv/product.cuh", "        __syncthreads();\n        for (int slice", "        for (int slice"),
+    _fault("pyramid_conv", "scale-4-and-8-nearest", "every row of taps takes the first row's products",
+           f"{CONV}_fwd.cuh", "g_level + t * K * tap + row", "g_level + row"),
+    _fault("pyramid_conv", "segformer-1x1", "the last row of cells is left out",
+           f"{CONV}_fwd.cuh", "row <= s_rows[last].high", "row < s_rows[last].high"),
+    _fault("pyramid_conv", "two-whole-nearest-1x1", "what is convolved at full size is left out",
+           f"{CONV}_fwd.cuh", "else if (p.base != nullptr)", "else if (false)"),
+    _fault("pyramid_conv", "no-map-at-size", "the value kept for scale's gradient is scaled already",
+           f"{CONV}_fwd.cuh", "    if (p.z != nullptr) write_strip<T>(p.z, s, aligned, acc);\n    each(p.scale, "
+           "p.scale_is_t, [](A& sum, A value) { sum *= value; });\n", "    each(p.scale, "
+           "p.scale_is_t, [](A& sum, A value) { sum *= value; });\n    if (p.z != nullptr) "
+           "write_strip<T>(p.z, s, aligned, acc);\n"),
+    _fault("pyramid_conv", "primes-7x11", "rows beyond the map are stored",
+           f"{CONV}_fwd.cuh", "        if (v >= s.rows) break;\n", ""),
+    _fault("pyramid_conv", "wide-140", "a chunk of columns is summed over the one that is being read",
+           f"{CONV}_bwd.cuh", "cols, s_sums, acc);\n        __syncthreads();\n", "cols, s_sums, acc);\n"),
+    _fault("pyramid_conv", "scale-3-corners", "the outputs that only a tap beside a cell reaches are left out",
+           f"{CONV}_bwd.cuh", ".last + K / 2, axis.full - 1)}", ".last, axis.full - 1)}"),
+    _fault("pyramid_conv", "scale-2-bias", "all rows of taps get the first row's gradient",
+           f"{CONV}_bwd.cuh", "narrow<T>(acc[t / K][t % K][c])", "narrow<T>(acc[0][t % K][c])"),
     _fault("pyramid_project", "matrices", "the second level reads the first level's cells",
            "pyramid_project/pyramid_project_fwd.cuh", "(p.pooled) + level.first_cell * p.x_s", "(p.pooled)"),
     _fault("pyramid_project", "affine-relu", "cells that a level does not have are not zero",

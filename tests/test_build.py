@@ -1,6 +1,6 @@
 """The native core installs: with nvcc and without, from a tree and from an sdist, into Python and into C++.
 
-Installing takes minutes, so most of this is marked slow; ``.ci/run`` runs the whole file.
+Installing takes minutes, so what does is marked slow; ``.ci/run`` runs it after ``make test``.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -12,31 +11,36 @@ import pytest
 from tests import cuda_faults, faults, hostsim
 from tests.faults import Fault
 
-#: Each compiles its op again, for ten seconds or so: every op's first ones are enough for `make test`.
-EACH = 7
+#: Each takes a process of its own for seconds: so many of every op, spread over its list, are enough for `make test`.
+EACH = 4
 
 
-def compiled() -> Iterator[Any]:
-    seen = Counter[str]()
-    for fault in cuda_faults.FAULTS:
-        seen[fault.op] += 1
-        marks = [pytest.mark.slow] if seen[fault.op] > EACH else []
-        yield pytest.param(fault, id=f"{fault.op}: {fault.what}", marks=marks)
+def spread(planted: Sequence[Fault]) -> Iterator[Any]:
+    """All faults as parameters, marked slow but for EACH of every op: its first, its last, and between them."""
+    for op in dict.fromkeys(fault.op for fault in planted):
+        faults = [fault for fault in planted if fault.op == op]
+        quick = {round(i * (len(faults) - 1) / (EACH - 1)) for i in range(EACH)}
+        for place, fault in enumerate(faults):
+            marks = [] if place in quick else [pytest.mark.slow]
+            yield pytest.param(fault, id=f"{op}: {fault.what}", marks=marks)
 
 
-def test_enough_faults() -> None:
-    assert len(faults.FAULTS) >= 20
-    assert sum(not parameter.marks for parameter in compiled()) >= 20
+TRITON, CUDA = list(spread(faults.FAULTS)), list(spread(cuda_faults.FAULTS))
 
 
-@pytest.mark.parametrize("fault", faults.FAULTS, ids=lambda f: f"{f.op}: {f.what}")
+@pytest.mark.parametrize("parameters", [TRITON, CUDA], ids=["triton", "cuda"])
+def test_enough_faults(parameters: list[Any]) -> None:
+    assert sum(not parameter.marks for parameter in parameters) >= 20
+
+
+@pytest.mark.parametrize("fault", TRITON)
 def test_fault_is_found(fault: Fault) -> None:
     found, complaint = faults.found_by(fault)
     assert found, complaint
 
 
 @pytest.mark.skipif(hostsim.SIMULATOR not in os.environ, reason="needs the host simulator")
-@pytest.mark.parametrize("fault", compiled())
+@pytest.mark.parametrize("fault", CUDA)
 def test_fault_in_cuda_is_found(fault: Fault) -> None:
     found, complaint = cuda_faults.found_by(fault)
     assert found, complaint

@@ -82,6 +82,21 @@ def test_keyword_arguments_of_transformers() -> None:
         assert torch.equal(head(encoder_hidden_states=tuple(maps)), head(maps))
 
 
+def test_a_pyramid_has_an_align_corners_of_its_own() -> None:
+    head: Any = HEADS["upernet"]().eval()
+    maps = maps_of(head)
+    head.psp_modules.align_corners = True
+    for _ in range(2):
+        expected = head(maps)
+        assert pk.fuse_(head, backend="reference").fused
+        torch.testing.assert_close(head(maps), expected, rtol=1e-4, atol=1e-4)
+        head.align_corners = True  # read on every call
+        fused = head(maps)
+        pk.unfuse_(head)
+        torch.testing.assert_close(head(maps), fused, rtol=1e-4, atol=1e-4)
+        head.psp_modules.align_corners = False
+
+
 def test_dropout_draws_the_same_mask() -> None:
     head = HEADS["segformer"]()
     maps, unfused = maps_of(head), copy.deepcopy(head)
@@ -142,7 +157,7 @@ def test_declines_other_convolutions(name: str, change: dict[str, Any], reason: 
         ("segformer", lambda m: m.linear_projections.__setitem__(0, nn.Linear(4, 8)), "is a Linear, not SegformerMLP"),
         ("upernet", lambda m: setattr(m.bottleneck, "activation", nn.SiLU()), "bottleneck.activation is a SiLU"),
         ("upernet", lambda m: setattr(m.bottleneck, "conv", conv(8, 30)), "takes 30 channels"),
-        ("upernet", lambda m: setattr(m.psp_modules, "align_corners", True), "another align_corners"),
+        ("upernet", lambda m: setattr(m.fpn_bottleneck, "conv", conv(8, 31)), "31 channels, and the maps have 32"),
         ("upernet", lambda m: m.psp_modules.add_module("1", nn.Identity()), "psp_modules are not its children"),
         (
             "upernet",
@@ -156,6 +171,7 @@ def test_declines_other_convolutions(name: str, change: dict[str, Any], reason: 
         ("smp-upernet", lambda m: setattr(m, "psp", nn.Conv2d(7, 8, 1)), "psp is a Conv2d, not PSPModule"),
         ("smp-upernet", lambda m: m.fpn_lateral_blocks.__setitem__(0, nn.Identity()), "Identity, not FPNLateralBlock"),
         ("smp-upernet", lambda m: m.fusion_block.__setitem__(1, nn.InstanceNorm2d(8)), "InstanceNorm2d"),
+        ("smp-upernet", lambda m: m.fusion_block.__setitem__(0, conv(8, 31)), "31 channels, and the maps have 32"),
         ("smp-psp", lambda m: setattr(m, "psp", nn.Identity()), "psp is a Identity, not PSPModule"),
         ("smp-psp", lambda m: m.conv.__setitem__(2, nn.LeakyReLU()), "conv holds"),
         ("smp-deeplabv3plus", lambda m: setattr(m.up, "mode", "nearest"), "not a bilinear Upsample"),
@@ -171,6 +187,11 @@ def test_declines_other_convolutions(name: str, change: dict[str, Any], reason: 
             "smp-deeplabv3plus",
             lambda m: m.block2[0].__setitem__(0, conv(56, 56, groups=56, dilation=2, padding=2)),
             "dilation=(2, 2), not 1",
+        ),
+        (
+            "smp-deeplabv3plus",
+            lambda m: m.block2[0].__setitem__(0, conv(55, 55, groups=55)),
+            "takes 55 channels, and the maps have 56",
         ),
         (
             "smp-deeplabv3plus",

@@ -34,6 +34,15 @@ def segformer() -> nn.Module:
     return transformers.SegformerForSemanticSegmentation(config)
 
 
+def smp_segformer() -> nn.Module:
+    """With the transformer encoder, which has no map at half the image's size."""
+    model = smp.Segformer("mit_b0", encoder_weights=None, classes=3, decoder_segmentation_channels=16)
+    for module in model.modules():
+        if hasattr(module, "drop_prob"):
+            module.drop_prob = 0.0
+    return model
+
+
 def upernet() -> nn.Module:
     stages = [f"stage{i}" for i in range(1, 5)]
     backbone = transformers.ConvNextConfig(hidden_sizes=WIDTHS, depths=[1] * 4, out_features=stages)
@@ -60,6 +69,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], list[str], str, int]] = {
     "smp-segformer": (
         lambda: smp.Segformer(**SMALL, decoder_segmentation_channels=16), ["decoder"], "decoder", 64,
     ),
+    "smp-segformer-mit": (smp_segformer, ["decoder"], "decoder", 64),
     "segformer": (segformer, ["decode_head"], "decode_head", 64),
     "upernet": (upernet, ["decode_head"], "decode_head", 64),
 }  # fmt: skip
@@ -89,8 +99,10 @@ def test_agrees(model: Any, train: bool, monkeypatch: pytest.MonkeyPatch) -> Non
     kind, runs = type(ours.get_submodule(paths[0])), []
     forward = kind.fused_forward
     monkeypatch.setattr(kind, "fused_forward", lambda self, x: [runs.append(1), forward(self, x)][1])
-    # A transformer's gradients pass through more small sums; it is small enough for more draws.
-    assert_agrees(ours, unfused, x, draws=8 if paths == ["decode_head"] else 2)
+    # A transformer's gradients pass through more small sums: measured, the chain's error on one norm of eight channels
+    # differs threefold between draws. What is small takes more of them.
+    size = sum(p.numel() for p in ours.parameters())
+    assert_agrees(ours, unfused, x, draws=32 if size < 1e6 else 8 if size < 5e6 else 2)
     assert len(runs) == 1
 
 

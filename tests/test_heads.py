@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import pyramid_kernels as pk
-from pyramid_kernels.nn import DeepLabV3PlusDecoder, PSPHead, SegFormerHead, UPerHead
+from pyramid_kernels.nn import DeepLabV3PlusDecoder, HRNetV2Head, PSPHead, SegFormerHead, UPerHead
 from pyramid_kernels.nn.base import Fused
 from pyramid_kernels.nn.mixing import HeadForward
 from tests.kernels import DEVICE
@@ -31,6 +31,10 @@ HEADS: dict[str, tuple[Callable[..., HeadForward], list[tuple[int, int, int]]]] 
     "segformer-odd": (lambda **kw: SegFormerHead((4, 5, 6), 8, 3, dropout=0.0, **kw), ODD),
     "uper": (lambda **kw: UPerHead((4, 5, 6), 8, 3, **kw), LEVELS),
     "uper-corners": (lambda **kw: UPerHead((4, 5, 6), 8, 3, (1, 4), align_corners=True, **kw), ODD),
+    "hrnetv2": (lambda **kw: HRNetV2Head((4, 5, 6), 3, **kw), LEVELS),
+    "hrnetv2-corners": (
+        lambda **kw: HRNetV2Head((4, 5, 6), 3, channels=8, kernel_size=3, align_corners=True, **kw), ODD,
+    ),
     "decoder": (lambda **kw: DeepLabV3PlusDecoder(8, 4, 8, (2, 3), **DECODER, **kw), [(4, 13, 9), (8, 5, 4)]),
     "decoder-low-first": (
         lambda **kw: DeepLabV3PlusDecoder(8, 4, 8, (2,), low_first=True, align_corners=False, **DECODER, **kw),
@@ -106,7 +110,10 @@ def test_equals_its_reference(name: str, mode: str, backend: str) -> None:
     assert_same(step(head, x), step(unfused, x))
 
 
-SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in (("uper", "eval"), ("decoder-low-first", "eval"))]
+SLOW = [
+    pytest.param(*case, marks=pytest.mark.slow)
+    for case in (("uper", "eval"), ("decoder-low-first", "eval"), ("hrnetv2", "train"))
+]
 
 
 @pytest.mark.parametrize(("name", "mode"), [("psp", "train"), ("segformer", "train"), *SLOW])
@@ -132,6 +139,23 @@ def test_keeps_dtype_and_memory_format(name: str, layout: torch.memory_format) -
     layout = torch.channels_last if isinstance(head, SegFormerHead) else layout
     assert y.dtype == expected.dtype and y.is_contiguous(memory_format=layout)
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"eps": 1e-3}, {"momentum": 0.997}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}],
+    ids=lambda options: "-".join(options),
+)
+def test_every_kind_of_batch_norm(name: str, options: dict[str, Any]) -> None:
+    head, x = build(name)
+    for parent in list(head.modules()):
+        for key, norm in list(parent.named_children()):
+            if isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, key, nn.BatchNorm2d(norm.num_features, **options).to(norm.weight))
+    for mode in (True, False):
+        unfused = head.train(mode).to_reference()
+        assert head.why_original(x) is None
+        assert_same(step(head, x), step(unfused, x))
 
 
 def test_identity_norms_and_biases(name: str) -> None:
@@ -186,8 +210,14 @@ def test_other_inputs_take_the_original_forward(name: str) -> None:
     else:
         *rest, last = x
         wrong = [(last, "not a list"), ([*rest, last[:1]], "differ in batch"), ([*rest, last[:, :-1]], "channels")]
-        wrong += [([*rest, last.float()], "float32")]
+        mixed = [*rest, last.float()]
+        wrong += [(mixed, "float32")]
     unfused = head.to_reference()
+    if isinstance(head, HRNetV2Head):  # its own forward joins the maps first, and a concat promotes them
+        assert "float32" in head.why_original(mixed) and torch.equal(head(mixed), unfused(mixed))
+        assert "not a list" in head.why_original(unfused._joined(x))
+        assert torch.equal(head(unfused._joined(x)), unfused(x))
+        wrong.pop()
     for bad, why in wrong:
         assert why in head.why_original(bad)
         with pytest.raises(Exception) as theirs:  # noqa: PT011  (whatever PyTorch raises)
@@ -245,6 +275,8 @@ def test_arguments_are_named() -> None:
     for make in (lambda **kw: SegFormerHead((4,), 4, 2, **kw), lambda **kw: UPerHead((4,), 4, 2, **kw)):
         with pytest.raises(ValueError, match="backend must be one of"):
             make(backend="tritn")
-    for head in (SegFormerHead, UPerHead, DeepLabV3PlusDecoder, PSPHead):
+    with pytest.raises(ValueError, match="in_channels must not be empty"):
+        HRNetV2Head.from_reference(nn.Sequential(nn.Conv2d(4, 4, 1)))
+    for head in (SegFormerHead, UPerHead, DeepLabV3PlusDecoder, PSPHead, HRNetV2Head):
         with pytest.raises(ValueError, match="module must .* got a Linear"):
             head.from_reference(nn.Linear(1, 1))

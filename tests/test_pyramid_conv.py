@@ -16,14 +16,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.timing import peak_memory
 from pyramid_kernels import oracle
-from pyramid_kernels.backends import select
+from pyramid_kernels.backends import BackendError, select
 from pyramid_kernels.functional import compose_levels, pyramid_conv
 from pyramid_kernels.ops.pyramid_conv import spec
-from pyramid_kernels.ops.pyramid_conv.layout import split
-from tests.kernels import DEVICE
+from pyramid_kernels.ops.pyramid_conv.layout import inside, split
+from tests.kernels import DEVICE, kernel_dtypes
 
 Shape = tuple[int, ...]
 Options = dict[str, Any]
+CUDA = ("cuda",) if torch.float64 in kernel_dtypes("pyramid_conv", "cuda") else ()
 RESIZING: list[Options] = [{}, {"align_corners": True}, {"mode": "nearest"}]
 
 
@@ -86,25 +87,51 @@ _HAND = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("shapes,size,k,options", _HAND, ids=range(len(_HAND)))
-def test_listed_problems_composed(shapes: list[Shape], size: Any, k: int, options: Options) -> None:
+BACKENDS = ("composed", "triton", *CUDA)
+#: Triton's interpreter takes seconds for each: every fifth, and the rest in `make test-all`.
+_LISTED = [
+    pytest.param(
+        *listed, backend, id=f"{place}-{backend}", marks=[pytest.mark.slow] if backend == "triton" and place % 5 else []
+    )
+    for backend in BACKENDS for place, listed in enumerate(_HAND)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shapes,size,k,options,backend", _LISTED)
+def test_listed_problems(shapes: list[Shape], size: Any, k: int, options: Options, backend: str) -> None:
     for epilogue in ({"bias": True, "affine": False}, {"bias": False, "affine": True}):
         activation = {"activation": "relu"} if epilogue["affine"] else {}
         given = problem(shapes, 3, k, last=epilogue["affine"], **epilogue)
-        assert_equals_chain(given, {"size": size, **options, **activation}, "composed")
+        assert_equals_chain(given, {"size": size, **options, **activation}, backend)
 
 
-@pytest.mark.parametrize("place", range(0, len(_HAND), 5))
-def test_listed_problems_triton(place: int) -> None:
-    shapes, size, k, options = _HAND[place]
-    assert_equals_chain(problem(shapes, 3, k, True, True), {"size": size, **options}, "triton")
-
-
+@pytest.mark.parametrize("backend", ["composed", *CUDA])
 @pytest.mark.parametrize("options", RESIZING, ids=str)
 @pytest.mark.parametrize("full,low", [(129, 33), (97, 13)])
-def test_ratios_that_are_not_whole(full: int, low: int, options: Options) -> None:
+def test_ratios_that_are_not_whole(full: int, low: int, options: Options, backend: str) -> None:
     given = problem([(1, 2, full, full), (1, 3, low, low)], 2, 3, True, False)
-    assert_equals_chain(given, options, "composed")
+    assert_equals_chain(given, options, backend)
+
+
+@pytest.mark.parametrize(
+    "shapes,k,expected",
+    [
+        ([(8, 48, 32, 32), (8, 96, 16, 16)], 1, 0),
+        ([(8, 96, 16, 16), (8, 64, 32, 32), (8, 96, 8, 8)], 1, 1),
+        ([(8, 65, 32, 32), (8, 96, 16, 16)], 1, None),  # too many channels
+        ([(8, 48, 32, 32), (8, 48, 32, 32), (8, 96, 16, 16)], 1, None),  # two at full size
+        ([(8, 48, 64, 64), (8, 96, 16, 16)], 1, None),  # resized first
+        ([(8, 48, 32, 32)], 1, None),
+        ([(8, 48, 32, 32), (8, 96, 16, 16)], 3, None),
+    ],
+)
+def test_which_product_the_merge_computes(shapes: list[Shape], k: int, expected: int | None) -> None:
+    assert inside(shapes, (100, sum(s[1] for s in shapes), k, k), (32, 32)) == expected
+
+
+def test_more_maps_than_one_merge_takes() -> None:
+    with pytest.raises(BackendError, match="at most 16 maps, got 17"):
+        pyramid_conv([torch.zeros(1, 1, 2, 2)] * 17, torch.zeros(1, 17, 1, 1), backend="cuda")
 
 
 @st.composite
@@ -118,19 +145,22 @@ def problems(draw: st.DrawFn) -> tuple[Options, Options]:
     return given, {"size": size, **options}
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(problems())
-def test_generated_problems_composed(drawn: tuple[Options, Options]) -> None:
-    assert_equals_chain(*drawn, "composed")
+@pytest.mark.parametrize(
+    "backend,examples", [*((b, 200) for b in BACKENDS if b != "triton"), ("triton", 8),
+    pytest.param("triton", 200, marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_generated_problems(backend: str, examples: int) -> None:
+    every = list(HealthCheck)
+
+    @settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=every)
+    @given(problems())
+    def check(drawn: tuple[Options, Options]) -> None:
+        assert_equals_chain(*drawn, backend)
+
+    check()
 
 
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(problems())
-def test_generated_problems_triton(drawn: tuple[Options, Options]) -> None:
-    assert_equals_chain(*drawn, "triton")
-
-
-@pytest.mark.parametrize("backend", ["composed", "triton"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("side", range(4))
 def test_taps_outside_the_map_are_zero(side: int, backend: str) -> None:
     """A weight of one tap reads the neighbour, and beyond the border zero, where a clamped sample would give data."""

@@ -3,9 +3,11 @@
 from ..nn.aspp import ASPPForward
 from ..nn.deeplabv3plus import DeepLabV3PlusForward
 from ..nn.heads import PSPForward
+from ..nn.hrnetv2 import HRNetV2Forward
 from ..nn.ppm import PPMForward
 from ..nn.segformer import SegFormerForward
 from ..nn.upernet import UPerForward
+from . import mmseg, repositories
 from .registry import register_adapter
 from .report import Entry, FuseError, FuseReport
 from .swap import fuse_, fused, unfuse_
@@ -16,12 +18,15 @@ __all__ = [
     "Entry",
     "FuseError",
     "FuseReport",
+    "HRNetV2Forward",
     "PPMForward",
     "PSPForward",
     "SegFormerForward",
     "UPerForward",
     "fuse_",
     "fused",
+    "mmseg",
     "register_adapter",
+    "repositories",
     "unfuse_",
 ]

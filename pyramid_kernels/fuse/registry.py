@@ -13,9 +13,11 @@ from ..nn.aspp import ASPP, ASPPForward, ReferenceASPP
 from ..nn.base import Fused
 from ..nn.deeplabv3plus import DeepLabV3PlusDecoder, ReferenceDeepLabV3PlusDecoder
 from ..nn.heads import PSPHead, ReferencePSPHead
+from ..nn.hrnetv2 import HRNetV2Head, ReferenceHRNetV2Head
 from ..nn.ppm import PPM, PPMForward, ReferencePPM
 from ..nn.segformer import ReferenceSegFormerHead, SegFormerForward, SegFormerHead
 from ..nn.upernet import ReferenceUPerHead, UPerForward, UPerHead
+from . import mmseg, repositories
 
 #: Module whose presence means that the library is in use, and the file here that holds its adapters.
 LIBRARIES = {
@@ -33,6 +35,7 @@ adapters: dict[type[nn.Module], type[Fused]] = {
     ReferencePPM: PPM,
     ReferencePSPHead: PSPHead,
     ReferenceDeepLabV3PlusDecoder: DeepLabV3PlusDecoder,
+    ReferenceHRNetV2Head: HRNetV2Head,
     ReferenceSegFormerHead: SegFormerHead,
     ReferenceUPerHead: UPerHead,
 }
@@ -74,6 +77,14 @@ def load_libraries() -> None:
     for module, file in LIBRARIES.items():
         if module in sys.modules:
             importlib.import_module(f"{__package__}.{file}")
+    for (module, name), adapter in (mmseg.CLASSES | repositories.CLASSES).items():
+        cls = getattr(sys.modules.get(module), name, None)
+        if cls is None:
+            continue
+        if isinstance(adapter, str):
+            notes[cls] = adapter
+        else:
+            adapters.setdefault(cls, adapter)
 
 
 def known_class(cls: type[nn.Module]) -> type[nn.Module] | None:

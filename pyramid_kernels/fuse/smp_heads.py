@@ -19,10 +19,10 @@ from ..nn.aspp import unit_of
 from ..nn.base import Fused, Unit
 from ..nn.deeplabv3plus import DeepLabV3PlusForward
 from ..nn.heads import Bottleneck, PSPForward
-from ..nn.mixing import Size, first_conv
-from ..nn.ppm import Level
+from ..nn.mixing import Layers, Size, first_conv
+from ..nn.ppm import Level, why_not_grids, why_not_levels
 from ..nn.segformer import SegFormerForward
-from ..nn.upernet import UPerForward, why_not_grids
+from ..nn.upernet import UPerForward
 from .registry import adapters
 from .smp import FusedPSPModule
 
@@ -38,24 +38,24 @@ class FusedPSPDecoder(PSPForward, pspnet.PSPDecoder):
     original = pspnet.PSPDecoder
 
     @classmethod
-    def bottleneck(cls, module: Any) -> Bottleneck:
+    def pyramid(cls, module: Any) -> Bottleneck:
         conv, norm, _ = module.conv
         return Bottleneck(FusedPSPModule.levels(module.psp), Unit(conv, norm), x_first=False, align_corners=True)
 
     @classmethod
-    def tail(cls, module: Any) -> list[nn.Module]:
+    def tail(cls, module: Any) -> Layers:
         return [module.dropout]
 
     @classmethod
     def example(cls, module: nn.Module, new: Callable[[int, int], Tensor]) -> Any:
-        return [new(cls.bottleneck(module).width, 4)]
+        return [new(cls.pyramid(module).width, 4)]
 
     @classmethod
     def why_not(cls, module: Any) -> str | None:
         if not isinstance(module.psp, pspnet.PSPModule):
             return f"psp is a {type(module.psp).__name__}, not PSPModule"
         reason = FusedPSPModule.why_not(module.psp) or why_not_conv_relu("conv", module.conv)
-        return reason or cls.bottleneck(module).why_not("conv.0")
+        return reason or cls.pyramid(module).why_not("conv.0")
 
     def maps(self, x: Any) -> Sequence[Tensor]:
         return x[-1:] if isinstance(x, list | tuple) else ()
@@ -67,28 +67,20 @@ class FusedUPerPSPModule(PSPForward, upernet.PSPModule):
     original = upernet.PSPModule
 
     @classmethod
-    def bottleneck(cls, module: Any) -> Bottleneck:
+    def pyramid(cls, module: Any) -> Bottleneck:
         levels = [Level(pool, Unit(block[0], block[1])) for pool, block in module.blocks]
         return Bottleneck(levels, Unit(module.out_conv[0], module.out_conv[1]), x_first=True, align_corners=False)
 
     @classmethod
-    def tail(cls, module: Any) -> list[nn.Module]:
+    def tail(cls, module: Any) -> Layers:
         return []
 
     @classmethod
     def why_not(cls, module: Any) -> str | None:
-        blocks: Any = module._modules.get("blocks")
-        if not isinstance(blocks, nn.ModuleList) or not len(blocks):
-            return "blocks is not a ModuleList of levels"
-        block: Any
-        for i, block in enumerate(blocks):
-            reason = structure.why_not_sequence(f"blocks.{i}", block, nn.AdaptiveAvgPool2d, nn.Sequential)
-            reason = reason or why_not_conv_relu(f"blocks.{i}.1", block[1])
-            if reason:
-                return reason
-        reason = why_not_conv_relu("out_conv", module.out_conv)
-        reason = reason or why_not_grids(cls.bottleneck(module).levels)
-        return reason or cls.bottleneck(module).why_not("out_conv.0")
+        reason = why_not_levels("blocks", module._modules.get("blocks"), why_not_conv_relu)
+        reason = reason or why_not_conv_relu("out_conv", module.out_conv)
+        reason = reason or why_not_grids(cls.pyramid(module).levels)
+        return reason or cls.pyramid(module).why_not("out_conv.0")
 
 
 class FusedUPerNetDecoder(UPerForward, upernet.UPerNetDecoder):
@@ -122,7 +114,7 @@ class FusedUPerNetDecoder(UPerForward, upernet.UPerNetDecoder):
             if type(block) is not upernet.FPNLateralBlock:
                 return f"fpn_lateral_blocks.{i} is a {type(block).__name__}, not FPNLateralBlock"
         reason = why_not_conv_relu("fusion_block", module.fusion_block)
-        return reason or cls.why_not_parts("fusion_block.0", cls.parts(module))
+        return reason or cls.why_not_parts("fusion_block.0", cls.parts(module), module.psp)
 
     def maps(self, x: Any) -> Sequence[Tensor]:
         return x[2:] if isinstance(x, list | tuple) else ()

@@ -126,12 +126,7 @@ def _consider(path: str, module: nn.Module, backend: str, swapped: list[nn.Modul
         reason = registry.notes.get(cls) or _look_alike(module)
         return Entry(path, cls.__name__, False, reason) if reason else None
     adapter = registry.adapters[known]
-    if "forward" in vars(module):
-        reason = "this instance has its own forward"
-    elif cls.forward is not known.forward:
-        reason = f"its class overrides the forward of {known.__name__}"
-    else:
-        reason = structure.why_not_children(module) or adapter.why_not(module)
+    reason = _overridden(module, known, adapter) or structure.why_not_children(module) or adapter.why_not(module)
     if reason is None:
         fused_class = registry.fused_class(cls, adapter)
         swapped.append(module)
@@ -144,6 +139,16 @@ def _consider(path: str, module: nn.Module, backend: str, swapped: list[nn.Modul
             return Entry(path, cls.__name__, True, _decisions(module))  # type: ignore[arg-type]
         _restore(swapped.pop())
     return Entry(path, cls.__name__, False, reason)
+
+
+def _overridden(module: nn.Module, known: type[nn.Module], adapter: type[Fused]) -> str | None:
+    """Why ``module`` is not what ``known`` is: a forward, or a method that it calls, is another one."""
+    for name in ("forward", *adapter.helpers):
+        if name in vars(module):
+            return f"this instance has its own {name}"
+        if getattr(type(module), name, None) is not getattr(known, name, None):
+            return f"its class overrides the {name} of {known.__name__}"
+    return None
 
 
 def _look_alike(module: nn.Module) -> str | None:

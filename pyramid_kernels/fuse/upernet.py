@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.models.upernet import modeling_upernet as upernet
 
-from ..nn.base import Unit
-from ..nn.ppm import Level
-from ..nn.upernet import UPerForward, why_not_block, why_not_grids
+from ..nn.heads import Bottleneck
+from ..nn.ppm import Level, why_not_grids
+from ..nn.upernet import UPerForward
 from .registry import adapters
 
 
@@ -24,15 +24,17 @@ class FusedUperNetHead(UPerForward, upernet.UperNetHead):
     @classmethod
     def levels(cls, module: Any) -> list[Level]:
         pairs = [block.layers for block in module.psp_modules.blocks]
-        return [Level(pool, Unit(conv.conv, conv.batch_norm)) for pool, conv in pairs]
+        return [Level(pool, cls.unit(block)) for pool, block in pairs]
+
+    @classmethod
+    def top(cls, module: Any) -> Bottleneck:
+        return super().top(module)._replace(align_corners=module.psp_modules.align_corners)
 
     @classmethod
     def why_not_levels(cls, module: Any) -> str | None:
         pyramid = module._modules.get("psp_modules")
         if type(pyramid) is not upernet.UperNetPyramidPoolingModule:
             return f"psp_modules is a {type(pyramid).__name__}, not UperNetPyramidPoolingModule"
-        if pyramid.align_corners is not module.align_corners:
-            return "psp_modules has another align_corners than the head"
         # The original forward walks plain lists, whatever has been put in the place of the registered children.
         if pyramid.blocks != list(pyramid._modules.values()) or not pyramid.blocks:
             return "the blocks of psp_modules are not its children"
@@ -43,7 +45,7 @@ class FusedUperNetHead(UPerForward, upernet.UperNetHead):
                 return f"the layers of {path} are not its two children"
             if type(layers[0]) is not nn.AdaptiveAvgPool2d:
                 return f"{path}.0 is a {type(layers[0]).__name__}, not AdaptiveAvgPool2d"
-            reason = why_not_block(f"{path}.1", layers[1])
+            reason = cls.why_not_block(f"{path}.1", layers[1])
             if reason:
                 return reason
         return why_not_grids(cls.levels(module))

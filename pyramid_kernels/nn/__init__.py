@@ -3,6 +3,7 @@
 from .aspp import ASPP, ReferenceASPP
 from .deeplabv3plus import DeepLabV3PlusDecoder, ReferenceDeepLabV3PlusDecoder
 from .heads import PSPHead, ReferencePSPHead
+from .hrnetv2 import HRNetV2Head, ReferenceHRNetV2Head
 from .ppm import PPM, ReferencePPM
 from .segformer import ReferenceSegFormerHead, SegFormerHead
 from .upernet import ReferenceUPerHead, UPerHead
@@ -11,9 +12,11 @@ __all__ = [
     "ASPP",
     "PPM",
     "DeepLabV3PlusDecoder",
+    "HRNetV2Head",
     "PSPHead",
     "ReferenceASPP",
     "ReferenceDeepLabV3PlusDecoder",
+    "ReferenceHRNetV2Head",
     "ReferencePPM",
     "ReferencePSPHead",
     "ReferenceSegFormerHead",

@@ -27,6 +27,8 @@ class Unit(NamedTuple):
     conv: nn.Conv2d
     norm: nn.Module
     depthwise: nn.Conv2d | None = None
+    #: Whether the op adds the convolution's bias in front of a norm.
+    biased: bool = False
 
 
 class Fused(_Base):
@@ -42,6 +44,8 @@ class Fused(_Base):
     kernel_backend: str = "auto"
     #: Whether the kernels read its 3x3 weights as channels_last.
     channels_last_weights: ClassVar[bool] = True
+    #: Methods that the own forward calls and the fused one does not: a class that overrides one is another function.
+    helpers: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def units(cls, module: nn.Module) -> list[Unit]:
@@ -169,6 +173,6 @@ def why_not_unit(unit: Unit) -> str | None:
             return f"a convolution is a {type(conv).__name__}"
         if type(conv.weight) is not nn.Parameter:
             return f"a weight is a {type(conv.weight).__name__}"
-    if unit.conv.bias is not None and not isinstance(unit.norm, nn.Identity):
+    if unit.conv.bias is not None and not unit.biased and not isinstance(unit.norm, nn.Identity):
         return "a convolution has a bias in front of its norm"
     return why_not_norm(unit.norm)

@@ -15,7 +15,7 @@ from ..backends import Op, Problem
 from . import structure
 from .aspp import ASPP, ReferenceASPP, unit_of
 from .base import Unit, check_backend, problems_of, to_channels_last
-from .mixing import HeadForward, around, first_conv, mix, run_all
+from .mixing import HeadForward, Layers, around, check_layout, first_conv, mix, out_channels, run_all
 
 
 class ReferenceDeepLabV3PlusDecoder(nn.Module):
@@ -56,7 +56,7 @@ class Parts(NamedTuple):
     high: nn.Module
     low: nn.Module
     fuse: Unit
-    tail: list[nn.Module]
+    tail: Layers
     low_first: bool
     align_corners: bool
     low_index: int
@@ -116,6 +116,9 @@ class DeepLabV3PlusForward(HeadForward):
         reason = structure.why_not_branch(path, unit)
         if reason is None and spatial.dilation != (1, 1):
             reason = f"{path} has dilation={spatial.dilation}, not 1"
+        joined = out_channels(parts.low) + out_channels(parts.high)
+        if reason is None and spatial.in_channels != joined:
+            reason = f"{path} takes {spatial.in_channels} channels, and the maps have {joined}"
         if reason is None and unit.depthwise is not None and unit.depthwise.bias is not None:
             reason = f"{path}.0 has a bias in front of its 1x1"
         return reason or structure.why_not_units([unit])
@@ -223,9 +226,7 @@ class DeepLabV3PlusDecoder(DeepLabV3PlusForward, ReferenceDeepLabV3PlusDecoder):
             getattr(decoder, name).training = child.training
         decoder.aspp[0] = ASPP.from_reference(decoder.aspp[0], backend=around(backend))
         decoder.training = module.training
-        reason = cls.why_not(decoder)
-        if reason:
-            raise ValueError(f"module must be a decoder in this layout, got a {type(module).__name__}: {reason}")
+        check_layout(decoder, module, "decoder in this layout")
         return decoder
 
     def to_reference(self) -> nn.Module:

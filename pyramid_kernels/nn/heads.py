@@ -12,7 +12,7 @@ from .. import functional
 from ..backends import Op, Problem
 from . import structure
 from .base import Unit, check_backend, problems_of
-from .mixing import HeadForward, around, mix, run_all
+from .mixing import HeadForward, Layers, around, check_layout, mix, run_all
 from .ppm import PPM, Level, PPMForward, ReferencePPM, level_maps, level_problems, level_shapes
 
 
@@ -69,11 +69,8 @@ class Bottleneck(NamedTuple):
 
     def why_not(self, conv: str) -> str | None:
         """Why the convolution, whose path is ``conv``, does not fit the levels."""
-        reason = why_not_mixed(conv, self.unit.conv)
         joined = self.width + sum(level.unit.conv.out_channels for level in self.levels)
-        if reason is None and joined != self.unit.conv.in_channels:
-            reason = f"{conv} takes {self.unit.conv.in_channels} channels, and x with its levels has {joined}"
-        return reason or structure.why_not_units(self.units)
+        return why_not_joined(conv, self.unit.conv, joined) or structure.why_not_units(self.units)
 
     @property
     def width(self) -> int:
@@ -81,11 +78,13 @@ class Bottleneck(NamedTuple):
         return self.levels[0].unit.conv.in_channels
 
 
-def why_not_mixed(path: str, conv: nn.Conv2d) -> str | None:
-    """Why ``conv`` is not one that ``pyramid_conv`` computes."""
+def why_not_joined(path: str, conv: nn.Conv2d, channels: int) -> str | None:
+    """Why ``conv`` is not one that ``pyramid_conv`` computes over maps of so many channels together."""
     reason = structure.why_not_conv(path, conv, (1, 3))
     if reason is None and conv.kernel_size != (1, 1) and conv.dilation != (1, 1):
         reason = f"{path} has dilation={conv.dilation}, not 1"
+    if reason is None and conv.in_channels != channels:
+        reason = f"{path} takes {conv.in_channels} channels, and the maps have {channels}"
     return reason
 
 
@@ -93,26 +92,26 @@ class PSPForward(HeadForward):
     """The fused forward of every class in ``PSPHead``'s layout: ``ppm`` in semseg's, and [conv, norm, ReLU, ...]."""
 
     @classmethod
-    def bottleneck(cls, module: Any) -> Bottleneck:
+    def pyramid(cls, module: Any) -> Bottleneck:
         conv, norm, *_ = module.cls
         return Bottleneck(PPMForward.levels(module.ppm), Unit(conv, norm), True, module.ppm.align_corners)
 
     @classmethod
-    def tail(cls, module: Any) -> list[nn.Module]:
+    def tail(cls, module: Any) -> Layers:
         """What follows the bottleneck's ReLU."""
         return list(module.cls[3:])
 
     @classmethod
     def units(cls, module: nn.Module) -> list[Unit]:
-        return cls.bottleneck(module).units
+        return cls.pyramid(module).units
 
     @classmethod
     def widths(cls, module: nn.Module) -> list[int]:
-        return [cls.bottleneck(module).width]
+        return [cls.pyramid(module).width]
 
     @classmethod
     def example(cls, module: nn.Module, new: Callable[[int, int], Tensor]) -> Any:
-        return new(cls.bottleneck(module).width, 4)
+        return new(cls.pyramid(module).width, 4)
 
     @classmethod
     def why_not(cls, module: nn.Module) -> str | None:
@@ -123,7 +122,7 @@ class PSPForward(HeadForward):
         return (
             PPMForward.why_not(ppm)
             or structure.why_not_sequence("cls", layers, nn.Conv2d, nn.Module, nn.ReLU, *rest)
-            or cls.bottleneck(module).why_not("cls.0")
+            or cls.pyramid(module).why_not("cls.0")
         )
 
     def maps(self, x: Any) -> Sequence[Tensor]:
@@ -131,11 +130,11 @@ class PSPForward(HeadForward):
 
     def fused_forward(self, x: Any) -> Tensor:
         [x] = self.maps(x)
-        return run_all(self.tail(self), self.bottleneck(self)(x, self.kernel_backend))
+        return run_all(self.tail(self), self.pyramid(self)(x, self.kernel_backend))
 
     def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
         [x] = self.maps(x)
-        return self.bottleneck(self).problems(x)
+        return self.pyramid(self).problems(x)
 
 
 class PSPHead(PSPForward, ReferencePSPHead):
@@ -177,9 +176,7 @@ class PSPHead(PSPForward, ReferencePSPHead):
         head.ppm = PPM.from_reference(module.ppm, align_corners=align_corners, backend=around(backend))
         head.cls = copy.deepcopy(layers)
         head.training = module.training
-        reason = cls.why_not(head)
-        if reason:
-            raise ValueError(f"module must be a head in semseg's layout, got a {type(module).__name__}: {reason}")
+        check_layout(head, module, "head in semseg's layout")
         return head
 
     def to_reference(self) -> nn.Module:

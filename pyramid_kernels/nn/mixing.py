@@ -15,6 +15,8 @@ from .base import Fused, Unit, why_not_map
 from .norm import as_affine, uses_batch
 
 Size = tuple[int, int]
+#: Called one after the other, as they stand.
+Layers = Sequence[Callable[[Tensor], Tensor]]
 
 
 class HeadForward(Fused):
@@ -44,12 +46,16 @@ class HeadForward(Fused):
         reason = next(filter(None, (why_not_map(m, conv) for m in maps)), None)
         if reason:
             return reason
-        if any(m.shape[1] != width for m, width in zip(maps, widths, strict=True)):
+        if not self.fits([m.shape[1] for m in maps]):
             return f"the maps have {', '.join(str(m.shape[1]) for m in maps)} channels"
         first = maps[0]
         if any(len(m) != len(first) or m.dtype != first.dtype or m.device != first.device for m in maps):
             return "the maps differ in batch, dtype or device"
         return None
+
+    def fits(self, channels: Sequence[int]) -> bool:
+        """Whether maps of so many channels are what the head's layers take."""
+        return list(channels) == list(self.widths(self))
 
     def why_original(self, x: Any) -> str | None:
         reason = super().why_original(x)
@@ -93,8 +99,8 @@ def mix(
     )  # fmt: skip
 
 
-def run_all(layers: Sequence[nn.Module], y: Tensor) -> Tensor:
-    """``y`` through every layer, called as it stands."""
+def run_all(layers: Layers, y: Tensor) -> Tensor:
+    """``y`` through every layer."""
     for layer in layers:
         y = layer(y)
     return y
@@ -103,6 +109,18 @@ def run_all(layers: Sequence[nn.Module], y: Tensor) -> Tensor:
 def first_conv(module: nn.Module) -> nn.Conv2d:
     """The convolution that meets the input of ``module``, where that is the first one in it."""
     return next(m for m in module.modules() if isinstance(m, nn.Conv2d))
+
+
+def out_channels(module: nn.Module) -> int:
+    """The channels of what ``module`` gives, if its last convolution gives it; 0 where it has none."""
+    return [0, *(m.out_channels for m in module.modules() if isinstance(m, nn.Conv2d))][-1]
+
+
+def check_layout(head: HeadForward, module: nn.Module, layout: str) -> None:
+    """Raise where ``head``, made of the layers of ``module``, has another structure than ``layout``."""
+    reason = head.why_not(head)
+    if reason:
+        raise ValueError(f"module must be a {layout}, got a {type(module).__name__}: {reason}")
 
 
 def copy_layers(target: nn.Module, source: nn.Module) -> None:

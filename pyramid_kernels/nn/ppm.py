@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -84,13 +84,7 @@ class PPMForward(Fused):
     @classmethod
     def why_not_levels(cls, module: nn.Module) -> str | None:
         """Why attributes of the levels, already known to be there, are not what ``fused_forward`` assumes."""
-        for i, level in enumerate(cls.levels(module)):
-            if None in level.grid:
-                return f"level {i} pools to {level.pool.output_size}, which is not a fixed grid"
-            reason = structure.why_not_conv(f"the convolution of level {i}", level.unit.conv)
-            if reason:
-                return reason
-        return structure.why_not_units(cls.units(module))
+        return why_not_grids(cls.levels(module)) or structure.why_not_units(cls.units(module))
 
     def why_original(self, x: Tensor) -> str | None:
         reason = super().why_original(x)
@@ -114,6 +108,30 @@ class PPMForward(Fused):
         maps = [x, *level_shapes(x, levels)]
         merge = problems_of(functional.upsample_merge, maps, align_corners=self.align_corners)
         return [*level_problems(x, levels), *merge]
+
+
+def why_not_levels(path: str, levels: Any, why_not_block: Callable[[str, Any], str | None]) -> str | None:
+    """Why ``levels``, whose path is ``path``, is not a ModuleList of [pooling, block]."""
+    if not isinstance(levels, nn.ModuleList) or not len(levels):
+        return f"{path} is not a ModuleList of levels"
+    level: Any
+    for i, level in enumerate(levels):
+        reason = structure.why_not_sequence(f"{path}.{i}", level, nn.AdaptiveAvgPool2d, nn.Module)
+        reason = reason or why_not_block(f"{path}.{i}.1", level[1])
+        if reason:
+            return reason
+    return None
+
+
+def why_not_grids(levels: Sequence[Level]) -> str | None:
+    """Why a level does not pool to a fixed grid and project it by a plain 1x1."""
+    for i, level in enumerate(levels):
+        if None in level.grid:
+            return f"level {i} pools to {level.pool.output_size}, which is not a fixed grid"
+        reason = structure.why_not_conv(f"the convolution of level {i}", level.unit.conv)
+        if reason:
+            return reason
+    return None
 
 
 def level_maps(x: Tensor, levels: Sequence[Level], backend: str) -> list[Tensor]:

@@ -13,8 +13,8 @@ from .. import functional
 from ..backends import Op, Problem
 from . import structure
 from .base import Unit, check_backend, problems_of
-from .heads import why_not_mixed
-from .mixing import HeadForward, Size, copy_layers, mix, run_all
+from .heads import why_not_joined
+from .mixing import HeadForward, Layers, Size, copy_layers, mix, run_all
 
 
 class LevelProjection(nn.Module):
@@ -55,7 +55,7 @@ class Parts(NamedTuple):
 
     linears: list[nn.Linear]
     fuse: Unit
-    tail: list[nn.Module]
+    tail: Layers
 
 
 class SegFormerForward(HeadForward):
@@ -106,9 +106,8 @@ class SegFormerForward(HeadForward):
         if conv.kernel_size != (1, 1):
             return f"the convolution over all levels has kernel_size={conv.kernel_size}, not 1"
         joined = sum(linear.out_features for linear in parts.linears)
-        if joined != conv.in_channels:
-            return f"the convolution over all levels takes {conv.in_channels} channels, and the levels give {joined}"
-        return why_not_mixed("the convolution over all levels", conv) or structure.why_not_units([parts.fuse])
+        reason = why_not_joined("the convolution over all levels", conv, joined)
+        return reason or structure.why_not_units([parts.fuse])
 
     def why_original(self, x: Any) -> str | None:
         return self.why_not_parts(self.parts(self)) or super().why_original(x)

@@ -36,6 +36,17 @@ def why_not_sequence(path: str, module: nn.Module, *kinds: type[nn.Module]) -> s
     return None
 
 
+def why_not_children_of(path: str, block: nn.Module | None, kinds: dict[str, type[nn.Module]]) -> str | None:
+    """Why ``block`` does not hold exactly these children, of these classes; ``nn.Module`` allows any."""
+    children = {} if block is None else block._modules
+    if list(children) != list(kinds):
+        return f"{path} holds {list(children)}, not {list(kinds)}"
+    for name, kind in kinds.items():
+        if kind is not nn.Module and type(children[name]) is not kind:
+            return f"{path}.{name} is a {type(children[name]).__name__}, not a {kind.__name__}"
+    return None
+
+
 def _is_kind(module: nn.Module, kind: type[nn.Module]) -> bool:
     if kind is nn.Sequential:
         return isinstance(module, kind) and type(module).forward is kind.forward

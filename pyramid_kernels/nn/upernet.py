@@ -13,9 +13,9 @@ from .. import functional
 from ..backends import Op, Problem
 from . import structure
 from .base import Unit, check_backend, problems_of
-from .heads import Bottleneck, why_not_mixed
-from .mixing import HeadForward, around, copy_layers, first_conv, mix, run_all
-from .ppm import Level
+from .heads import Bottleneck, why_not_joined
+from .mixing import HeadForward, Layers, around, check_layout, copy_layers, first_conv, mix, out_channels, run_all
+from .ppm import Level, why_not_grids, why_not_levels
 
 
 class ConvNormReLU(nn.Module):
@@ -74,7 +74,7 @@ class Parts(NamedTuple):
     laterals: list[nn.Module]
     outputs: list[nn.Module]
     fuse: Unit
-    tail: list[nn.Module]
+    tail: Layers
     align_corners: bool
 
 
@@ -86,20 +86,34 @@ class UPerForward(HeadForward):
     """
 
     @classmethod
+    def unit(cls, block: Any) -> Unit:
+        """The convolution and the norm of a block."""
+        return Unit(block.conv, block.batch_norm)
+
+    @classmethod
+    def why_not_block(cls, path: str, block: Any) -> str | None:
+        """Why ``block`` is not a convolution, a norm and a ReLU by the names that transformers gives them."""
+        kinds = {"conv": nn.Conv2d, "batch_norm": nn.Module, "activation": nn.ReLU}
+        return structure.why_not_children_of(path, block, kinds)
+
+    @classmethod
+    def tail(cls, module: Any) -> Layers:
+        """What follows the convolution over the feature pyramid and its ReLU."""
+        return [module.classifier]
+
+    @classmethod
     def parts(cls, module: Any) -> Parts:
-        fuse = Unit(module.fpn_bottleneck.conv, module.fpn_bottleneck.batch_norm)
-        laterals, outputs = list(module.lateral_convs), list(module.fpn_convs)
-        return Parts(laterals, outputs, fuse, [module.classifier], module.align_corners)
+        fuse, tail = cls.unit(module.fpn_bottleneck), cls.tail(module)
+        return Parts(list(module.lateral_convs), list(module.fpn_convs), fuse, tail, module.align_corners)
 
     @classmethod
     def levels(cls, module: Any) -> list[Level]:
-        return [Level(pool, Unit(block.conv, block.batch_norm)) for pool, block in module.psp_modules]
+        return [Level(pool, cls.unit(block)) for pool, block in module.psp_modules]
 
     @classmethod
     def top(cls, module: Any) -> Bottleneck:
         """The convolution over the last map and its pyramid."""
-        unit = Unit(module.bottleneck.conv, module.bottleneck.batch_norm)
-        return Bottleneck(cls.levels(module), unit, True, module.align_corners)
+        return Bottleneck(cls.levels(module), cls.unit(module.bottleneck), True, module.align_corners)
 
     @classmethod
     def units(cls, module: nn.Module) -> list[Unit]:
@@ -121,36 +135,32 @@ class UPerForward(HeadForward):
             if not isinstance(children, nn.ModuleList):
                 return f"{name} is not a ModuleList"
             blocks |= {f"{name}.{i}": child for i, child in enumerate(children)}
-        if type(module._modules.get("classifier")) is not nn.Conv2d:
-            return "classifier is not a Conv2d"
         return (
-            next(filter(None, (why_not_block(path, block) for path, block in blocks.items())), None)
+            cls.why_not_tail(module)
+            or next(filter(None, (cls.why_not_block(path, block) for path, block in blocks.items())), None)
             or cls.why_not_levels(module)
             or cls.top(module).why_not("bottleneck.conv")
-            or cls.why_not_parts("fpn_bottleneck.conv", cls.parts(module))
+            or cls.why_not_parts("fpn_bottleneck.conv", cls.parts(module), module.bottleneck)
         )
 
     @classmethod
     def why_not_levels(cls, module: Any) -> str | None:
         """Why the pyramid of the last map is another one."""
-        levels: Any = module._modules.get("psp_modules")
-        if not isinstance(levels, nn.ModuleList) or not len(levels):
-            return "psp_modules is not a ModuleList of levels"
-        level: Any
-        for i, level in enumerate(levels):
-            path = f"psp_modules.{i}"
-            reason = structure.why_not_sequence(path, level, nn.AdaptiveAvgPool2d, nn.Module)
-            reason = reason or why_not_block(f"{path}.1", level[1])
-            if reason:
-                return reason
-        return why_not_grids(cls.levels(module))
+        reason = why_not_levels("psp_modules", module._modules.get("psp_modules"), cls.why_not_block)
+        return reason or why_not_grids(cls.levels(module))
 
     @classmethod
-    def why_not_parts(cls, path: str, parts: Parts) -> str | None:
-        """Why the feature pyramid, whose layers are known to be there, is another one."""
+    def why_not_tail(cls, module: Any) -> str | None:
+        is_conv = type(module._modules.get("classifier")) is nn.Conv2d
+        return None if is_conv else "classifier is not a Conv2d"
+
+    @classmethod
+    def why_not_parts(cls, path: str, parts: Parts, top: nn.Module) -> str | None:
+        """Why the feature pyramid over what ``top`` gives, whose layers are known to be there, is another one."""
         if len(parts.laterals) != len(parts.outputs):
             return f"there are {len(parts.laterals)} lateral convolutions and {len(parts.outputs)} after them"
-        return why_not_mixed(path, parts.fuse.conv) or structure.why_not_units([parts.fuse])
+        joined = sum(map(out_channels, (*parts.outputs, top)))
+        return why_not_joined(path, parts.fuse.conv, joined) or structure.why_not_units([parts.fuse])
 
     def top_map(self, x: Tensor) -> Tensor:
         return self.top(self)(x, self.kernel_backend)
@@ -181,28 +191,6 @@ class UPerForward(HeadForward):
 
     def top_problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
         return self.top(self).problems(x)
-
-
-def why_not_block(path: str, block: Any) -> str | None:
-    """Why ``block`` is not a convolution, a norm and a ReLU by the names that transformers gives them."""
-    kinds = {"conv": nn.Conv2d, "batch_norm": nn.Module, "activation": nn.ReLU}
-    children = {} if block is None else block._modules
-    if list(children) != list(kinds):
-        return f"{path} holds {list(children)}, not {list(kinds)}"
-    for name, kind in kinds.items():
-        if kind is not nn.Module and type(children[name]) is not kind:
-            return f"{path}.{name} is a {type(children[name]).__name__}, not a {kind.__name__}"
-    return None
-
-
-def why_not_grids(levels: Sequence[Level]) -> str | None:
-    for i, level in enumerate(levels):
-        if None in level.grid:
-            return f"level {i} pools to {level.pool.output_size}, which is not a fixed grid"
-        reason = structure.why_not_conv(f"the convolution of level {i}", level.unit.conv)
-        if reason:
-            return reason
-    return None
 
 
 class UPerHead(UPerForward, ReferenceUPerHead):
@@ -244,7 +232,5 @@ class UPerHead(UPerForward, ReferenceUPerHead):
         except (AttributeError, ValueError) as error:
             kind = type(module).__name__
             raise ValueError(f"module must be a head in UperNetHead's layout, got a {kind}: {error}") from None
-        reason = cls.why_not(head)
-        if reason:
-            raise ValueError(f"module must be a head in UperNetHead's layout, got a {type(module).__name__}: {reason}")
+        check_layout(head, module, "head in UperNetHead's layout")
         return head

@@ -182,9 +182,10 @@ def gather(
         for chunk in range(0, reach + 1, BX):
             x = x_low + chunk + b_k
             share = share_y * weight(x, b_j, shape[2], full[1], MODE, ACC)
-            m = (share != 0) & (x <= x_high) & (b_j < shape[2]) & (b_channel < shape[0])
+            m = (share != 0) & (x <= x_high)
             if K > 1:
                 m = m & (x - right >= 0) & (x - right < full[1])
+            m = m & (b_j < shape[2]) & (b_channel < shape[0])
             at = offset(n, out_channel, (y - down) * full[1] + x - right, total, full[2], CHANNELS_LAST)
             b_dy = tl.load(p_dy + at, m, 0.0).to(ACC)
             if p_y is not None:

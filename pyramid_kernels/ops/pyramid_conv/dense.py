@@ -1,5 +1,8 @@
 """The products of the kernel backends: library convolutions at each map's own resolution, and their gradients.
 
+Resizing before a product, the gradient behind the epilogue and the sums for vectors are ``upsample_merge``'s kernels of
+the same backend, ``merging``.
+
 They go through PyTorch, so that its TF32 setting for convolutions rules them. Tensors live no longer than needed: with
 the products of the levels at most as large as the concat, nothing here takes more memory than the unfused chain.
 """
@@ -15,28 +18,34 @@ from torch import Tensor
 
 from .._shared.layout import as_map, empty_map, placed
 from ..upsample_merge.layout import leader
-from .layout import columns, split_maps, taps_first
+from .layout import columns, inside, split_maps, taps_first
+
+Operand = tuple[Tensor, Tensor]
 
 
 def products(
-    kernels: Any, maps: list[Tensor], weight: Tensor, size: Sequence[int], mode: str, align_corners: bool
-) -> tuple[Tensor | None, list[Tensor]]:
-    """The convolution (N, O, *size) of what is not mixed, and every mixed level's (N, k * k * O, H_i, W_i)."""
+    merging: Any, maps: list[Tensor], weight: Tensor, size: Sequence[int], mode: str, align_corners: bool
+) -> tuple[Tensor | None, Operand | None, list[Tensor]]:
+    """The convolution (N, O, *size) of what is not mixed, or a map of it and its weight (O, C) where the merge computes
+    that product; and every mixed level's (N, k * k * O, H_i, W_i)."""
     whole, mixed = split_maps(maps, weight, size)
     parts = columns(maps, weight)
-    base = None
-    if whole:
-        x = together(kernels, [maps[i] for i in whole], size, mode, align_corners)
+    base, operand = None, None
+    place = inside([m.shape for m in maps], weight.shape, size)
+    if place is not None:
+        operand = maps[place], parts[place][:, :, 0, 0]
+    elif whole:
+        x = together(merging, [maps[i] for i in whole], size, mode, align_corners)
         base = F.conv2d(x, _joined(weight, parts, whole), padding=weight.shape[2] // 2)
-    return base, [F.conv2d(maps[i], taps_first(parts[i])) for i in mixed]
+    return base, operand, [F.conv2d(maps[i], taps_first(parts[i])) for i in mixed]
 
 
-def together(kernels: Any, maps: list[Tensor], size: Sequence[int], mode: str, align_corners: bool) -> Tensor:
+def together(merging: Any, maps: list[Tensor], size: Sequence[int], mode: str, align_corners: bool) -> Tensor:
     """The concat of ``maps`` at ``size``; a single map of that size as it is."""
     if len(maps) == 1 and tuple(maps[0].shape[2:]) == tuple(size):
         return maps[0]
     x = empty_map(leader(maps, size), (maps[0].shape[0], sum(m.shape[1] for m in maps), *size))
-    kernels.resize(maps, x, mode, align_corners)
+    merging.forward(maps, x, mode, align_corners, "concat", None, None, False)
     return x
 
 
@@ -48,14 +57,14 @@ def _joined(weight: Tensor, parts: list[Tensor], places: list[int]) -> Tensor:
 
 
 def gradients(
-    kernels: Any, dy: Tensor, maps: list[Tensor], weight: Tensor, scale: Tensor | None, y: Tensor | None,
+    kernels: Any, merging: Any, dy: Tensor, maps: list[Tensor], weight: Tensor, scale: Tensor | None, y: Tensor | None,
     needs: list[bool], mode: str, align_corners: bool,
 ) -> list[Tensor]:  # fmt: skip
     """The weight's gradient in its strides, then every map's in its memory format; empty where ``needs`` says no."""
     dz = dy
     if y is not None or scale is not None:
         dz = torch.empty_like(dy)
-        kernels.backward_dz(dy, y, scale, dz)
+        merging.backward_maps(dy, y, scale, [dz], [0], mode, align_corners)  # of its size: nothing is resized
     whole, mixed = split_maps(maps, weight, dy.shape[2:])
     parts = columns(maps, weight)
     found = [
@@ -64,7 +73,7 @@ def gradients(
     ]
     dparts = columns(maps, found[0]) if needs[0] else []
     if whole:
-        dmaps, dw = _whole_gradients(kernels, dz, maps, weight, whole, needs, mode, align_corners)
+        dmaps, dw = _whole_gradients(merging, dz, maps, weight, whole, needs, mode, align_corners)
         for i, dmap in dmaps.items():
             found[1 + i] = dmap
         for i, dpart in zip(whole, dw.split([maps[i].shape[1] for i in whole], 1) if needs[0] else [], strict=False):
@@ -83,20 +92,22 @@ def gradients(
 
 
 def _whole_gradients(
-    kernels: Any, dz: Tensor, maps: list[Tensor], weight: Tensor, whole: list[int], needs: list[bool], mode: str,
+    merging: Any, dz: Tensor, maps: list[Tensor], weight: Tensor, whole: list[int], needs: list[bool], mode: str,
     align_corners: bool,
 ) -> tuple[dict[int, Tensor], Tensor]:  # fmt: skip
     """The gradients of the maps that are convolved at the output's size, by place, and of their columns."""
     some = [maps[i] for i in whole]
     wanted = any(needs[1 + i] for i in whole)
-    x = together(kernels, some, dz.shape[2:], mode, align_corners)
+    x = together(merging, some, dz.shape[2:], mode, align_corners)
     dx, dw = _conv_gradients(dz, x, _joined(weight, columns(maps, weight), whole), wanted, needs[0])
     if not wanted:
         return {}, dw
     if x is some[0]:
         return {whole[0]: placed(dx, x)}, dw
     dmaps = [empty_map(m, m.shape) for m in some]
-    kernels.backward_resize(as_map(dx, leader(some, dz.shape[2:])), dmaps, mode, align_corners)
+    firsts = [sum(d.shape[1] for d in dmaps[:i]) for i in range(len(dmaps))]
+    dx = as_map(dx, leader(some, dz.shape[2:]))
+    merging.backward_maps(dx, None, None, dmaps, firsts, mode, align_corners)
     return dict(zip(whole, dmaps, strict=True)), dw
 
 
@@ -107,3 +118,8 @@ def _conv_gradients(dy: Tensor, x: Tensor, weight: Tensor, for_x: bool, for_weig
         dy, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [for_x, for_weight, False]
     )
     return dx, dw
+
+
+def sums(merging: Any, dy: Tensor, y: Tensor | None, z: Tensor | None, found: Tensor) -> None:
+    """Fill ``found`` (1 or 2, O): sums of dy behind the ReLU of ``y`` and, if ``z`` is given, of its product with z."""
+    merging.backward_affine(dy, y, [] if z is None else [z], found, "bilinear", False, "sum")

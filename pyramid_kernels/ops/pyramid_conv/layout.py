@@ -8,6 +8,9 @@ from torch import Tensor
 
 #: Levels per launch of their gradients.
 LEVELS = 8
+#: Channels at most of a map whose product the merge computes itself: so few that writing the product and reading it
+#: again would cost more.
+INSIDE = 64
 
 
 def split(
@@ -34,6 +37,15 @@ def split(
         else:
             whole.append(i)
     return sorted(whole), sorted(mixed)
+
+
+def inside(maps: Sequence[Sequence[int]], weight: Sequence[int], size: Sequence[int]) -> int | None:
+    """The map that the merge of a 1x1 multiplies itself: the only one that is not mixed, of ``size``, few channels."""
+    whole, mixed = split(maps, weight, size)
+    if len(whole) != 1 or not mixed or weight[2] != 1:
+        return None
+    _, c, *own = maps[whole[0]]
+    return whole[0] if c <= INSIDE and own == list(size) else None
 
 
 def split_maps(maps: Sequence[Tensor], weight: Tensor, size: Sequence[int], **how: bool) -> tuple[list[int], list[int]]:

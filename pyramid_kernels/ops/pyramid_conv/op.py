@@ -14,6 +14,7 @@ from .._shared.affine import dense_vectors
 from .._shared.layout import as_map, empty_map, is_channels_last, placed
 from ..upsample_merge.checks import output_size
 from ..upsample_merge.layout import leader
+from ..upsample_merge.op import OP as MERGING
 from . import composed, dense, reference
 from .checks import check_arguments
 
@@ -21,7 +22,7 @@ OP = Op("pyramid_conv", "gemm", reference, composed)
 
 
 def _problem(maps: Sequence[Tensor], size: Sequence[int], mode: str) -> Problem:
-    return describe(maps[0], is_channels_last(leader(maps, size)), mode)
+    return describe(maps[0], is_channels_last(leader(maps, size)), mode, len(maps))
 
 
 def _sizes(maps: Sequence[Tensor], weight: Tensor, size: Sequence[int]) -> tuple[int, ...]:
@@ -147,14 +148,16 @@ def _forward(
     maps: list[Tensor], weight: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None,
     size: list[int], mode: str, align_corners: bool, relu: bool, keep: bool, backend: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    kernels = OP.kernels(backend)
-    base, levels = dense.products(kernels, maps, weight, size, mode, align_corners)
+    base, operand, levels = dense.products(MERGING.kernels(backend), maps, weight, size, mode, align_corners)
     like, shape = leader(maps, size), (maps[0].shape[0], weight.shape[0], *size)
     # Merged in place: each element is read by the thread that writes it.
     base = None if base is None else placed(base, like)
     y = empty_map(like, shape) if base is None else base
     z = empty_map(like, shape if keep else (0, 1, 1, 1))
-    kernels.merge(base, levels, bias, scale, shift, y, z if keep else None, weight.shape[2], mode, align_corners, relu)
+    kept = z if keep else None
+    OP.kernels(backend).merge(
+        base, operand, levels, bias, scale, shift, y, kept, weight.shape[2], mode, align_corners, relu
+    )
     return y, z
 
 
@@ -170,7 +173,9 @@ def _backward(
     dy: Tensor, maps: list[Tensor], weight: Tensor, scale: Tensor | None, y: Tensor | None, needs: list[bool],
     mode: str, align_corners: bool, backend: str,
 ) -> list[Tensor]:  # fmt: skip
-    return dense.gradients(OP.kernels(backend), dy, maps, weight, scale, y, needs, mode, align_corners)
+    return dense.gradients(
+        OP.kernels(backend), MERGING.kernels(backend), dy, maps, weight, scale, y, needs, mode, align_corners
+    )
 
 
 def _allocate_sums(dy: Tensor, y: Tensor | None, z: Tensor | None, *_: Any) -> Tensor:
@@ -181,7 +186,7 @@ def _allocate_sums(dy: Tensor, y: Tensor | None, z: Tensor | None, *_: Any) -> T
 
 def _backward_sums(dy: Tensor, y: Tensor | None, z: Tensor | None, backend: str) -> Tensor:
     sums = _allocate_sums(dy, y, z)
-    OP.kernels(backend).backward_sums(dy, y, z, sums)
+    dense.sums(MERGING.kernels(backend), dy, y, z, sums)
     return sums
 
 

@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 from .._shared.spec import Case, Cost, arg
-from .layout import LEVELS, split
+from .layout import LEVELS, inside, split
 
 Shape = tuple[int, ...]
 
@@ -38,6 +38,8 @@ CASES = [
     _case("one-pixel", 3, 3, (2, 4, 1, 1), (2, 5, 1, 1), bias=True),
     _case("from-one-pixel", 3, 3, (1, 9, 1, 1), (1, 8, 1, 1), size=(5, 4), mode="nearest", exact=True),
     _case("two-whole-nearest-1x1", 5, 1, (1, 3, 6, 5), (1, 4, 6, 5), (1, 16, 3, 5), mode="nearest", exact=True),
+    _case("product-inside-48", 20, 1, (1, 48, 9, 18), (1, 24, 5, 9), mode="nearest", bias=True, exact=True),
+    _case("wide-140", 2, 3, (1, 9, 2, 140), (1, 12, 1, 3)),
     _case("nine-levels", 2, 1, (1, 3, 6, 8), *[(1, 4, 1 + i % 4, 6 - i % 3) for i in range(9)]),
 ]
 
@@ -98,12 +100,14 @@ COPIES = ("copy_",)
 
 
 def calls(case: Case, channels_last: bool) -> tuple[dict[str, int], dict[str, int]]:
-    """One product per mixed level and one for the rest; weights of maps that are convolved together are joined."""
+    """One product per mixed level and one for the rest, unless the merge computes that; weights of maps that are
+    convolved together are joined."""
     whole, mixed = _split(case)
     products, maps = len(mixed) + bool(whole), case.args["maps"]
+    own = inside([m.shape for m in maps], case.args["weight"].shape, _size(case)) is not None
     cat = {"cat": 1} if 1 < len(whole) < len(maps) else {}
     scaled = {"mul": 1} if "bias" in case.args and "scale" in case.args else {}
-    return {"conv2d": products} | cat, {"convolution_backward": products} | cat | scaled
+    return {"conv2d": products - own} | cat, {"convolution_backward": products} | cat | scaled
 
 
 def cost(case: Case, itemsize: int) -> Cost:

@@ -2,11 +2,12 @@
 
 Forward: one program owns a tile of the output, adds every tap of every level where the tap lies inside the map, and
 applies the epilogue. Backward: one program owns a strip of one tap's gradient of one level and gathers from the outputs
-whose *forward* indices hold it. Resizing before a product, the gradient behind the epilogue and the sums for vectors
-are ``upsample_merge``'s kernels.
+whose *forward* indices hold it.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -15,6 +16,7 @@ from torch import Tensor
 from ...backends import Problem
 from .._shared.launch import launch
 from .._shared.layout import is_channels_last
+from .._shared.precision import conv_precision
 from .._shared.resample import (
     GATHER_REGISTERS,
     accumulator_type,
@@ -27,7 +29,7 @@ from .._shared.resample import (
     sample,
 )
 from .._shared.triton import cannot_launch, tile
-from ..upsample_merge import triton as merging
+from .dense import Operand
 from .layout import LEVELS
 
 
@@ -44,10 +46,31 @@ def inside(p, t, m, full, K: tl.constexpr):
 
 
 @triton.jit
+def product(
+    p_x, p_weight, n, p, channel, depth, x_strides, weight_strides, total, full,
+    CHANNELS_LAST: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """A map of ``depth`` channels at output pixels ``p``, times its columns of the weight."""
+    k = tl.arange(0, BK)
+    b_k = k[None, :] if CHANNELS_LAST else k[:, None]  # beside pixels
+    p_x += n * x_strides[0] + b_k.to(tl.int64) * x_strides[1]
+    p_x += (p // full[1]).to(tl.int64) * x_strides[2] + (p % full[1]).to(tl.int64) * x_strides[3]
+    b_x = tl.load(p_x, (b_k < depth) & (p < full[2]), 0.0)
+    b_k = k[:, None] if CHANNELS_LAST else k[None, :]  # beside channels
+    p_weight += channel.to(tl.int64) * weight_strides[0] + b_k.to(tl.int64) * weight_strides[1]
+    b_weight = tl.load(p_weight, (b_k < depth) & (channel < total), 0.0)
+    if CHANNELS_LAST:
+        return tl.dot(b_x, b_weight, input_precision=PRECISION, out_dtype=ACC)  # [BP, BK] [BK, BC]
+    else:
+        return tl.dot(b_weight, b_x, input_precision=PRECISION, out_dtype=ACC)  # [BC, BK] [BK, BP]
+
+
+@triton.jit
 def pyramid_conv_merge_kernel(
-    p_base, p_levels, p_bias, p_scale, p_shift, p_y, p_z, shapes, strides, total, full,
-    K: tl.constexpr, RELU: tl.constexpr, MODES: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr,
-    BP: tl.constexpr, BC: tl.constexpr,
+    p_base, p_x, p_weight, p_levels, p_bias, p_scale, p_shift, p_y, p_z, shapes, strides, depth, x_strides,
+    weight_strides, total, full,
+    K: tl.constexpr, RELU: tl.constexpr, MODES: tl.constexpr, CHANNELS_LAST: tl.constexpr, PRECISION: tl.constexpr,
+    ACC: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """One program owns BP output pixels of one image and BC channels; base and y may be the same memory."""
     tiles = tl.cdiv(full[2], BP)
@@ -59,6 +82,11 @@ def pyramid_conv_merge_kernel(
     acc = tl.zeros_like(p + channel).to(ACC)
     if p_base is not None:
         acc += tl.load(p_base + out, m, 0.0).to(ACC)
+    if p_x is not None:
+        acc += product(
+            p_x, p_weight, n, p, channel, depth, x_strides, weight_strides, total, full,
+            CHANNELS_LAST, PRECISION, ACC, BK,
+        )  # fmt: skip
     for i in tl.static_range(len(MODES)):
         p_level = p_levels[i] + n * strides[i][0]
         for t in range(K * K):
@@ -98,20 +126,35 @@ def pyramid_conv_bwd_dlevels_kernel(
 
 
 def merge(
-    base: Tensor | None, levels: list[Tensor], bias: Tensor | None, scale: Tensor | None, shift: Tensor | None,
-    y: Tensor, z: Tensor | None, k: int, mode: str, align_corners: bool, relu: bool,
+    base: Tensor | None, operand: Operand | None, levels: list[Tensor], bias: Tensor | None, scale: Tensor | None,
+    shift: Tensor | None, y: Tensor, z: Tensor | None, k: int, mode: str, align_corners: bool, relu: bool,
 ) -> None:  # fmt: skip
-    """Fill ``y`` (N, O, H, W), dense, and ``z``, the value before the affine, from base and (N, k*k*O, h, w) levels."""
+    """Fill ``y`` (N, O, H, W), dense, and ``z``, the value before the affine: base or the product of the operand, a map
+    and its (O, C), and (N, k*k*O, h, w) levels."""
     n, total, rows, cols = y.shape
     last = is_channels_last(y)
     bp, bc = tile(last, total, rows * cols, block_elements(y))
+    x, weight = None, None
+    steps: tuple[Any, ...] = (0, None, None)  # depth and strides of the product
+    if operand is not None:
+        x, weight = operand
+        bp, bc = _product_tile(block_elements(y), total, last)
+        steps = (x.shape[1], x.stride(), weight.stride())
     launch(
         pyramid_conv_merge_kernel, (n * triton.cdiv(rows * cols, bp), triton.cdiv(total, bc)), y,
-        base, tuple(levels), bias, scale, shift, y, z,
-        tuple(tuple(v.shape[1:]) for v in levels), tuple(v.stride() for v in levels), total, (rows, cols, rows * cols),
+        base, x, weight, tuple(levels), bias, scale, shift, y, z,
+        tuple(tuple(v.shape[1:]) for v in levels), tuple(v.stride() for v in levels), *steps, total,
+        (rows, cols, rows * cols),
         K=k, RELU=relu, MODES=tuple(resampling(v.shape, (rows, cols), mode, align_corners) for v in levels),
-        CHANNELS_LAST=last, ACC=accumulator_type(y), BP=bp, BC=bc, maxnreg=255,
+        CHANNELS_LAST=last, PRECISION=conv_precision(y.dtype), ACC=accumulator_type(y), BP=bp, BC=bc,
+        BK=max(16, triton.next_power_of_2(steps[0])), maxnreg=255,
     )  # fmt: skip
+
+
+def _product_tile(elements: int, total: int, channels_last: bool) -> tuple[int, int]:
+    """(BP, BC) of at least 16 each, as a product needs them."""
+    bc = min(64, max(16, triton.next_power_of_2(total))) if channels_last else 16
+    return max(16, elements // bc), bc
 
 
 def backward_levels(dz: Tensor, dlevels: list[Tensor], k: int, mode: str, align_corners: bool) -> None:
@@ -128,24 +171,3 @@ def backward_levels(dz: Tensor, dlevels: list[Tensor], k: int, mode: str, align_
             dz, tuple(some), shapes, tuple(d.stride() for d in some), n, total, (rows, cols, rows * cols),
             K=k, MODES=modes, TILES=tiles, CHANNELS_LAST=last, ACC=accumulator_type(dz), maxnreg=GATHER_REGISTERS,
         )  # fmt: skip
-
-
-def backward_dz(dy: Tensor, y: Tensor | None, scale: Tensor | None, dz: Tensor) -> None:
-    """Fill ``dz`` with dy behind the ReLU of ``y``, times ``scale``; all (N, O, H, W) of one layout."""
-    merging.backward_maps(dy, y, scale, [dz], [0], "bilinear", False)
-
-
-def backward_sums(dy: Tensor, y: Tensor | None, z: Tensor | None, sums: Tensor) -> None:
-    """Fill ``sums`` (1 or 2, O): of dy behind the ReLU of ``y`` and, where ``z`` is given, of its product with z."""
-    merging.backward_affine(dy, y, [] if z is None else [z], sums, "bilinear", False, "sum")
-
-
-def resize(maps: list[Tensor], x: Tensor, mode: str, align_corners: bool) -> None:
-    """Fill ``x`` (N, sum C_i, H, W) with the concat of ``maps`` at its size."""
-    merging.forward(maps, x, mode, align_corners, "concat", None, None, False)
-
-
-def backward_resize(dx: Tensor, dmaps: list[Tensor], mode: str, align_corners: bool) -> None:
-    """Fill ``dmaps`` (N, C_i, h, w) from the gradient (N, sum C_i, H, W) of their concat."""
-    firsts = [sum(d.shape[1] for d in dmaps[:i]) for i in range(len(dmaps))]
-    merging.backward_maps(dx, None, None, dmaps, firsts, mode, align_corners)

@@ -18,7 +18,7 @@ SUMMED = 16
 #: Blocks that share the sums of scale's and shift's gradients, at most so many of them side by side along pixels.
 BLOCKS, PARTS = 1024, 512
 
-_HOW = {("nearest", False): 1, ("bilinear", False): 2, ("bilinear", True): 3}  # as csrc/common/resample.h numbers them
+HOW = {("nearest", False): 1, ("bilinear", False): 2, ("bilinear", True): 3}  # as csrc/common/resample.h numbers them
 
 
 def supports(problem: Problem) -> str | None:
@@ -33,7 +33,7 @@ def _problem(
 ) -> tuple[Any, ...]:
     """The output's shape and format, how maps are resized and merged, and each map with its first output channel."""
     rows = [[m.data_ptr(), *m.shape[1:], first, *m.stride()] for m, first in zip(maps, firsts, strict=True)]
-    return list(full.shape), is_channels_last(full), _HOW[mode, align_corners], merge == "sum", rows
+    return list(full.shape), is_channels_last(full), HOW[mode, align_corners], merge == "sum", rows
 
 
 def _firsts(maps: list[Tensor], first: int, merge: str) -> list[int]:
