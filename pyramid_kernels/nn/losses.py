@@ -59,7 +59,7 @@ class UpsampleCrossEntropyLoss(nn.CrossEntropyLoss):
             label_smoothing=self.label_smoothing, reduction="none" if self.ohem_threshold else self.reduction,
             backend=self.kernel_backend,
         )  # fmt: skip
-        return self._hard_mean(losses, target) if self.ohem_threshold else losses
+        return self._hard_mean(losses, target, self.ohem_threshold) if self.ohem_threshold else losses
 
     def multi(self, logits: Sequence[Tensor], target: Tensor, weights: Sequence[float] | None = None) -> Tensor:
         """The weighted sum of the losses of several logits, such as BiSeNet's main and auxiliary ones, at one target.
@@ -97,8 +97,8 @@ class UpsampleCrossEntropyLoss(nn.CrossEntropyLoss):
         )
         return loss.train(self.training)
 
-    def _hard_mean(self, losses: Tensor, target: Tensor) -> Tensor:
-        """The mean of the hard ones of ``losses`` (N, H, W).
+    def _hard_mean(self, losses: Tensor, target: Tensor, threshold: float) -> Tensor:
+        """() the mean of the hard ones of ``losses`` (N, H, W).
 
         A mask and a fixed rank in place of a list of pixels: nothing waits for the GPU, and no order is undefined.
         """
@@ -108,7 +108,7 @@ class UpsampleCrossEntropyLoss(nn.CrossEntropyLoss):
         ranked = torch.where(counts, losses.detach(), -torch.inf)
         least = losses.numel() // 16 if self.min_kept is None else min(self.min_kept, losses.numel())
         last = ranked.flatten().topk(max(1, least), sorted=False).values.amin()
-        hard = counts & ~(ranked < last.clamp(max=-math.log(self.ohem_threshold or 1)))  # a NaN stays, to be seen
+        hard = counts & ~(ranked < last.clamp(max=-math.log(threshold)))  # a NaN stays, to be seen
         return torch.where(hard, losses, 0).sum() / hard.sum()
 
 
