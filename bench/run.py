@@ -16,9 +16,10 @@ import torch
 
 from pyramid_kernels import testing
 from pyramid_kernels.backends import KERNELS
-from pyramid_kernels.cli.common import UsageError, commit, driver, progress, table, unknown
+from pyramid_kernels.cli.common import UsageError, commit, driver, table, unknown
 from pyramid_kernels.cli.verify import verify
 from pyramid_kernels.ops import all_ops
+from pyramid_kernels.progress import progress
 
 from . import timing
 from .subjects import EAGER, MODES, Subject, case_names, modes_of, op_names, subjects

@@ -4,6 +4,7 @@ from . import functional, nn, testing
 from ._version import __version__
 from .backends import BackendError, explain
 from .fuse import FuseError, FuseReport, fuse_, fused, register_adapter, unfuse_
+from .inference import predict
 
 __all__ = [
     "BackendError",
@@ -15,6 +16,7 @@ __all__ = [
     "fuse_",
     "fused",
     "nn",
+    "predict",
     "register_adapter",
     "testing",
     "unfuse_",

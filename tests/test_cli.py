@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from pyramid_kernels import progress
 from pyramid_kernels.backends import BACKENDS
 from pyramid_kernels.cli import COMMANDS, main
 from pyramid_kernels.ops import all_ops
@@ -126,3 +129,19 @@ def test_demo_writes_the_picture(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert ("same path" in text) != ("time unfused / fused" in text)
     assert "kernels in" in text or "kernels on" in text
     assert io.imread(picture).shape[1] > 1000
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("delay,shown", [(60.0, False), (0.02, True)])
+def test_a_bar_comes_after_a_delay(delay: float, shown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr(progress, "DELAY", delay)
+    for _ in progress.progress(["first", "second"], "waiting"):
+        time.sleep(0.05)
+    assert ("waiting" in terminal.getvalue() and "second" in terminal.getvalue()) == shown
+    assert shown or not terminal.getvalue()

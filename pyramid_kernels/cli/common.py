@@ -11,16 +11,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from ..backends import BACKENDS
-
-T = TypeVar("T")
 
 
 class UsageError(Exception):
@@ -97,16 +95,6 @@ def driver() -> str:
         return "unknown"
     query = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
     return subprocess.run(query, capture_output=True, text=True).stdout.strip().split("\n")[0] or "unknown"
-
-
-def progress(items: Sequence[T], text: str, name: Callable[[T], str] = str) -> Iterable[T]:
-    """``items`` behind a progress bar on stderr that shows the one at work and disappears when done."""
-    from tqdm import tqdm
-
-    bar = tqdm(items, desc=text, leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True)
-    for item in bar:
-        bar.set_postfix_str(name(item))
-        yield item
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

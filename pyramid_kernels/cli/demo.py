@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from .. import testing
 from ..fuse import fuse_
 from ..nn import ASPP
-from .common import UsageError, bench_module, interpret_without_gpu, progress, table, unknown
+from ..progress import progress
+from .common import UsageError, bench_module, interpret_without_gpu, table, unknown
 from .demo_kernels import prove_kernels
 from .demo_model import DeepLabV3, as_batch, load_photo, require, segments, step
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from .. import testing
 from ..backends import BackendError
 from ..nn import ASPP, PPM
-from .common import progress, table
+from ..progress import progress
+from .common import table
 
 CROP, CHANNELS, WIDTH = 17, 32, 32
 

@@ -10,7 +10,8 @@ import torch
 from .. import ledger
 from ..backends import KERNELS
 from ..ops import all_ops
-from .common import UsageError, bench_module, op_name, progress, table
+from ..progress import progress
+from .common import UsageError, bench_module, op_name, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,8 @@ import torch
 from .. import _native, ledger
 from ..backends import KERNELS, Op
 from ..ops import all_ops
-from .common import UsageError, backend_name, interpret_without_gpu, op_name, progress, table, versions
+from ..progress import progress
+from .common import UsageError, backend_name, interpret_without_gpu, op_name, table, versions
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 

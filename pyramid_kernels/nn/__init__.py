@@ -4,6 +4,7 @@ from .aspp import ASPP, ReferenceASPP
 from .deeplabv3plus import DeepLabV3PlusDecoder, ReferenceDeepLabV3PlusDecoder
 from .heads import PSPHead, ReferencePSPHead
 from .hrnetv2 import HRNetV2Head, ReferenceHRNetV2Head
+from .losses import UpsampleCrossEntropyLoss
 from .ppm import PPM, ReferencePPM
 from .segformer import ReferenceSegFormerHead, SegFormerHead
 from .upernet import ReferenceUPerHead, UPerHead
@@ -23,4 +24,5 @@ __all__ = [
     "ReferenceUPerHead",
     "SegFormerHead",
     "UPerHead",
+    "UpsampleCrossEntropyLoss",
 ]

@@ -139,7 +139,7 @@ def check_backend(backend: str) -> str:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether any child has hooks, or hooks are set on all modules: fused children are never called themselves."""
-    return bool(_has_any_global_hook()) or any(map(_hooked, _descendants(module)))
+    return bool(_has_any_global_hook()) or any(map(hooked, _descendants(module)))
 
 
 def _descendants(module: nn.Module) -> Iterator[nn.Module]:
@@ -149,7 +149,8 @@ def _descendants(module: nn.Module) -> Iterator[nn.Module]:
             yield from _descendants(child)
 
 
-def _hooked(m: nn.Module) -> bool:
+def hooked(m: nn.Module) -> bool:
+    """Whether a call of ``m`` itself runs hooks."""
     return bool(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
 
 

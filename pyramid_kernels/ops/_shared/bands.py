@@ -6,7 +6,7 @@ exists.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,17 +32,26 @@ class Band(NamedTuple):
 
 def bands(x: Tensor, size: Sequence[int], align_corners: bool) -> Iterator[Band]:
     """Every band of x (N, C, h, w) at ``size``, image by image from the top."""
-    low, above = _positions(x, size[0], align_corners)
-    high = (low + 1).clamp_(max=x.shape[2] - 1)
-    if _taken(x, size):
-        low = high = torch.arange(size[0], device=x.device)
+    cut = cutter(x, size, align_corners)
     # Source rows are widened once per band: where classes are many, over as many output rows as share them, or 8.
     step = max(1, BAND // (x.shape[1] * size[1]), min(8, size[0] // x.shape[2]))
     for n in range(x.shape[0]):
         for first in range(0, size[0], step):
-            rows = slice(first, min(first + step, size[0]))
-            start, last = int(low[rows.start]), int(high[rows.stop - 1])
-            yield Band(n, rows, slice(start, last + 1), low[rows] - start, high[rows] - start, above[rows, None])
+            yield cut(n, slice(first, min(first + step, size[0])))
+
+
+def cutter(x: Tensor, size: Sequence[int], align_corners: bool) -> Callable[[int, slice], Band]:
+    """What makes a band of x (N, C, h, w) at ``size`` from the number of an image and output rows."""
+    low, above = _positions(x, size[0], align_corners)
+    high = (low + 1).clamp_(max=x.shape[2] - 1)
+    if _taken(x, size):
+        low = high = torch.arange(size[0], device=x.device)
+
+    def cut(n: int, rows: slice) -> Band:
+        start, last = int(low[rows.start]), int(high[rows.stop - 1])
+        return Band(n, rows, slice(start, last + 1), low[rows] - start, high[rows] - start, above[rows, None])
+
+    return cut
 
 
 def upsampled(x: Tensor, band: Band, size: Sequence[int], align_corners: bool) -> Tensor:

@@ -1,0 +1,5 @@
+"""Label maps of whole models."""
+
+from .predict import predict
+
+__all__ = ["predict"]
