@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _LIB = torch.library.Library("pyramid_kernels", "DEF")
 
@@ -32,6 +33,18 @@ class OpFunction(torch.autograd.Function):
     """
 
     op_name: str
+
+    @classmethod
+    def run(cls, *args: Any) -> Any:
+        """``apply``, but where a traced call needs no gradient.
+
+        torch.compile then traces ``forward`` itself, and hands it a context that it does not take where its parameters
+        are starred.
+        """
+        if torch.compiler.is_compiling():
+            wanted = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
+            return cls.apply(*args) if wanted else cls.forward(*args)
+        return cls.apply(*args)
 
     def __init_subclass__(cls) -> None:
         cls.setup_context = staticmethod(_without_zeros(cls.setup_context))  # type: ignore[method-assign]
@@ -59,7 +72,7 @@ def _refuse_vmap(name: str) -> Callable[..., Any]:
 
 def _first_order_only(name: str, backward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(backward)
-    def first_order(ctx: Any, *dys: torch.Tensor | None) -> Any:
+    def first_order(ctx: Any, *dys: Tensor | None) -> Any:
         if all(dy is None for dy in dys):
             return (None,) * len(ctx.needs_input_grad)
         # A traced backward is never differentiated again.
@@ -79,13 +92,13 @@ class _FirstOrder(torch.autograd.Function):
     """Identity on a gradient that depends on ``source`` and refuses to be differentiated."""
 
     @staticmethod
-    def forward(gradient: torch.Tensor, source: torch.Tensor, name: str) -> torch.Tensor:
+    def forward(gradient: Tensor, source: Tensor, name: str) -> Tensor:
         return gradient.view_as(gradient)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.name = inputs[2]
 
     @staticmethod
-    def backward(ctx: Any, *_: torch.Tensor) -> Any:
+    def backward(ctx: Any, *_: Tensor) -> Any:
         raise NotImplementedError(f"{ctx.name}: double backward is not implemented; use backend='reference'")

@@ -239,6 +239,23 @@ def test_compiles_whole_with_dynamic_shapes(op: str, backend: str, monkeypatch: 
     assert counter.frame_count <= 2
 
 
+@contract()
+@pytest.mark.parametrize("recording", [True, False])
+def test_compiles_whole_without_gradients(
+    op: str, backend: str, recording: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network in evaluation: nothing needs a gradient, or none is recorded."""
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda **a: oracle.call(op, a, backend), fullgraph=True, backend="eager")
+    monkeypatch.setattr(launch, "start", lambda *_: None)  # tracing is what is looked at
+    arguments = materialise(cheapest(op, backend)[0], F32, DEVICE)
+    if recording:
+        arguments = oracle.replaced(arguments, lambda t: t.detach())
+    with torch.set_grad_enabled(recording):
+        expected, found = oracle.call(op, arguments, backend), compiled(**arguments)
+    assert [(y.shape, y.stride()) for y in found] == [(y.shape, y.stride()) for y in expected]
+
+
 def dynamic_case(op: str, backend: str) -> Case:
     """The cheapest case without a dimension of one, which tracing always specialises on."""
     every = cheapest(op, backend, count=100)

@@ -97,7 +97,7 @@ def dilated_branches(
         part = slice(i, i + CHUNK)
         tensors = [*weights[part], *(t for four in affine[part] for t in four)]
         settings = (dilations[part], eps[part], activation == "relu", merge == "sum", keep, backend)
-        chunks.append(DilatedBranches.apply(x, image_bias, settings, *tensors)[0])
+        chunks.append(DilatedBranches.run(x, image_bias, settings, *tensors)[0])
     if len(chunks) == 1:
         return chunks[0]
     return torch.cat(chunks, 1) if merge == "concat" else torch.stack(chunks).sum(0)

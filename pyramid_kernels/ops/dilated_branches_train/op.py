@@ -84,7 +84,7 @@ def dilated_branches_train(
         part = slice(i, i + CHUNK)
         affine = [t for a, b in zip(gamma[part], beta[part], strict=True) for t in dense_vectors(a, b, None, None)]
         settings = (dilations[part], eps[part], activation == "relu", backend)
-        chunks.append(DilatedBranchesTrain.apply(x, image_bias, settings, *weights[part], *affine))
+        chunks.append(DilatedBranchesTrain.run(x, image_bias, settings, *weights[part], *affine))
     if len(chunks) > 1:
         y, _, mean, var = (torch.cat(parts, 1 if parts[0].dim() == 4 else 0) for parts in zip(*chunks, strict=True))
         return y, mean, var

@@ -89,7 +89,7 @@ def pyramid_conv(
     # Only what eager would save: the value before the affine where scale's gradient needs it.
     keep = torch.is_grad_enabled() and scale is not None and scale.requires_grad
     settings = (list(target), mode, align_corners, activation == "relu", keep, backend)
-    return PyramidConv.apply(settings, weight, *dense_vectors(bias, scale, shift), *maps)[0]
+    return PyramidConv.run(settings, weight, *dense_vectors(bias, scale, shift), *maps)[0]
 
 
 class PyramidConv(OpFunction):

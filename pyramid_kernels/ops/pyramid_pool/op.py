@@ -81,7 +81,7 @@ def pyramid_pool(
     backend = select(OP, _problem(x, mode, windows, levels), tuple(x.shape), backend)
     if backend in ("reference", "composed"):
         return OP.python(backend)(x, levels, mode=mode, windows=windows)
-    return PyramidPool.apply(x, [v for level in levels for v in level], mode, windows, backend)[0]
+    return PyramidPool.run(x, [v for level in levels for v in level], mode, windows, backend)[0]
 
 
 class PyramidPool(OpFunction):

@@ -101,7 +101,7 @@ def pyramid_project(
     vectors = [v for column in zip(*affine, strict=True) for v in column]
     cells = [rows * cols for rows, cols in levels]
     save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in vectors[: len(levels)])
-    return PyramidProject.apply(cells, eps, activation == "relu", save, backend, pooled, *matrices, *vectors)[0]
+    return PyramidProject.run(cells, eps, activation == "relu", save, backend, pooled, *matrices, *vectors)[0]
 
 
 def _check(pooled: Tensor, levels: list[tuple[int, int]], weights: list[Tensor]) -> None:

@@ -75,19 +75,15 @@ def upsample_cross_entropy(
         if not torch.compiler.is_compiling():
             check_labels(target, logits.shape[1], ignore_index)
         return OP.python(backend)(logits, target, weight=weight, **settings._asdict())
-    return UpsampleCrossEntropy.apply(logits, target, weight, *settings, backend)[0]
+    return UpsampleCrossEntropy.run(logits, target, weight, *settings, backend)[0]
 
 
 class UpsampleCrossEntropy(OpFunction):
     op_name = "upsample_cross_entropy"
 
     @staticmethod
-    def forward(
-        logits: Tensor, target: Tensor, weight: Tensor | None, align_corners: bool, ignore_index: int,
-        label_smoothing: float, reduction: str, backend: str,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
-        # Spelled out: torch.compile cannot trace a starred list of them where logits need no gradient.
-        return _fwd(logits, target, weight, align_corners, ignore_index, label_smoothing, reduction, backend)
+    def forward(logits: Tensor, target: Tensor, weight: Tensor | None, *settings: Any) -> tuple[Tensor, ...]:
+        return _fwd(logits, target, weight, *settings)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

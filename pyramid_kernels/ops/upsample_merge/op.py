@@ -84,7 +84,7 @@ def upsample_merge(
         )  # fmt: skip
     relu = activation == "relu"
     scale, shift = dense_vectors(scale, shift)
-    return UpsampleMerge.apply(list(target), mode, align_corners, merge, relu, backend, scale, shift, *maps)
+    return UpsampleMerge.run(list(target), mode, align_corners, merge, relu, backend, scale, shift, *maps)
 
 
 class UpsampleMerge(OpFunction):
