@@ -20,15 +20,13 @@ from typing import TextIO
 
 ROOT = Path(__file__).parents[1]
 PY = sys.executable
-OPS = (
-    "pyramid_pool",
-    "upsample_merge",
-    "pyramid_project",
-    "dilated_branches",
-    "dilated_branches_train",
-    "aspp",
-    "pyramid_conv",
-)
+MEMORY = ("pyramid_pool", "upsample_merge", "pyramid_project", "upsample_cross_entropy", "upsample_argmax")
+GEMM = ("dilated_branches", "dilated_branches_train", "aspp", "pyramid_conv")
+OPS = (*MEMORY, *GEMM)
+MODULES = (
+    "nn.ASPP", "nn.PPM", "nn.PSPHead", "nn.UPerHead", "nn.DeepLabV3PlusDecoder", "nn.HRNetV2Head",
+    "transformers.SegformerDecodeHead",
+)  # fmt: skip
 #: Every op's small cases on CUDA; those of Triton pass ten minutes under a sanitizer.
 SMALL = "test_oracle and cuda and not triton and float16 and channels_last"
 SANITIZED = ["--error-exitcode", "9", PY, "-m", "pytest", "tests/test_ops.py", "-q", "-p", "no:xdist", "-k", SMALL]
@@ -55,11 +53,8 @@ STAGES: dict[str, list[list[str]]] = {
     "memcheck": [["compute-sanitizer", "--tool", "memcheck", *SANITIZED]],
     "racecheck": [["compute-sanitizer", "--tool", "racecheck", *SANITIZED]],
     "tune": [[PY, "-m", "pyramid_kernels", "tune"]],
-    "bench-memory": [[PY, "-m", "bench.run", "--op", op, "--out", "{out}"]
-                     for op in OPS[:3]],
-    "bench-gemm": [[PY, "-m", "bench.run", "--op", op, "--out", "{out}"]
-                   for op in OPS[3:]],
-    "bench-modules": [[PY, "-m", "bench.run", "--op", name, "--out", "{out}"] for name in ("nn.ASPP", "nn.PPM")],
+    **{f"bench-{kind}": [[PY, "-m", "bench.run", "--op", name, "--out", "{out}"] for name in names]
+       for kind, names in (("memory", MEMORY), ("gemm", GEMM), ("modules", MODULES))},
     "demo": [[PY, "-m", "pyramid_kernels", "demo", "--side", "512", "--steps", "40", "--out", "{out}/demo.png"]],
 }  # fmt: skip
 

@@ -41,6 +41,12 @@ def cases(op: str) -> list[Case]:
     return list(spec(op).CASES)
 
 
+def backends(op: str) -> tuple[str, ...]:
+    composed = ("composed",) if all_ops()[op].composed else ()
+    cuda = () if isinstance(all_ops()[op].module("cuda"), str) else ("cuda",)
+    return (*composed, "triton", *cuda)
+
+
 def triton_modules() -> dict[str, ModuleType]:
     """Every module of Triton kernels by the folder it is in."""
     found = {}
