@@ -202,9 +202,10 @@ def look(op: str, first: str, backend: str, dtype: str) -> str | None:
 
     for case in sorted(oracle.spec(op).CASES, key=lambda c: c.id != first):
         for channels_last in (False, True):
-            for exact in (True, False) if case.exact else (False,):
+            # What is read beyond an argument is NaN only around slices; elsewhere it may be a harmless number.
+            for how in ({"exact": True}, {}, {"sliced": True})[0 if case.exact else 1 :]:
                 try:
-                    report = oracle.check(op, case, backend, getattr(torch, dtype), channels_last, exact=exact)
+                    report = oracle.check(op, case, backend, getattr(torch, dtype), channels_last, **how)
                 except RuntimeError as error:  # the simulator's own report
                     return f"{case.id}: {error}"
                 if report.failures():
