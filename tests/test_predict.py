@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -224,3 +225,30 @@ def test_half_precision_logits_are_upsampled_in_float32(name: str) -> None:
         labels = pk.predict(model, image)
     assert low.dtype == torch.bfloat16
     assert_same_labels(labels, F.interpolate(low.float(), image.shape[2:], mode="bilinear"))
+
+
+def test_no_modules_own_train_is_called() -> None:
+    """A module may do more there than change its mode: adapters merge their weights into the layer's."""
+
+    class Merging(nn.Conv2d):
+        def train(self, mode: bool = True) -> Merging:
+            with torch.no_grad():
+                self.weight += 1
+            return super().train(mode)
+
+    model = nn.Sequential(Merging(3, 4, 1), nn.Dropout())
+    before = model[0].weight.clone()
+    with pytest.warns(UserWarning, match=FULL):
+        pk.predict(model, torch.zeros(1, 3, 4, 4))
+    assert torch.equal(model[0].weight, before) and all(m.training for m in model.modules())
+
+
+def test_small_logits_of_another_librarys_output_are_refused() -> None:
+    """Only transformers' post-processing says how such logits are upsampled."""
+
+    class Named(nn.Module):
+        def forward(self, image: Tensor) -> Any:
+            return SimpleNamespace(logits=image[:, :, ::2, ::2])
+
+    with pytest.raises(ValueError, match="model must return logits of the image's size"):
+        pk.predict(Named(), torch.zeros(1, 3, 4, 4))

@@ -6,7 +6,6 @@ the forward's own order, and the upsampling behind them is left out.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -40,16 +39,14 @@ class Known(NamedTuple):
     why_not: Callable[[Any], str | None] = lambda model: None
 
 
-def logits_of(model: nn.Module, image: Tensor) -> Logits:
-    """What ``model`` makes of image (N, 3, H, W), of full size only where its upsampling cannot be left out."""
+def logits_of(model: nn.Module, image: Tensor) -> tuple[Logits, str]:
+    """What ``model`` makes of image (N, 3, H, W); and why that is of full size, if its upsampling cannot be left out."""
     known, reason = _find(model)
     logits = _own(model, image) if known is None else known.logits(model, image)
     check_map("the model's logits", logits.maps)
     if logits.maps.shape[1] == 1:
         raise ValueError("model must have at least 2 classes, got 1, whose argmax is always 0; threshold its logits")
-    if known is None and logits.maps.shape[2:] == image.shape[2:]:
-        warnings.warn(f"predict builds logits of full size: {reason}", stacklevel=3)
-    return logits
+    return logits, reason if known is None and logits.maps.shape[2:] == image.shape[2:] else ""
 
 
 def _find(model: nn.Module) -> tuple[Known | None, str]:
@@ -76,7 +73,9 @@ def _own(model: nn.Module, image: Tensor) -> Logits:
     """The model's own output: those of transformers may be smaller than the image, which its post-processing mends."""
     output: Any = model(image)
     if isinstance(maps := getattr(output, "logits", None), Tensor):
-        return Logits(maps, False)
+        if any(cls.__module__.startswith("transformers.") for cls in type(output).__mro__):
+            return Logits(maps, False)
+        output = maps
     if isinstance(output, Mapping):
         output = output.get("out")
     elif isinstance(output, list | tuple):

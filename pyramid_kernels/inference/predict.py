@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -58,9 +59,12 @@ def predict(
     shape = (batch.shape[2], batch.shape[3]) if size is None else check_size(size)
     with _evaluating(model):
         if window is None:
-            labels = logits_of(model, batch).labels(shape, backend)
+            logits, reason = logits_of(model, batch)
+            labels = logits.labels(shape, backend)
         else:
-            labels = sliding_labels(model, batch, window, backend)
+            labels, reason = sliding_labels(model, batch, window, backend)
+    if reason:
+        warnings.warn(f"predict builds logits of full size: {reason}", stacklevel=2)
     return labels if image.dim() == 4 else labels[0]
 
 
@@ -91,7 +95,8 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     training = [m for m in model.modules() if m.training]
     try:
         with torch.no_grad():
-            model.eval()
+            for module in training:  # not eval(), which a module may have made more than a change of mode
+                module.training = False
             yield
     finally:
         for module in training:

@@ -49,8 +49,9 @@ class Placed(NamedTuple):
             total[n, :, start - first : stop - first, self.columns] += part
 
 
-def sliding_labels(model: nn.Module, image: Tensor, window: Window, backend: str) -> Tensor:
-    """(N, H, W): the class of every pixel of image (N, C, H, W) by the mean of the windows over it."""
+def sliding_labels(model: nn.Module, image: Tensor, window: Window, backend: str) -> tuple[Tensor, str]:
+    """(N, H, W): the class of every pixel of image (N, C, H, W) by the mean of the windows over it; and why logits of
+    windows were of full size, if they were."""
     height, width = image.shape[2], image.shape[3]
     size = min(window.size[0], height), min(window.size[1], width)
     tops, lefts = _starts(height, size[0], window.stride[0]), _starts(width, size[1], window.stride[1])
@@ -59,12 +60,12 @@ def sliding_labels(model: nn.Module, image: Tensor, window: Window, backend: str
     labels: list[Tensor] = []
     for top, left in progress(list(product(tops, lefts)), "predict"):
         rows, columns = slice(top, top + size[0]), slice(left, left + size[1])
-        logits = logits_of(model, image[:, :, rows, columns])
+        logits, reason = logits_of(model, image[:, :, rows, columns])
         live.append(Placed(logits, rows, columns, cutter(logits.maps, size, logits.align_corners)))
         if left == lefts[-1]:  # no window to come reaches above the next row of them
             labels += _labels(live, top, finished[top], width, backend)
             live = [placed for placed in live if placed.rows.stop > finished[top]]
-    return torch.cat(labels, 1)
+    return torch.cat(labels, 1), reason
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:

@@ -15,7 +15,7 @@ from .base import check_backend
 
 
 class UpsampleCrossEntropyLoss(nn.CrossEntropyLoss):
-    """``nn.CrossEntropyLoss`` of logits resized to the target, which no tensor ever has; same ``state_dict``.
+    """``nn.CrossEntropyLoss`` of logits resized to the target by ``upsample_cross_entropy``; same ``state_dict``.
 
     Equivalent to ``nn.CrossEntropyLoss(...)(interpolate(logits, target.shape[1:], mode="bilinear"), target)``.
 
@@ -30,7 +30,7 @@ class UpsampleCrossEntropyLoss(nn.CrossEntropyLoss):
         label_smoothing: from 0 to 1.
         align_corners: as in ``torch.nn.functional.interpolate``.
         ohem_threshold: above 0 and at most 1, such as 0.7; None counts every pixel.
-        min_kept: the least number of pixels that count, if so many are not ignored; None is a sixteenth of all.
+        min_kept: the least number of pixels that count, if so many are not ignored; None is a sixteenth of those.
         backend: asked of ``upsample_cross_entropy``.
 
     Raises:
@@ -104,10 +104,12 @@ class UpsampleCrossEntropyLoss(nn.CrossEntropyLoss):
         """
         if not losses.numel():
             return losses.mean()
-        counts = target != self.ignore_index
+        counts = target.long() != self.ignore_index  # in uint8, -100 would be a class
         ranked = torch.where(counts, losses.detach(), -torch.inf)
         least = losses.numel() // 16 if self.min_kept is None else min(self.min_kept, losses.numel())
-        last = ranked.flatten().topk(max(1, least), sorted=False).values.amin()
+        hardest = ranked.flatten().topk(max(1, least)).values
+        rank = counts.sum() // 16 if self.min_kept is None else counts.new_tensor(least, dtype=torch.long)
+        last = hardest.gather(0, (rank - 1).clamp(min=0)[None])[0]
         hard = counts & ~(ranked < last.clamp(max=-math.log(threshold)))  # a NaN stays, to be seen
         return torch.where(hard, losses, 0).sum() / hard.sum()
 

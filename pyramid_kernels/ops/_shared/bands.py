@@ -46,9 +46,10 @@ def cutter(x: Tensor, size: Sequence[int], align_corners: bool) -> Callable[[int
     high = (low + 1).clamp_(max=x.shape[2] - 1)
     if _taken(x, size):
         low = high = torch.arange(size[0], device=x.device)
+    first, final = low.tolist(), high.tolist()  # once: each read waits for a GPU
 
     def cut(n: int, rows: slice) -> Band:
-        start, last = int(low[rows.start]), int(high[rows.stop - 1])
+        start, last = first[rows.start], final[rows.stop - 1]
         return Band(n, rows, slice(start, last + 1), low[rows] - start, high[rows] - start, above[rows, None])
 
     return cut

@@ -33,7 +33,8 @@ def forward(
         return
     module = core(logits.device.type)
     parts = module.upsample_cross_entropy_parts(DTYPES[logits.dtype], *problem[:2])
-    part = torch.empty((2, parts), dtype=lse.dtype, device=lse.device)
+    # Of a problem that the launch below refuses, in its own words, there are -1.
+    part = torch.empty((2, max(parts, 0)), dtype=lse.dtype, device=lse.device)
     call("upsample_cross_entropy_fwd", logits, *problem, 0, lse.data_ptr(), part.data_ptr())
     mean = settings.reduction == "mean"
     call("upsample_cross_entropy_sums", logits, parts, mean, part.data_ptr(), y.data_ptr(), factor.data_ptr())

@@ -40,10 +40,11 @@ def upsample_cross_entropy(
     reduction: str = "mean",
     backend: str = "auto",
 ) -> Tensor:
-    """Cross-entropy of ``logits``, bilinearly resized to the size of ``target``, which no tensor ever has.
+    """Cross-entropy of ``logits``, bilinearly resized to the size of ``target``, without logits of that size.
 
     Equivalent to ``full = interpolate(logits, target.shape[1:], mode="bilinear", align_corners=align_corners)`` and
-    ``cross_entropy(full.float(), target.long(), weight, ...)``, with a bitwise deterministic backward.
+    ``cross_entropy(full.float(), target.long(), weight, ...)``, which is what "reference" runs. The others build no map
+    of that size, and gradients are the same bits run by run: the kernels' everywhere, those of "composed" on a CPU.
 
     Args:
         logits: (N, C, h, w), contiguous or channels_last; float16, bfloat16, float32 or float64. Larger and smaller
@@ -61,8 +62,8 @@ def upsample_cross_entropy(
 
     Raises:
         TypeError, ValueError: naming the argument. IndexError: a label that is neither a class nor ignored, with its
-        place, on a CPU; on a GPU the kernel stops with an assertion that names the op. BackendError: a named backend
-        cannot run.
+        place, on a CPU; on a GPU a kernel stops with an assertion that names the op, and PyTorch's chain with its own.
+        BackendError: a named backend cannot run.
 
     Source: the loss of Long et al., Fully Convolutional Networks, 2015, and of every network since that ends by
     upsampling its logits.
