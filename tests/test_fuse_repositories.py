@@ -15,7 +15,7 @@ from pyramid_kernels.nn import HRNetV2Head
 from tests import third_party as user
 from tests import third_party_mmseg as like
 from tests.agreement import assert_agrees, fair_
-from tests.repositories import HEADS, MAPS, Segmentor, X, under_their_own_names, why_skipped
+from tests.repositories import HEADS, MAPS, WIDTHS, Segmentor, X, under_their_own_names, why_skipped
 
 __all__ = ["under_their_own_names"]
 
@@ -30,11 +30,12 @@ def model(head: Any) -> Any:
     return fair_(Segmentor(head), X, "decode_head")
 
 
+@pytest.mark.parametrize("backend", ["reference", "composed"])
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-def test_agrees(model: Any, train: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agrees(model: Any, train: bool, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     unfused = model.train(train)
     ours = copy.deepcopy(unfused)
-    report = pk.fuse_(ours, backend="reference", only="decode_head", example_input=X)
+    report = pk.fuse_(ours, backend=backend, only="decode_head", example_input=X)
     assert [e.path for e in report.fused] == ["decode_head"]
     kind, runs = type(ours.decode_head), []
     forward = kind.fused_forward
@@ -75,6 +76,22 @@ def test_sync_batch_norm_as_mmsegmentation_configures_it(model: Any) -> None:
     ours = copy.deepcopy(unfused)
     assert pk.fuse_(ours, backend="reference", only="decode_head").fused
     assert_agrees(ours, unfused, X, draws=4)
+
+
+def test_distributed_sync_batch_norm_is_called_itself(head: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The heads' norms take statistics from other ranks as ever: only what stands in front of them is fused."""
+    head = nn.SyncBatchNorm.convert_sync_batchnorm(head)
+    assert pk.fuse_(head, backend="reference", only="").fused
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    x = {"low_level": MAPS[0], "out": MAPS[-1]} if isinstance(head, user.DeepLabHeadV3Plus) else MAPS
+    assert head.train().why_original(x) is None
+
+
+def test_more_maps_than_the_check_has_sizes_for() -> None:
+    """A fifth map at a stride of 64 is smaller than a pixel of the images on which fuse_ checks a swap."""
+    widths = [*WIDTHS, 8]
+    head = like.UPerHead(in_channels=widths, in_index=list(range(5)), channels=8)
+    assert pk.fuse_(head, backend="reference", only="").fused
 
 
 def test_norms_folded_into_convolutions() -> None:

@@ -243,7 +243,7 @@ def test_on_a_cpu_automatic_follows_the_convolution(name: str, monkeypatch: pyte
     head, x = build(name, "auto", torch.float32)
     if DEVICE != "cpu":
         pytest.skip("decides on a CPU")
-    for chosen, why in (("reference", "on a CPU the unfused chain is faster"), ("composed", None)):
+    for chosen, why in (("reference", "the unfused chain is what auto takes"), ("composed", None)):
         monkeypatch.setattr("pyramid_kernels.nn.mixing.select", lambda *_, chosen=chosen: chosen)
         if any(unit.depthwise is not None for unit in head.units(head)):
             why = "depthwise"
@@ -280,3 +280,16 @@ def test_arguments_are_named() -> None:
     for head in (SegFormerHead, UPerHead, DeepLabV3PlusDecoder, PSPHead, HRNetV2Head):
         with pytest.raises(ValueError, match="module must .* got a Linear"):
             head.from_reference(nn.Linear(1, 1))
+
+
+def test_a_separable_decoder_stays_as_it_is_where_its_maps_are_near_in_size() -> None:
+    """One dense 3x3 at full size would take seven times the work of a depthwise one and a 1x1, on a GPU too."""
+    head = DeepLabV3PlusDecoder(8, 4, 8, (2, 3), **DECODER)
+    for side, why in ((8, "too near in size"), (4, "the unfused chain is what auto takes")):
+        maps = [torch.empty(1, 4, 16, 16, device="meta"), torch.empty(1, 8, side, side, device="meta")]
+        assert why in (head.why_slower(maps) or "")
+
+
+def test_a_slice_of_hrnets_head_is_a_sequential() -> None:
+    head = HRNetV2Head((4, 5, 6), 3)
+    assert type(head[:-1]) is nn.Sequential and list(head[:-1]) == list(head)[:-1] and head[0] is next(iter(head))

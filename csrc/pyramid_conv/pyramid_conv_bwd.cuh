@@ -95,7 +95,8 @@ __device__ __forceinline__ void add_rows(const Gradients& p, const ResizedAxis& 
                                           : (static_cast<long long>(own.n) * p.o + channel) * pixels + x0 + column;
         const T* g_dz = static_cast<const T*>(p.dz) + at;
         const long long step = ChannelsLast ? 1 : pixels, row = static_cast<long long>(p.w) * (ChannelsLast ? p.o : 1);
-        A sum[K][V] = {}, share[K];
+        alignas(16) A sum[K][V] = {};
+        A share[K];
         move_before<K>(share, axis, rows.first, own.row);
 #pragma unroll AHEAD
         for (int y = rows.first; y <= rows.last; ++y) {

@@ -79,7 +79,7 @@ def _compare(module: Fused, weight: Tensor, eval_only: bool) -> str | None:
     generator = torch.Generator().manual_seed(0)
 
     def new(channels: int, stride: int) -> Tensor:
-        return torch.randn(2, channels, 32 // stride, 64 // stride, generator=generator).to(weight)
+        return torch.randn(2, channels, max(1, 32 // stride), max(1, 64 // stride), generator=generator).to(weight)
 
     x = module.example(module, new)
     for training in (False,) if eval_only else (False, True):

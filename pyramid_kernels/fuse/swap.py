@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..nn import structure
@@ -162,7 +162,12 @@ def _look_alike(module: nn.Module) -> str | None:
 def _decisions(module: Fused) -> str:
     """The backends for a small batch of float maps, in the mode the module stands in."""
     value = module.units(module)[0].conv.weight.detach().new_empty(1)
-    x = module.example(module, lambda channels, stride: value.expand(2, channels, 256 // stride, 256 // stride))
+
+    def new(channels: int, stride: int) -> Tensor:
+        side = max(1, 256 // stride)
+        return value.expand(2, channels, side, side)
+
+    x = module.example(module, new)
     with torch.set_grad_enabled(module.training):
         return ", ".join(module.decisions(x))
 

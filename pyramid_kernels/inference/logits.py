@@ -40,7 +40,7 @@ class Known(NamedTuple):
 
 
 def logits_of(model: nn.Module, image: Tensor) -> tuple[Logits, str]:
-    """What ``model`` makes of image (N, 3, H, W); and why that is of full size, if its upsampling cannot be left out."""
+    """What ``model`` makes of image (N, 3, H, W); and why that is of full size, if its upsampling has to run."""
     known, reason = _find(model)
     logits = _own(model, image) if known is None else known.logits(model, image)
     check_map("the model's logits", logits.maps)

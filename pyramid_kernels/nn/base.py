@@ -44,6 +44,8 @@ class Fused(_Base):
     kernel_backend: str = "auto"
     #: Whether the kernels read its 3x3 weights as channels_last.
     channels_last_weights: ClassVar[bool] = True
+    #: Whether a norm that takes statistics of the batch is called itself, and not computed by an op.
+    calls_norms: ClassVar[bool] = False
     #: Methods that the own forward calls and the fused one does not: a class that overrides one is another function.
     helpers: ClassVar[tuple[str, ...]] = ()
 
@@ -86,7 +88,7 @@ class Fused(_Base):
         if has_hooks(self):
             return "a child has hooks, which only its own call runs"
         units = self.units(self)
-        if any(synchronises(unit.norm) for unit in units):
+        if not self.calls_norms and any(synchronises(unit.norm) for unit in units):
             return "SyncBatchNorm takes statistics from other ranks"
         return self.why_not_input(x) or next(filter(None, map(why_not_unit, units)), None)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..backends import Op, Problem
+from ..ops.pyramid_conv.layout import split
 from . import structure
 from .aspp import ASPP, ReferenceASPP, unit_of
 from .base import Unit, check_backend, problems_of, to_channels_last
@@ -64,9 +65,7 @@ class Parts(NamedTuple):
     @property
     def widths(self) -> list[int]:
         """The channels of the low-level map and of the last one."""
-        return [
-            next(m.in_channels for m in part.modules() if isinstance(m, nn.Conv2d)) for part in (self.low, self.high)
-        ]
+        return [first_conv(part).in_channels for part in (self.low, self.high)]
 
     def ordered(self, low: Any, high: Any) -> list[Any]:
         """(low, high) in the order of the concat, or two parts in that order as (low, high)."""
@@ -129,7 +128,11 @@ class DeepLabV3PlusForward(HeadForward):
 
     def why_slower(self, x: Any) -> str | None:
         if self.parts(self).fuse.depthwise is not None:
-            return "on a CPU a depthwise convolution and a 1x1 are faster than one dense 3x3"
+            if self.maps(x)[0].device.type == "cpu":
+                return "on a CPU a depthwise convolution and a 1x1 are faster than one dense 3x3"
+            ((_, _, (n, o, k, *size, c, rows, cols)),) = self.problems(x)
+            if not split([(n, c, rows, cols)], (o, c, k, k), size)[1]:
+                return "the last map is too near in size to the low-level one for one dense 3x3"
         return super().why_slower(x)
 
     def fused_forward(self, x: Any) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
@@ -36,6 +37,12 @@ class ReferenceHRNetV2Head(nn.Sequential):
             nn.Conv2d(channels, classes, kernel_size, padding=kernel_size // 2),
         )
         self.in_channels, self.align_corners = tuple(in_channels), align_corners
+
+    def __getitem__(self, index: Any) -> Any:
+        """A layer, or a plain Sequential of a slice of them."""
+        if isinstance(index, slice):
+            return nn.Sequential(OrderedDict(list(self._modules.items())[index]))
+        return super().__getitem__(index)
 
     def forward(self, maps: Sequence[Tensor] | Tensor) -> Tensor:
         return super().forward(maps if isinstance(maps, Tensor) else self._joined(maps))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,7 @@ class PPMForward(Fused):
     #: Whether x precedes the levels in the result.
     x_first: bool = True
     align_corners: bool = True
+    calls_norms: ClassVar[bool] = True
 
     @classmethod
     def levels(cls, module: Any) -> list[Level]:

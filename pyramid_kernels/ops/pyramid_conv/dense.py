@@ -37,6 +37,7 @@ def products(
     elif whole:
         x = together(merging, [maps[i] for i in whole], size, mode, align_corners)
         base = F.conv2d(x, _joined(weight, parts, whole), padding=weight.shape[2] // 2)
+        del x
     return base, operand, [F.conv2d(maps[i], taps_first(parts[i])) for i in mixed]
 
 
@@ -79,6 +80,7 @@ def gradients(
         for i, dpart in zip(whole, dw.split([maps[i].shape[1] for i in whole], 1) if needs[0] else [], strict=False):
             dparts[i].copy_(dpart)
     o, _, k, _ = weight.shape
+    mixed = [i for i in mixed if needs[0] or needs[1 + i]]
     dlevels = [empty_map(maps[i], (dy.shape[0], k * k * o, *maps[i].shape[2:])) for i in mixed]
     if mixed:
         kernels.backward_levels(dz, dlevels, k, mode, align_corners)
@@ -108,7 +110,7 @@ def _whole_gradients(
     firsts = [sum(d.shape[1] for d in dmaps[:i]) for i in range(len(dmaps))]
     dx = as_map(dx, leader(some, dz.shape[2:]))
     merging.backward_maps(dx, None, None, dmaps, firsts, mode, align_corners)
-    return dict(zip(whole, dmaps, strict=True)), dw
+    return {i: dmap for i, dmap in zip(whole, dmaps, strict=True) if needs[1 + i]}, dw
 
 
 def _conv_gradients(dy: Tensor, x: Tensor, weight: Tensor, for_x: bool, for_weight: bool) -> tuple[Tensor, Tensor]:
