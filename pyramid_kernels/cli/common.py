@@ -61,16 +61,14 @@ def interpret_without_gpu() -> str:
 
 
 def commit() -> str:
-    """The commit this package was built from, or that of the source tree it runs from."""
-    built = Path(__file__).parents[1] / "build_info.json"
-    if built.is_file():
-        return json.loads(built.read_text())["commit"]
+    """That of the source tree this package runs from, or the one it was built from."""
     root = Path(__file__).parents[2]
     git = shutil.which("git")
-    if not git or not (root / ".git").exists():
-        return "unknown"
-    done = subprocess.run([git, "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+    if git and (root / ".git").exists():
+        done = subprocess.run([git, "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True)
+        return done.stdout.strip() or "unknown"
+    built = Path(__file__).parents[1] / "build_info.json"  # a source tree's says when it was installed, not what runs
+    return json.loads(built.read_text())["commit"] if built.is_file() else "unknown"
 
 
 def versions() -> dict[str, str]:
