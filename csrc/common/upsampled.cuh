@@ -1,4 +1,4 @@
-// Several classes of a resized map at one output column, row after row: columns are blended once per source row.
+// Several classes of a resized map at one output column, row after row: columns are blended where source rows change.
 #pragma once
 
 #include "common/scalar.cuh"
