@@ -188,6 +188,8 @@ FAULTS: list[Fault] = [
            f"{LOSS}_fwd.cuh", "    if (!pixel.live) return A(0);\n", ""),
     _fault("upsample_cross_entropy", "scale-8", "blended source rows outlive their output rows",
            "common/upsampled.cuh", "if (down.low != row) {", "if (row < 0) {"),
+    _fault("upsample_cross_entropy", "scale-8", "the lower source row is blended once",
+           "common/upsampled.cuh", "if (down.high != next) {", "if (next < 0) {"),
     _fault("upsample_cross_entropy", "smooth-weighted-none", "classes beyond the last take part in the softmax",
            "common/upsampled.cuh", "v[k] = A(-INFINITY);", "v[k] = A(0);"),
     _fault("upsample_cross_entropy", "primes-5x7-to-13x17", "the label's own class keeps its gradient",

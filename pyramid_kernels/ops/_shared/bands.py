@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .precision import accumulation
 
-#: Elements of a band: 512 KiB of float32.
-BAND = 1 << 17
+#: Elements of a band: 1 MiB of float32, which a core's cache holds and two threads still share well.
+BAND = 1 << 18
 
 
 class Band(NamedTuple):
@@ -66,13 +66,13 @@ def upsampled(x: Tensor, band: Band, size: Sequence[int], align_corners: bool) -
 
 
 def add_adjoint(dx: Tensor, dy: Tensor, band: Band, size: Sequence[int], align_corners: bool) -> None:
-    """dx (C, h, w), which accumulates, gains what the gradient dy (C, rows, W) of ``band`` brings it."""
+    """dx (C, h, w), which accumulates, gains what the gradient dy (C, rows, W) of ``band`` brings it; dy is overwritten."""
     part = dx[:, band.sources]
     if tuple(dx.shape[1:]) == tuple(size):
         part += dy
         return
     wide = dy.new_zeros(dx.shape[0], part.shape[1], size[1])
-    wide.index_add_(1, band.low, dy * (1 - band.above)).index_add_(1, band.high, dy * band.above)
+    wide.index_add_(1, band.low, dy * (1 - band.above)).index_add_(1, band.high, dy.mul_(band.above))
     part += torch.ops.aten.upsample_linear1d_backward(wide, [size[1]], list(part.shape), align_corners, None)
 
 
