@@ -41,7 +41,7 @@ CASES = [
     _case("relu-then-sigmoid", (1, 9, 6, 4), affine=("vector", "gate"), **RELU),
     _case("matrices", (2, 6, 4, 4), 3, square=True),
     _case("wide-hidden", (1, 7, 3, 5), 70, bias=("gate",), **RELU),
-    _case("wide-131", (2, 131, 3, 2), 33, affine=("vector",), residual=True),
+    _case("wide-67", (2, 67, 3, 2), 33, affine=("vector",), residual=True),
     _case("one-pixel", (3, 8, 1, 1), bias=("shift",), residual=True),
     _case("one-channel-17x19", (2, 1, 17, 19), 2, bias=("gate", "shift"), **RELU),
 ]
