@@ -21,7 +21,7 @@ THREADS, DEEP = 256, 4
 
 
 def supports(problem: Problem) -> str | None:
-    (wide,) = problem.options
+    wide, _ = problem.options
     return f"at most {WIDEST} channels and hidden values together" if wide else cannot_launch(problem)
 
 

@@ -14,9 +14,9 @@ from .._shared.autocast import autocast
 from .._shared.checks import check_choice, check_floating, check_like, check_map, check_vector
 from .._shared.layout import as_map, empty_map, is_channels_last
 from .._shared.precision import accumulation
-from . import reference
+from . import composed, reference
 
-OP = Op("channel_gate", "memory", reference)
+OP = Op("channel_gate", "memory", reference, composed)
 
 #: C + K up to which a block keeps one image's means and hidden values in shared memory.
 WIDEST = 8192
@@ -25,15 +25,15 @@ WIDEST = 8192
 Layers = tuple[Tensor | None, ...]
 
 
-def _problem(x: Tensor, weight1: Tensor) -> tuple[Problem, tuple[int, ...]]:
-    # Traced, the comparison is no bool, and the options are compared with those of other calls.
+def _problem(x: Tensor, weight1: Tensor, residual: bool) -> tuple[Problem, tuple[int, ...]]:
+    # Traced, the comparison is no bool.
     wide = True if x.shape[1] + weight1.shape[0] > WIDEST else False
-    return describe(x, is_channels_last(x), wide), tuple(x.shape)
+    return describe(x, is_channels_last(x), wide, residual), tuple(x.shape)
 
 
-def _problems(x: Tensor, weight1: Tensor, *_args: Any, **_: Any) -> list[Any]:
+def _problems(x: Tensor, weight1: Tensor, *_args: Any, residual: bool = False, **_: Any) -> list[Any]:
     x, *_casts = autocast(x)
-    return [(OP, *_problem(x, weight1))]
+    return [(OP, *_problem(x, weight1, residual))]
 
 
 @explained_by(_problems)
@@ -85,7 +85,7 @@ def channel_gate(
         if vector is not None:
             check_vector(name, vector, length, x)
     check_choice("hidden_activation", hidden_activation, ACTIVATIONS)
-    backend = select(OP, *_problem(x, weight1), backend)
+    backend = select(OP, *_problem(x, weight1, residual), backend)
     layers = (weight1, *dense_vectors(bias1, scale1, shift1), weight2, *dense_vectors(bias2))
     if backend in ("reference", "composed"):
         return OP.python(backend)(x, *layers, activation=hidden_activation, residual=residual)

@@ -9,25 +9,19 @@ from .._shared.affine import affine
 from .._shared.layout import as_map
 
 
-def channel_gate(
-    x: Tensor,
-    weight1: Tensor,
-    bias1: Tensor | None,
-    scale1: Tensor | None,
-    shift1: Tensor | None,
-    weight2: Tensor | None,
-    bias2: Tensor | None,
-    *,
-    activation: str | None,
-    residual: bool,
-) -> Tensor:
-    """x (N, C, H, W) times its gate (N, C, 1, 1), plus x where ``residual``."""
-    mean = x.mean((2, 3), keepdim=True)
-    g = affine(_project(mean, weight1, bias1), scale1, shift1, activation)
-    if weight2 is not None:
-        g = _project(g, weight2, bias2)
-    y = x * g.sigmoid()
+def channel_gate(x: Tensor, *layers: Tensor | None, activation: str | None, residual: bool) -> Tensor:
+    """x (N, C, H, W) times its gate, plus x where ``residual``."""
+    y = x * gate_of(x, *layers, activation=activation)
     return as_map(y + x if residual else y, x)
+
+
+def gate_of(x: Tensor, *layers: Tensor | None, activation: str | None) -> Tensor:
+    """The gate (N, C, 1, 1) of every channel; layers: weight1, bias1, scale1, shift1, weight2, bias2."""
+    weight1, bias1, scale1, shift1, weight2, bias2 = layers
+    assert weight1 is not None
+    g = _project(x.mean((2, 3), keepdim=True), weight1, bias1)
+    g = affine(g, scale1, shift1, activation)
+    return (g if weight2 is None else _project(g, weight2, bias2)).sigmoid()
 
 
 def _project(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -22,7 +22,7 @@ __all__ = ["backward", "forward", "supports"]
 
 
 def supports(problem: Problem) -> str | None:
-    (wide,) = problem.options
+    wide, _ = problem.options
     return f"at most {WIDEST} channels and hidden values together" if wide else cannot_launch(problem)
 
 
