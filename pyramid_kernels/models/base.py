@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import nn as modules
@@ -33,7 +34,7 @@ class Network(nn.Module):
     ops: ClassVar[tuple[str, ...]]
     #: Rows and columns of the images it was published with.
     published_size: ClassVar[tuple[int, int]]
-    #: How much smaller than the image its smallest map is: no image may be smaller than this.
+    #: How many pixels of the image, along each axis, one pixel of its smallest map needs: no image may have fewer.
     stride: int
 
     def __init__(self, *, fused: bool = True, backend: str = "auto") -> None:
@@ -55,6 +56,21 @@ class Network(nn.Module):
                 f"x must be images of at least {self.stride}x{self.stride} px, the stride of {type(self).__name__}, "
                 f"got {rows}x{cols}; resize or pad them"
             )
+
+
+class Segmenter(Network):
+    """A network whose logits are resized, bilinearly, to the size of the image."""
+
+    align_corners: bool = False
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, classes, h, w), smaller than the image."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_image(x)
+        size = (x.shape[2], x.shape[3])
+        return F.interpolate(self.logits(x), size, mode="bilinear", align_corners=self.align_corners)
 
 
 class Stages(nn.Sequential):
