@@ -14,6 +14,7 @@ from pyramid_kernels.cli.demo_model import load_photo
 from pyramid_kernels.models import Network, backbone, networks
 from pyramid_kernels.models.base import library
 from pyramid_kernels.nn.base import Fused
+from pyramid_kernels.ops import all_ops
 from tests.agreement import assert_agrees, fair_
 from tests.kernels import DEVICE
 
@@ -79,6 +80,21 @@ def test_the_fused_network_launches_its_ops(name: str) -> None:
     with torch.no_grad(), pk.testing.count_launches() as launches:
         torch.testing.assert_close(plain.eval().to(DEVICE)(x), y, rtol=1e-3, atol=1e-3)
     assert not launches
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_fuse_makes_of_the_plain_network_what_the_fused_one_is(name: str) -> None:
+    fused, plain = pair(name, "auto")
+    pk.fuse_(plain)
+    kinds = [[type(m) for m in net.modules() if isinstance(m, Fused)] for net in (fused, plain)]
+    assert kinds[0] == kinds[1] != []
+
+
+@pytest.mark.parametrize("name", networks())
+def test_what_a_network_says_of_itself(name: str) -> None:
+    cls = networks()[name]
+    assert cls.ops and set(cls.ops) <= set(all_ops()) and list(cls.ops) == sorted(cls.ops)
+    assert len(cls.published_size) == 2 and all(part in (cls.__doc__ or "") for part in ("Args:", "Raises:", "Source:"))
 
 
 #: The network, the shape of its image, of its result, and of what a child of it gives.
