@@ -11,6 +11,12 @@ from torch import nn
 
 from ..nn.aspp import ASPP, ASPPForward, ReferenceASPP
 from ..nn.base import Fused
+from ..nn.bisenet import (
+    AttentionRefinementModule,
+    FeatureFusionModule,
+    ReferenceAttentionRefinementModule,
+    ReferenceFeatureFusionModule,
+)
 from ..nn.deeplabv3plus import DeepLabV3PlusDecoder, ReferenceDeepLabV3PlusDecoder
 from ..nn.dilated import ASPPv2, LargeFOV, ReferenceASPPv2, ReferenceLargeFOV
 from ..nn.heads import PSPHead, ReferencePSPHead
@@ -36,6 +42,8 @@ LIBRARIES = {
 adapters: dict[type[nn.Module], type[Fused]] = {
     ReferenceASPP: ASPP,
     ReferenceASPPv2: ASPPv2,
+    ReferenceAttentionRefinementModule: AttentionRefinementModule,
+    ReferenceFeatureFusionModule: FeatureFusionModule,
     ReferenceLargeFOV: LargeFOV,
     ReferenceHRFuse: HRFuse,
     ReferenceSpatialPyramidPooling: SpatialPyramidPooling,
