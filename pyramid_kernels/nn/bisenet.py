@@ -218,7 +218,7 @@ class FFMForward(HeadForward):
         for name in names:
             if type(module._modules.get(name)) is not nn.Conv2d:
                 return f"{name} is not a Conv2d"
-        return cls.why_not_parts(cls.parts(module), f"{cls.joining}.0", *names)
+        return cls.why_not_parts(cls.parts(module), f"{cls.joining}.{next(iter(block._modules))}", *names)
 
     @classmethod
     def why_not_parts(cls, parts: Parts, path: str, *gates: str) -> str | None:
