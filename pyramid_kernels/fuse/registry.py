@@ -11,13 +11,22 @@ from torch import nn
 
 from ..nn.aspp import ASPP, ASPPForward, ReferenceASPP
 from ..nn.base import Fused
+from ..nn.bisenet import (
+    AttentionRefinementModule,
+    FeatureFusionModule,
+    ReferenceAttentionRefinementModule,
+    ReferenceFeatureFusionModule,
+)
 from ..nn.deeplabv3plus import DeepLabV3PlusDecoder, ReferenceDeepLabV3PlusDecoder
+from ..nn.dilated import ASPPv2, LargeFOV, ReferenceASPPv2, ReferenceLargeFOV
 from ..nn.heads import PSPHead, ReferencePSPHead
+from ..nn.hrnet import HRFuse, ReferenceHRFuse
 from ..nn.hrnetv2 import HRNetV2Head, ReferenceHRNetV2Head
 from ..nn.ppm import PPM, PPMForward, ReferencePPM
 from ..nn.segformer import ReferenceSegFormerHead, SegFormerForward, SegFormerHead
+from ..nn.spatial_pyramid_pooling import ReferenceSpatialPyramidPooling, SpatialPyramidPooling
 from ..nn.upernet import ReferenceUPerHead, UPerForward, UPerHead
-from . import mmseg, repositories
+from . import gates, mmseg, repositories
 
 #: Module whose presence means that the library is in use, and the file here that holds its adapters.
 LIBRARIES = {
@@ -32,6 +41,12 @@ LIBRARIES = {
 #: Adapters by the exact class they know; a subclass is fused too unless it overrides ``forward``.
 adapters: dict[type[nn.Module], type[Fused]] = {
     ReferenceASPP: ASPP,
+    ReferenceASPPv2: ASPPv2,
+    ReferenceAttentionRefinementModule: AttentionRefinementModule,
+    ReferenceFeatureFusionModule: FeatureFusionModule,
+    ReferenceLargeFOV: LargeFOV,
+    ReferenceHRFuse: HRFuse,
+    ReferenceSpatialPyramidPooling: SpatialPyramidPooling,
     ReferencePPM: PPM,
     ReferencePSPHead: PSPHead,
     ReferenceDeepLabV3PlusDecoder: DeepLabV3PlusDecoder,
@@ -77,7 +92,7 @@ def load_libraries() -> None:
     for module, file in LIBRARIES.items():
         if module in sys.modules:
             importlib.import_module(f"{__package__}.{file}")
-    for (module, name), adapter in (mmseg.CLASSES | repositories.CLASSES).items():
+    for (module, name), adapter in (gates.CLASSES | mmseg.CLASSES | repositories.CLASSES).items():
         cls = getattr(sys.modules.get(module), name, None)
         if cls is None:
             continue

@@ -1,28 +1,49 @@
 """Drop-in pyramid modules: the parameters and ``state_dict`` keys of the module each one names."""
 
 from .aspp import ASPP, ReferenceASPP
+from .bisenet import (
+    AttentionRefinementModule,
+    FeatureFusionModule,
+    ReferenceAttentionRefinementModule,
+    ReferenceFeatureFusionModule,
+)
 from .deeplabv3plus import DeepLabV3PlusDecoder, ReferenceDeepLabV3PlusDecoder
+from .dilated import ASPPv2, LargeFOV, ReferenceASPPv2, ReferenceLargeFOV
 from .heads import PSPHead, ReferencePSPHead
+from .hrnet import HRFuse, ReferenceHRFuse
 from .hrnetv2 import HRNetV2Head, ReferenceHRNetV2Head
 from .losses import UpsampleCrossEntropyLoss
 from .ppm import PPM, ReferencePPM
 from .segformer import ReferenceSegFormerHead, SegFormerHead
+from .spatial_pyramid_pooling import ReferenceSpatialPyramidPooling, SpatialPyramidPooling
 from .upernet import ReferenceUPerHead, UPerHead
 
 __all__ = [
     "ASPP",
-    "PPM",
+    "ASPPv2",
+    "AttentionRefinementModule",
     "DeepLabV3PlusDecoder",
+    "FeatureFusionModule",
+    "HRFuse",
     "HRNetV2Head",
+    "LargeFOV",
+    "PPM",
     "PSPHead",
     "ReferenceASPP",
+    "ReferenceASPPv2",
+    "ReferenceAttentionRefinementModule",
     "ReferenceDeepLabV3PlusDecoder",
+    "ReferenceFeatureFusionModule",
+    "ReferenceHRFuse",
     "ReferenceHRNetV2Head",
+    "ReferenceLargeFOV",
     "ReferencePPM",
     "ReferencePSPHead",
     "ReferenceSegFormerHead",
+    "ReferenceSpatialPyramidPooling",
     "ReferenceUPerHead",
     "SegFormerHead",
+    "SpatialPyramidPooling",
     "UPerHead",
     "UpsampleCrossEntropyLoss",
 ]
