@@ -20,7 +20,7 @@ from ..nn.ppm import PPM, PPMForward, ReferencePPM
 from ..nn.segformer import ReferenceSegFormerHead, SegFormerForward, SegFormerHead
 from ..nn.spatial_pyramid_pooling import ReferenceSpatialPyramidPooling, SpatialPyramidPooling
 from ..nn.upernet import ReferenceUPerHead, UPerForward, UPerHead
-from . import mmseg, repositories
+from . import hrnet, mmseg, mobile, repositories
 
 #: Module whose presence means that the library is in use, and the file here that holds its adapters.
 LIBRARIES = {
@@ -84,7 +84,7 @@ def load_libraries() -> None:
     for module, file in LIBRARIES.items():
         if module in sys.modules:
             importlib.import_module(f"{__package__}.{file}")
-    for (module, name), adapter in (mmseg.CLASSES | repositories.CLASSES).items():
+    for (module, name), adapter in (hrnet.CLASSES | mmseg.CLASSES | mobile.CLASSES | repositories.CLASSES).items():
         cls = getattr(sys.modules.get(module), name, None)
         if cls is None:
             continue
