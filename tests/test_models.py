@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 import pyramid_kernels as pk
 from pyramid_kernels.cli.demo_model import load_photo
-from pyramid_kernels.models import Network, backbone, networks
+from pyramid_kernels.models import Network, Segmenter, backbone, networks
 from pyramid_kernels.models.base import library
 from pyramid_kernels.nn.base import Fused
 from pyramid_kernels.ops import all_ops
@@ -133,6 +134,17 @@ def test_shapes_of_the_whole_networks(case: str) -> None:
         network.get_submodule(path).register_forward_hook(lambda m, x, y: seen.append(tuple(y.shape)))
         y = network(torch.empty(image))
     assert (tuple(y.shape), seen) == (result, [inner])
+
+
+@pytest.mark.parametrize("name", [name for name, cls in networks().items() if issubclass(cls, Segmenter)])
+def test_predict_takes_the_logits_before_they_are_resized(name: str) -> None:
+    _, network = pair(name, "auto")
+    x = noise()[:2, :, :, :24]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("error", "predict builds logits of full size")
+        assert torch.equal(pk.predict(network.eval(), x, backend="reference"), network(x).argmax(1))
+    with pytest.raises(ValueError, match="x must be images of at least"):
+        pk.predict(network, x[:, :, :4])
 
 
 def test_sppnet_on_the_sizes_that_ceil_windows_refuse() -> None:

@@ -2,7 +2,9 @@
 
 from ..nn.aspp import ASPPForward
 from ..nn.deeplabv3plus import DeepLabV3PlusForward
+from ..nn.dilated import ASPPv2Forward
 from ..nn.heads import PSPForward
+from ..nn.hrnet import HRFuseForward
 from ..nn.hrnetv2 import HRNetV2Forward
 from ..nn.ppm import PPMForward
 from ..nn.segformer import SegFormerForward
@@ -14,10 +16,12 @@ from .swap import fuse_, fused, unfuse_
 
 __all__ = [
     "ASPPForward",
+    "ASPPv2Forward",
     "DeepLabV3PlusForward",
     "Entry",
     "FuseError",
     "FuseReport",
+    "HRFuseForward",
     "HRNetV2Forward",
     "PPMForward",
     "PSPForward",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import importlib
+import itertools
 import sys
 from typing import Any
 
@@ -26,7 +27,7 @@ from ..nn.ppm import PPM, PPMForward, ReferencePPM
 from ..nn.segformer import ReferenceSegFormerHead, SegFormerForward, SegFormerHead
 from ..nn.spatial_pyramid_pooling import ReferenceSpatialPyramidPooling, SpatialPyramidPooling
 from ..nn.upernet import ReferenceUPerHead, UPerForward, UPerHead
-from . import gates, mmseg, repositories
+from . import gates, hrnet, mmseg, mobile, repositories
 
 #: Module whose presence means that the library is in use, and the file here that holds its adapters.
 LIBRARIES = {
@@ -92,7 +93,8 @@ def load_libraries() -> None:
     for module, file in LIBRARIES.items():
         if module in sys.modules:
             importlib.import_module(f"{__package__}.{file}")
-    for (module, name), adapter in (gates.CLASSES | mmseg.CLASSES | repositories.CLASSES).items():
+    known = (file.CLASSES for file in (gates, hrnet, mmseg, mobile, repositories))
+    for (module, name), adapter in itertools.chain.from_iterable(classes.items() for classes in known):
         cls = getattr(sys.modules.get(module), name, None)
         if cls is None:
             continue

@@ -118,6 +118,11 @@ def _smp(model: Any, image: Tensor) -> Logits:
     return _sized(logits, [scale * v for v in logits.maps.shape[2:]], image)
 
 
+def _own_network(model: Any, image: Tensor) -> Logits:
+    model.check_image(image)
+    return Logits(model.logits(image), model.align_corners)
+
+
 def _why_not_smp(model: Any) -> str | None:
     head = model.segmentation_head
     if type(head).__name__ != "SegmentationHead" or type(head).forward is not nn.Sequential.forward or len(head) != 3:
@@ -143,6 +148,7 @@ def _whole(scale: Any) -> bool:
 
 #: By module and name, so that no library is imported for it.
 KNOWN = {
+    ("pyramid_kernels.models.base", "Segmenter"): Known(_own_network),
     ("torchvision.models.segmentation._utils", "_SimpleSegmentationModel"): Known(_torchvision, ("aux_classifier",)),
     ("torchvision.models.segmentation.lraspp", "LRASPP"): Known(_torchvision_lraspp),
     ("transformers.models.upernet.modeling_upernet", "UperNetForSemanticSegmentation"): Known(
