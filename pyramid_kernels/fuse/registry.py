@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copyreg
 import importlib
-import itertools
 import sys
 from typing import Any
 
@@ -38,6 +37,9 @@ LIBRARIES = {
     "transformers.models.segformer.modeling_segformer": "segformer",
     "transformers.models.upernet.modeling_upernet": "upernet",
 }
+
+#: Adapters, or why a class is left alone, by module and name, for which no library is imported.
+NAMED = gates.CLASSES | hrnet.CLASSES | mmseg.CLASSES | mobile.CLASSES | repositories.CLASSES
 
 #: Adapters by the exact class they know; a subclass is fused too unless it overrides ``forward``.
 adapters: dict[type[nn.Module], type[Fused]] = {
@@ -93,8 +95,7 @@ def load_libraries() -> None:
     for module, file in LIBRARIES.items():
         if module in sys.modules:
             importlib.import_module(f"{__package__}.{file}")
-    known = (file.CLASSES for file in (gates, hrnet, mmseg, mobile, repositories))
-    for (module, name), adapter in itertools.chain.from_iterable(classes.items() for classes in known):
+    for (module, name), adapter in NAMED.items():
         cls = getattr(sys.modules.get(module), name, None)
         if cls is None:
             continue
