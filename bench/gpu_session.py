@@ -20,7 +20,10 @@ from typing import TextIO
 
 ROOT = Path(__file__).parents[1]
 PY = sys.executable
-MEMORY = ("pyramid_pool", "upsample_merge", "pyramid_project", "upsample_cross_entropy", "upsample_argmax")
+MEMORY = (
+    "pyramid_pool", "upsample_merge", "pyramid_project", "upsample_cross_entropy", "upsample_argmax",
+    "max_pool_pyramid",
+)  # fmt: skip
 GEMM = ("dilated_branches", "dilated_branches_train", "aspp", "pyramid_conv")
 OPS = (*MEMORY, *GEMM)
 MODULES = (
