@@ -11,6 +11,7 @@ from ..nn import structure
 from ..nn.aspp import ASPPForward
 from ..nn.base import Fused, Unit
 from ..nn.deeplabv3plus import DeepLabV3PlusForward, Parts
+from ..nn.spp import SPPFForward, SPPForward
 
 
 class DeepLabHeadV3PlusForward(DeepLabV3PlusForward):
@@ -41,6 +42,12 @@ class DeepLabHeadV3PlusForward(DeepLabV3PlusForward):
         return [x["low_level"], x["out"]] if isinstance(x, dict) and {"low_level", "out"} <= x.keys() else ()
 
 
+class SPPBottleneckForward(SPPForward):
+    """SPPBottleneck of YOLOX."""
+
+    called = ("conv1", "conv2")
+
+
 HRNET = (
     "left alone: its maps are joined in the whole model's forward; put nn.HRNetV2Head in the place of {} and hand it "
     "the list of maps"
@@ -50,6 +57,11 @@ HRNET = (
 CLASSES: dict[tuple[str, str], type[Fused] | str] = {
     ("network._deeplab", "DeepLabHeadV3Plus"): DeepLabHeadV3PlusForward,
     ("network._deeplab", "ASPP"): ASPPForward,
+    ("ultralytics.nn.modules.block", "SPP"): SPPForward,
+    ("ultralytics.nn.modules.block", "SPPF"): SPPFForward,
+    ("models.common", "SPP"): SPPForward,
+    ("models.common", "SPPF"): SPPFForward,
+    ("yolox.models.network_blocks", "SPPBottleneck"): SPPBottleneckForward,
     ("models.seg_hrnet", "HighResolutionNet"): HRNET.format("last_layer"),
     ("models.seg_hrnet_ocr", "HighResolutionNet"): HRNET.format("aux_head and of conv3x3_ocr"),
 }

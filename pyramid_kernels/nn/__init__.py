@@ -7,11 +7,14 @@ from .hrnetv2 import HRNetV2Head, ReferenceHRNetV2Head
 from .losses import UpsampleCrossEntropyLoss
 from .ppm import PPM, ReferencePPM
 from .segformer import ReferenceSegFormerHead, SegFormerHead
+from .spp import SPP, SPPF, ReferenceSPP, ReferenceSPPF
 from .upernet import ReferenceUPerHead, UPerHead
 
 __all__ = [
     "ASPP",
     "PPM",
+    "SPP",
+    "SPPF",
     "DeepLabV3PlusDecoder",
     "HRNetV2Head",
     "PSPHead",
@@ -20,6 +23,8 @@ __all__ = [
     "ReferenceHRNetV2Head",
     "ReferencePPM",
     "ReferencePSPHead",
+    "ReferenceSPP",
+    "ReferenceSPPF",
     "ReferenceSegFormerHead",
     "ReferenceUPerHead",
     "SegFormerHead",

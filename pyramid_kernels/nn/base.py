@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -46,6 +46,8 @@ class Fused(_Base):
     channels_last_weights: ClassVar[bool] = True
     #: Whether a norm that takes statistics of the batch is called itself, and not computed by an op.
     calls_norms: ClassVar[bool] = False
+    #: Children that the fused forward calls as they are: their hooks run, and their own forward, if they have one.
+    called: ClassVar[tuple[str, ...]] = ()
     #: Methods that the own forward calls and the fused one does not: a class that overrides one is another function.
     helpers: ClassVar[tuple[str, ...]] = ()
 
@@ -139,14 +141,14 @@ def check_backend(backend: str) -> str:
     return backend
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether any child has hooks, or hooks are set on all modules: fused children are never called themselves."""
-    return bool(_has_any_global_hook()) or any(map(hooked, _descendants(module)))
+def has_hooks(module: Fused) -> bool:
+    """Whether a child that is never called itself has hooks, or hooks are set on all modules."""
+    return bool(_has_any_global_hook()) or any(map(hooked, _descendants(module, module.called)))
 
 
-def _descendants(module: nn.Module) -> Iterator[nn.Module]:
-    for child in module._modules.values():
-        if child is not None:
+def _descendants(module: nn.Module, called: Sequence[str] = ()) -> Iterator[nn.Module]:
+    for name, child in module._modules.items():
+        if child is not None and name not in called:
             yield child
             yield from _descendants(child)
 
