@@ -27,7 +27,7 @@ MEMORY = (
 GEMM = ("dilated_branches", "dilated_branches_train", "aspp", "pyramid_conv")
 OPS = (*MEMORY, *GEMM)
 MODULES = (
-    "nn.ASPP", "nn.PPM", "nn.PSPHead", "nn.UPerHead", "nn.DeepLabV3PlusDecoder", "nn.HRNetV2Head",
+    "nn.ASPP", "nn.PPM", "nn.PSPHead", "nn.UPerHead", "nn.DeepLabV3PlusDecoder", "nn.HRNetV2Head", "nn.SPP", "nn.SPPF",
     "transformers.SegformerDecodeHead",
 )  # fmt: skip
 #: Every op's small cases on CUDA; those of Triton pass ten minutes under a sanitizer.

@@ -48,6 +48,14 @@ def hrnetv2_head(width: int, size: int) -> Build:
     return lambda: (nn.ReferenceHRNetV2Head(widths, 19), pyramid(widths, size))
 
 
+def spp(channels: int, size: int) -> Build:
+    return lambda: (nn.ReferenceSPP(channels, channels), (2, channels, size, size))
+
+
+def sppf(channels: int, size: int) -> Build:
+    return lambda: (nn.ReferenceSPPF(channels, channels), (2, channels, size, size))
+
+
 def segformer_head(widths: Sequence[int], channels: int, size: int) -> Build:
     """transformers' own class."""
 
@@ -87,6 +95,8 @@ MODULES: dict[str, dict[str, Build]] = {
     "nn.UPerHead": {"resnet-512-64x64": uper_head(RESNET, 512, 64)},
     "nn.DeepLabV3PlusDecoder": {"2048-256-129x129": deeplab_decoder(2048, 256, 129, 33)},
     "nn.HRNetV2Head": {"w48-128x128": hrnetv2_head(48, 128)},
+    "nn.SPP": {"1024-20x20": spp(1024, 20)},
+    "nn.SPPF": {"512-20x20": sppf(512, 20), "1024-40x40": sppf(1024, 40)},
     "transformers.SegformerDecodeHead": {
         "b0-128x128": segformer_head((32, 64, 160, 256), 256, 128),
         "b5-128x128": segformer_head((64, 128, 320, 512), 768, 128),

@@ -1,4 +1,4 @@
-"""YOLO's SPP and SPPF: the modules beside their plain form, and those of ultralytics, YOLOv5 and YOLOX fused.
+"""YOLO's SPP and SPPF: the modules beside their plain form, and those of ultralytics and others fused.
 
 ultralytics asks for OpenCV when it is imported, so its classes stand here in our own words, under their own names.
 """
@@ -38,6 +38,7 @@ THEIRS: dict[str, Callable[[], Any]] = {
     "sppf-shortcut": lambda: user.SPPF(8, 8, 3, 2, True),
     "sppf-old": lambda: user.older_sppf(8, 6),
     "yolox": lambda: user.SPPBottleneck(8, 6),
+    "mmdet": lambda: user.PoolingsBottleneck(8, 6),
 }
 
 
@@ -46,13 +47,14 @@ def under_their_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """The classes stand where their libraries have them; adapters of this test only."""
     monkeypatch.setattr(registry, "adapters", dict(registry.adapters))
     places = {
-        "ultralytics.nn.modules.block": (user.SPP, user.SPPF),
-        "yolox.models.network_blocks": (user.SPPBottleneck,),
+        ("ultralytics.nn.modules.block", "SPP"): user.SPP,
+        ("models.common", "SPPF"): user.SPPF,
+        ("yolox.models.network_blocks", "SPPBottleneck"): user.SPPBottleneck,
+        ("mmdet.models.backbones.csp_darknet", "SPPBottleneck"): user.PoolingsBottleneck,
     }
-    for name, classes in places.items():
+    for (name, attribute), cls in places.items():
         module = ModuleType(name)
-        for cls in classes:
-            setattr(module, cls.__name__, cls)
+        setattr(module, attribute, cls)
         monkeypatch.setitem(sys.modules, name, module)
 
 
@@ -114,7 +116,7 @@ def test_spp_and_sppf_have_equal_values_and_other_gradients_on_ties() -> None:
     torch.testing.assert_close(dx, dxf)
 
 
-@pytest.mark.parametrize("name", [n for n in THEIRS if n != "yolox"])
+@pytest.mark.parametrize("name", [n for n in THEIRS if "spp" in n])
 def test_from_reference(name: str) -> None:
     theirs = THEIRS[name]().eval()
     ours = (SPP if name == "spp" else SPPF).from_reference(theirs, backend="reference")

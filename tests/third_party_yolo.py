@@ -84,3 +84,19 @@ class SPPBottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
         return self.conv2(torch.cat([x] + [m(x) for m in self.m], dim=1))
+
+
+class PoolingsBottleneck(nn.Module):
+    """mmdetection's SPPBottleneck."""
+
+    def __init__(self, c1: int, c2: int, k: tuple[int, ...] = (5, 9, 13)) -> None:
+        super().__init__()
+        self.conv1 = Conv(c1, c1 // 2)
+        self.poolings = nn.ModuleList([nn.MaxPool2d(kernel_size=x, stride=1, padding=x // 2) for x in k])
+        self.conv2 = Conv(c1 // 2 * (len(k) + 1), c2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        with torch.autocast(x.device.type, enabled=False):
+            x = torch.cat([x] + [pooling(x) for pooling in self.poolings], dim=1)
+        return self.conv2(x)

@@ -48,6 +48,12 @@ class SPPBottleneckForward(SPPForward):
     called = ("conv1", "conv2")
 
 
+class PoolingsBottleneckForward(SPPBottleneckForward):
+    """SPPBottleneck of mmdetection, which turns autocast off around the pools: they keep the dtype anyway."""
+
+    pooling = "poolings"
+
+
 HRNET = (
     "left alone: its maps are joined in the whole model's forward; put nn.HRNetV2Head in the place of {} and hand it "
     "the list of maps"
@@ -62,6 +68,7 @@ CLASSES: dict[tuple[str, str], type[Fused] | str] = {
     ("models.common", "SPP"): SPPForward,
     ("models.common", "SPPF"): SPPFForward,
     ("yolox.models.network_blocks", "SPPBottleneck"): SPPBottleneckForward,
+    ("mmdet.models.backbones.csp_darknet", "SPPBottleneck"): PoolingsBottleneckForward,
     ("models.seg_hrnet", "HighResolutionNet"): HRNET.format("last_layer"),
     ("models.seg_hrnet_ocr", "HighResolutionNet"): HRNET.format("aux_head and of conv3x3_ocr"),
 }
