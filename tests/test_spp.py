@@ -45,6 +45,7 @@ THEIRS: dict[str, Callable[[], Any]] = {
 @pytest.fixture(autouse=True)
 def under_their_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """The classes stand where their libraries have them; adapters of this test only."""
+    registry.load_libraries()
     monkeypatch.setattr(registry, "adapters", dict(registry.adapters))
     places = {
         ("ultralytics.nn.modules.block", "SPP"): user.SPP,
@@ -169,6 +170,19 @@ def test_hooks_of_the_layers_run_and_those_of_the_pools_keep_the_own_forward() -
     assert "a child has hooks" in model[0].why_original(X)
     model(X)
     assert seen == ["conv", "conv", "pool", "pool", "pool"]
+
+
+def test_checking_a_class_of_theirs_runs_no_hooks() -> None:
+    model = nn.Sequential(user.SPPF(8, 6))
+    model[0].cv1.register_forward_hook(lambda *_: pytest.fail("the hook ran"))
+    (entry,) = pk.fuse_(model, backend="reference").entries
+    assert not entry.fused and "a child has hooks" in entry.detail
+
+
+def test_compiles_whole() -> None:
+    for module in (SPP(8, 6, backend="composed").eval(), SPPF(8, 8, shortcut=True, backend="composed")):
+        compiled = torch.compile(copy.deepcopy(module), fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(X), module(X))
 
 
 def own_forward(m: Any) -> None:

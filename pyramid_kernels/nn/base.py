@@ -87,7 +87,7 @@ class Fused(_Base):
         """Why this call takes the original forward; None if it runs the ops."""
         if torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():
             return "exported graphs hold PyTorch's own operators"
-        if has_hooks(self):
+        if has_hooks(self, self.called):
             return "a child has hooks, which only its own call runs"
         units = self.units(self)
         if not self.calls_norms and any(synchronises(unit.norm) for unit in units):
@@ -141,9 +141,9 @@ def check_backend(backend: str) -> str:
     return backend
 
 
-def has_hooks(module: Fused) -> bool:
-    """Whether a child that is never called itself has hooks, or hooks are set on all modules."""
-    return bool(_has_any_global_hook()) or any(map(hooked, _descendants(module, module.called)))
+def has_hooks(module: nn.Module, called: Sequence[str] = ()) -> bool:
+    """Whether any child but the ``called`` ones has hooks, or hooks are set on all modules."""
+    return bool(_has_any_global_hook()) or any(map(hooked, _descendants(module, called)))
 
 
 def _descendants(module: nn.Module, called: Sequence[str] = ()) -> Iterator[nn.Module]:
