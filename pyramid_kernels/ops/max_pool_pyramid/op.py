@@ -13,36 +13,11 @@ from ...registration import OpFunction, register_op
 from .._shared.checks import check_choice, check_map
 from .._shared.layout import empty_map, is_channels_last
 from . import composed, reference
-from .limits import beyond
+from .checks import beyond, check_kernel_sizes
 
 OP = Op("max_pool_pyramid", "memory", reference, composed)
 
 ORDERS = ("ascending", "descending")
-
-
-def check_kernel_sizes(kernel_sizes: Any, cascade: bool) -> list[int]:
-    """``kernel_sizes`` as a non-empty list of odd ints, ascending, or equal in a cascade; the default for None."""
-    if kernel_sizes is None:
-        return [5, 5, 5] if cascade else [5, 9, 13]
-    if not isinstance(kernel_sizes, list | tuple):
-        raise TypeError(f"kernel_sizes must be a list or tuple of odd ints, got {type(kernel_sizes).__name__}")
-    if not kernel_sizes:
-        raise ValueError("kernel_sizes must not be empty; give at least one, such as (5, 9, 13)")
-    if not all(isinstance(k, int) and not isinstance(k, bool) for k in kernel_sizes):
-        raise TypeError(f"kernel_sizes must hold ints, got {tuple(kernel_sizes)}")
-    if not all(k > 0 and k % 2 for k in kernel_sizes):
-        raise ValueError(f"kernel_sizes must be odd and positive, got {tuple(kernel_sizes)}")
-    if cascade and len(set(kernel_sizes)) > 1:
-        raise ValueError(
-            f"kernel_sizes are the pools in series where cascade=True, and must be equal, got {tuple(kernel_sizes)}; "
-            "use (5, 5, 5) for the windows 5, 9, 13"
-        )
-    if not cascade and any(a >= b for a, b in zip(kernel_sizes, kernel_sizes[1:], strict=False)):
-        raise ValueError(
-            f"kernel_sizes must ascend, got {tuple(kernel_sizes)}; order='descending' puts the largest window first, "
-            "cascade=True takes equal pools in series"
-        )
-    return list(kernel_sizes)
 
 
 def _problem(x: Tensor, kernel_sizes: list[int], cascade: bool) -> Problem:

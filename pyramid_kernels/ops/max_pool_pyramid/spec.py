@@ -12,12 +12,12 @@ def _case(name: str, shape: tuple[int, ...], kernel_sizes: tuple[int, ...], kind
 
 
 CASES = [
-    _case("spp-7x5", (1, 3, 7, 5), (5, 9, 13)),
+    _case("spp-7x5", (1, 3, 7, 5), (5, 9)),
     _case("sppf-13x11", (1, 5, 13, 11), (5, 5, 5), cascade=True),
     _case("descending-13x17", (2, 3, 13, 17), (3, 7), order="descending"),
     _case("cascade-descending", (2, 3, 9, 6), (3, 3), cascade=True, order="descending"),
     _case("distinct", (1, 6, 11, 13), (3, 5), kind="distinct"),
-    _case("wider-than-the-map", (1, 9, 4, 3), (3, 11)),
+    _case("wider-than-the-map", (1, 9, 4, 3), (13,)),
     _case("cascade-wider-than-the-map", (1, 4, 3, 5), (7, 7), cascade=True),
     _case("one-pixel", (2, 4, 1, 1), (3, 5)),
     _case("one-column", (1, 3, 14, 1), (5,)),
