@@ -58,6 +58,14 @@ def ffm(widths: Sequence[int], classes: int, rows: int, cols: int) -> Build:
     return lambda: (nn.ReferenceFeatureFusionModule(widths, classes, kernel_size=3, hidden=classes, bias=True), maps)
 
 
+def spp(channels: int, size: int) -> Build:
+    return lambda: (nn.ReferenceSPP(channels, channels), (2, channels, size, size))
+
+
+def sppf(channels: int, size: int) -> Build:
+    return lambda: (nn.ReferenceSPPF(channels, channels), (2, channels, size, size))
+
+
 def segformer_head(widths: Sequence[int], channels: int, size: int) -> Build:
     """transformers' own class."""
 
@@ -99,6 +107,8 @@ MODULES: dict[str, dict[str, Build]] = {
     "nn.HRNetV2Head": {"w48-128x128": hrnetv2_head(48, 128)},
     "nn.AttentionRefinementModule": {"256-to-128-64x128": arm(256, 128, 64, 128)},
     "nn.FeatureFusionModule": {"resnet18-128x256": ffm((256, 256, 512), 19, 128, 256)},
+    "nn.SPP": {"1024-20x20": spp(1024, 20)},
+    "nn.SPPF": {"512-20x20": sppf(512, 20), "1024-40x40": sppf(1024, 40)},
     "transformers.SegformerDecodeHead": {
         "b0-128x128": segformer_head((32, 64, 160, 256), 256, 128),
         "b5-128x128": segformer_head((64, 128, 320, 512), 768, 128),
