@@ -1,6 +1,7 @@
 // From run-time values to template arguments.
 #pragma once
 
+#include <type_traits>
 #include <utility>
 
 #include "common/check.h"
@@ -21,6 +22,12 @@ template <class T>
 struct Type {
     using type = T;
 };
+
+/// Call `body(std::bool_constant<value>{})`.
+template <class Body>
+Status visit_bool(bool value, Body&& body) {
+    return value ? body(std::true_type{}) : body(std::false_type{});
+}
 
 /// Call `body(std::integral_constant<int, V>)` with the V of `Values` that equals `value`; an error where none does.
 template <int... Values, class Body>

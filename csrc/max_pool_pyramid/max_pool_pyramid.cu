@@ -70,11 +70,6 @@ MaxPools as_cascade(const MaxPools& pools) {
     return steps;
 }
 
-template <class Body>
-Status visit_bool(bool value, Body&& body) {
-    return value ? body(std::true_type{}) : body(std::false_type{});
-}
-
 }  // namespace
 
 Status launch_max_pool_pyramid_fwd(const MaxPoolPyramidFwdParams& p, Queue queue) {

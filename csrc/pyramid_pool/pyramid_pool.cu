@@ -20,12 +20,6 @@ Status plan_fwd(const PyramidPoolFwdParams& p, Plan& plan) {
                            pool::Pass::forward);
 }
 
-/// Call `body(std::bool_constant<value>{})`.
-template <class Body>
-Status visit_bool(bool value, Body&& body) {
-    return value ? body(std::true_type{}) : body(std::false_type{});
-}
-
 Status blocks_of(const char* kernel, int64_t blocks, dim3& grid) {
     PK_CHECK(blocks < (int64_t{1} << 31), kernel, ": ", blocks, " blocks are too many");
     grid = dim3(static_cast<unsigned>(blocks));

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import functional
 from ..backends import Op, Problem
 from ..ops._shared.layout import empty_map
-from .base import Fused, Unit, check_backend, problems_of, why_not_map
+from .base import Fused, Unit, check_backend, problems_of
 from .mixing import first_conv, out_channels
 
 
@@ -124,7 +124,8 @@ class SPPForward(Fused):
         return new(first_conv(getattr(module, cls.called[0])).in_channels, 2)
 
     def why_not_input(self, x: Any) -> str | None:
-        return why_not_map(x, first_conv(getattr(self, self.called[0])))
+        maps = type(x) in (Tensor, nn.Parameter) and x.dim() == 4 and x.numel() > 0
+        return None if maps else "the input is not a batch of maps"
 
     def fused_forward(self, x: Tensor) -> Tensor:
         before, behind = (getattr(self, name) for name in self.called)

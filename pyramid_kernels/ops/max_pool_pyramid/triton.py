@@ -16,8 +16,8 @@ from .._shared.layout import empty_map, is_channels_last
 from .._shared.precision import accumulation
 from .._shared.triton import accumulator, cannot_launch, tile
 
-#: Of a program's block: with two addresses per element of the backward, 1024 spill. So do fewer
-#: for occupancy's sake, unless ptxas is given a bound.
+#: Of a program's block: with two addresses per element of the backward, 1024 spill. Without a bound on registers ptxas
+#: spills these, too, for occupancy's sake.
 ELEMENTS = 512
 
 
@@ -48,7 +48,7 @@ def max_pool_pyramid_fwd_kernel(
     """One program owns one level of BP pixels and BC channels; levels of y and index are ``step`` apart."""
     n, p, channel = block(shape, BP, BC)
     y, x = p // shape[2], p % shape[2]
-    level = len(SIZES) - 1 - tl.program_id(2)  # the widest windows first
+    level = (len(SIZES) - 1 - tl.program_id(2)).to(tl.int64)  # the widest windows first
     k = SIZES[0]
     for i in tl.static_range(1, len(SIZES)):
         k = tl.where(level == i, SIZES[i], k)
