@@ -76,7 +76,11 @@ __global__ void __launch_bounds__(product_threads)
         if (lane > 0) continue;
         if (leads || !two) p.hidden[n * l.k + j] = z;
         const A value = activated(l, affine<T>(l, z, j));
-        (two ? s_hidden[j] : p.gate[n * l.c + j]) = two ? value : sigmoid(value);
+        if (two) {
+            s_hidden[j] = value;
+        } else {
+            p.gate[n * l.c + j] = sigmoid(value);
+        }
     }
     if (!two) return;
     __syncthreads();

@@ -17,7 +17,7 @@ from . import structure
 from .base import Fused, Unit, check_backend, problems_of
 from .gates import Gate
 from .heads import why_not_joined
-from .mixing import HeadForward, mix
+from .mixing import HeadForward, mix, why_unfused
 from .norm import uses_batch
 
 NORMS = ("used", "unused", None)
@@ -94,10 +94,9 @@ class ARMForward(Fused):
         reason = super().why_original(x)
         if reason is None and uses_batch(self.gate(self).norm):
             reason = "the gate's norm takes statistics of the batch, which only its own call does"
+        if reason is None and automatic(self.kernel_backend):
+            reason = why_unfused(self.problems(x), self.kernel_backend)
         return reason
-
-    def backend_of(self, op: Op) -> str:
-        return self.kernel_backend
 
     def fused_forward(self, x: Any) -> Tensor:
         return self.gate(self)(self.refined(self, x), self.kernel_backend)
@@ -240,9 +239,7 @@ class FFMForward(HeadForward):
         return reason
 
     def why_slower(self, x: Any) -> str | None:
-        if all(select(*call, self.kernel_backend) == "reference" for call in self.problems(x)):
-            return "the unfused chain is what auto takes here at these sizes"
-        return None
+        return why_unfused(self.problems(x), self.kernel_backend)
 
     def backend_of(self, op: Op) -> str:
         return self.kernel_backend

@@ -18,7 +18,7 @@ from . import composed, reference
 
 OP = Op("channel_gate", "memory", reference, composed)
 
-#: C + K up to which a block keeps one image's means and hidden values in shared memory.
+#: C + K up to which a block of the CUDA kernels keeps one image's means and hidden values in shared memory.
 WIDEST = 8192
 
 #: weight1, bias1, scale1, shift1, weight2, bias2, as kernels take them.
@@ -108,7 +108,7 @@ def _check_weight(name: str, weight: Tensor, x: Tensor, shape: tuple[int, int], 
     check_like(name, weight, "x", x)
     if weight.dim() not in (2, 4) or tuple(weight.shape) not in (shape, (*shape, 1, 1)) or 0 in shape:
         raise ValueError(
-            f"{name} must be {what}, here {shape}, or (*{shape}, 1, 1), got {tuple(weight.shape)} "
+            f"{name} must be {what}, here {shape} or {(*shape, 1, 1)}, got {tuple(weight.shape)} "
             f"for x with C = {x.shape[1]}"
         )
 
@@ -181,16 +181,12 @@ def _backward(
     gradients = _allocate_gradients(
         dy, x, mean, hidden, gate, weight1, scale1, shift1, weight2, relu, residual, want_x, want_layers, backend
     )
-    saved = (mean, hidden, gate)
-    layers = (weight1, None, scale1, shift1, weight2, None)
-    OP.kernels(backend).backward(dy, x, saved, layers, relu, residual, *_wanted(gradients, want_x, want_layers))
-    return gradients
-
-
-def _wanted(gradients: tuple[Tensor, ...], want_x: bool, want_layers: bool) -> tuple[Tensor | None, Any]:
-    """dx, and (dweight1, dweight2, dvectors); None where nobody asks for them."""
     dx, *rest = gradients
-    return dx if want_x else None, rest if want_layers else None
+    layers = (weight1, None, scale1, shift1, weight2, None)
+    OP.kernels(backend).backward(
+        dy, x, (mean, hidden, gate), layers, relu, residual, dx if want_x else None, rest if want_layers else None
+    )
+    return gradients
 
 
 _LAYERS = "Tensor weight1, Tensor? bias1, Tensor? scale1, Tensor? shift1, Tensor? weight2, Tensor? bias2"

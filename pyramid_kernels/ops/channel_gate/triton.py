@@ -14,7 +14,7 @@ from ...backends import Problem
 from .._shared.launch import launch
 from .._shared.resample import block, offset
 from .._shared.triton import cannot_launch, divided
-from .op import WIDEST, Layers
+from .op import Layers
 from .triton_bwd import backward
 from .triton_tiles import activated, finished, matrix, over_pixels, placed, products, sums, vector
 
@@ -22,8 +22,7 @@ __all__ = ["backward", "forward", "supports"]
 
 
 def supports(problem: Problem) -> str | None:
-    wide, _ = problem.options
-    return f"at most {WIDEST} channels and hidden values together" if wide else cannot_launch(problem)
+    return cannot_launch(problem)
 
 
 @triton.jit
