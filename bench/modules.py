@@ -25,6 +25,25 @@ def aspp(channels: int, size: int, rates: tuple[int, ...]) -> Build:
     return lambda: (nn.ReferenceASPP(channels, rates, dropout=0.0), (2, channels, size, size))
 
 
+def aspp_v2(channels: int, size: int, hidden: int | None = None) -> Build:
+    return lambda: (nn.ReferenceASPPv2(channels, 21, hidden=hidden), (2, channels, size, size))
+
+
+def large_fov(size: int) -> Build:
+    return lambda: (nn.ReferenceLargeFOV(512, 21, dropout=0.0), (2, 512, size, size))
+
+
+def spp(channels: int, size: int) -> Build:
+    return lambda: (nn.ReferenceSpatialPyramidPooling(), (2, channels, size, size))
+
+
+def hr_fuse(width: int, rows: int, cols: int, mode: str) -> Build:
+    """``rows`` and ``cols``: of the finest of four maps."""
+    widths = [width << i for i in range(4)]
+    maps: list[tuple[int, ...]] = [(2, c, rows >> i, cols >> i) for i, c in enumerate(widths)]
+    return lambda: (nn.ReferenceHRFuse(widths, mode=mode), maps)
+
+
 def ppm(channels: int, rows: int, cols: int) -> Build:
     return lambda: (nn.ReferencePPM(channels, channels // 4, (1, 2, 3, 6)), (2, channels, rows, cols))
 
@@ -81,6 +100,13 @@ MODULES: dict[str, dict[str, Build]] = {
         "2048-33x33-r12": aspp(2048, 33, (12, 24, 36)),
         "960-33x33-r12": aspp(960, 33, (12, 24, 36)),
         "512-32x32-r6": aspp(512, 32, (6, 12, 18)),
+    },
+    "nn.ASPPv2": {"2048-65x65": aspp_v2(2048, 65), "vgg-512-41x41": aspp_v2(512, 41, 128)},
+    "nn.LargeFOV": {"512-41x41": large_fov(41)},
+    "nn.SpatialPyramidPooling": {"512-109x109": spp(512, 109), "256-13x13": spp(256, 13)},
+    "nn.HRFuse": {
+        "w32-pose-64x48": hr_fuse(32, 64, 48, "nearest"),
+        "w48-128x256": hr_fuse(48, 128, 256, "bilinear"),
     },
     "nn.PPM": {"2048-60x60": ppm(2048, 60, 60), "768-16x16": ppm(768, 16, 16)},
     "nn.PSPHead": {"2048-60x60": psp_head(2048, 150, 60)},

@@ -71,6 +71,7 @@ class HRFuseForward(Fused):
     align_corners: bool = False
     channels_last_weights: ClassVar[bool] = False
     calls_norms: ClassVar[bool] = True
+    own_chain: ClassVar[bool] = True
 
     @classmethod
     def rows(cls, module: Any) -> list[list[Any]]:
@@ -151,11 +152,10 @@ class HRFuseForward(Fused):
         return around(self.kernel_backend)
 
     def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
-        found = []
-        for i, width in enumerate(self.widths(self)[: len(self.rows(self))]):
-            sources = [m.new_empty((len(m), width, *m.shape[2:])) for m in (*[x[i]] * i, *x[i:])]
-            found += problems_of(functional.upsample_merge, sources, **self._merge(x[i]))
-        return found
+        # The op's choice does not depend on channels: a map stands for what comes of it at the same size.
+        outputs = range(len(self.rows(self)))
+        calls = [([x[i]] * i + list(x[i:]), self._merge(x[i])) for i in outputs]
+        return [problem for maps, how in calls for problem in problems_of(functional.upsample_merge, maps, **how)]
 
 
 class HRFuse(HRFuseForward, ReferenceHRFuse):
