@@ -20,12 +20,15 @@ from typing import TextIO
 
 ROOT = Path(__file__).parents[1]
 PY = sys.executable
-MEMORY = ("pyramid_pool", "upsample_merge", "pyramid_project", "upsample_cross_entropy", "upsample_argmax")
+MEMORY = (
+    "channel_gate", "pyramid_pool", "upsample_merge", "pyramid_project", "upsample_cross_entropy", "upsample_argmax",
+)  # fmt: skip
 GEMM = ("dilated_branches", "dilated_branches_train", "aspp", "pyramid_conv")
 OPS = (*MEMORY, *GEMM)
 MODULES = (
     "nn.ASPP", "nn.ASPPv2", "nn.LargeFOV", "nn.SpatialPyramidPooling", "nn.HRFuse", "nn.PPM", "nn.PSPHead",
-    "nn.UPerHead", "nn.DeepLabV3PlusDecoder", "nn.HRNetV2Head", "transformers.SegformerDecodeHead",
+    "nn.UPerHead", "nn.DeepLabV3PlusDecoder", "nn.HRNetV2Head", "nn.AttentionRefinementModule",
+    "nn.FeatureFusionModule", "transformers.SegformerDecodeHead",
 )  # fmt: skip
 #: Every op's small cases on CUDA; those of Triton pass ten minutes under a sanitizer.
 SMALL = "test_oracle and cuda and not triton and float16 and channels_last"

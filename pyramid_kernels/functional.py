@@ -1,6 +1,7 @@
 """Every op as a function: one export line per op."""
 
 from .ops.aspp.op import aspp
+from .ops.channel_gate.op import channel_gate
 from .ops.dilated_branches.op import dilated_branches
 from .ops.dilated_branches_train.op import dilated_branches_train
 from .ops.pyramid_conv.compose import compose_levels
@@ -15,6 +16,7 @@ __all__ = [
     "dilated_branches_train",
     "dilated_branches",
     "aspp",
+    "channel_gate",
     "compose_levels",
     "pyramid_conv",
     "pyramid_grids",

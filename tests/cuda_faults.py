@@ -20,6 +20,7 @@ from tests.faults import Fault, found_in
 ROOT = Path(__file__).resolve().parent.parent
 BRANCHES = "dilated_branches/dilated_branches"
 CONV = "pyramid_conv/pyramid_conv"
+GATE = "channel_gate"
 LOSS = "upsample_cross_entropy/upsample_cross_entropy"
 
 
@@ -188,6 +189,8 @@ FAULTS: list[Fault] = [
            f"{LOSS}_fwd.cuh", "    if (!pixel.live) return A(0);\n", ""),
     _fault("upsample_cross_entropy", "scale-8", "blended source rows outlive their output rows",
            "common/upsampled.cuh", "if (down.low != row) {", "if (row < 0) {"),
+    _fault("upsample_cross_entropy", "scale-8", "the lower source row is blended once",
+           "common/upsampled.cuh", "if (down.high != next) {", "if (next < 0) {"),
     _fault("upsample_cross_entropy", "smooth-weighted-none", "classes beyond the last take part in the softmax",
            "common/upsampled.cuh", "v[k] = A(-INFINITY);", "v[k] = A(0);"),
     _fault("upsample_cross_entropy", "primes-5x7-to-13x17", "the label's own class keeps its gradient",
@@ -202,6 +205,36 @@ FAULTS: list[Fault] = [
            "upsample_argmax/upsample_argmax_fwd.cuh", "v[k] > top[r]", "v[k] >= top[r]"),
     _fault("upsample_argmax", "primes-13x17-to-33x47", "labels beyond the map are stored",
            "upsample_argmax/upsample_argmax_fwd.cuh", "        if (at.y + r >= m.y.full) break;\n", ""),
+    _fault("channel_gate", "arm-norm-33x47-split", "every share begins at the first pixel",
+           f"{GATE}/strip.cuh", "s.part * m.length + t % 32 * V", "t % 32 * V"),
+    _fault("channel_gate", "one-channel-17x19", "the last vector of a plane is read and written whole",
+           f"{GATE}/strip.cuh", "!ChannelsLast ? s.last - p :", "!ChannelsLast ? vec_size<float> :"),
+    _fault("channel_gate", "arm-norm-33x47-split", "rows with gaps are read as if they had none",
+           f"{GATE}/channel_gate.cu", "p.h == 1 || strides[2] == p.w * strides[3]", "true"),
+    _fault("channel_gate", "arm-norm-33x47-split", "the last share is not added",
+           f"{GATE}/products.cuh", "part < p.parts; ++part", "part < larger(1, p.parts - 1); ++part"),
+    _fault("channel_gate", "wide-67", "a row is summed over half of the lanes",
+           f"{GATE}/products.cuh", "join_lanes(sum, 1, 32);\n    return", "join_lanes(sum, 1, 16);\n    return"),
+    _fault("channel_gate", "wide-67", "a column is summed over half of the warps",
+           f"{GATE}/products.cuh", "warp < product_warps; ++warp", "warp < product_warps / 2; ++warp"),
+    _fault("channel_gate", "ffm", "no barrier between the means and the first product",
+           f"{GATE}/{GATE}_fwd.cuh", "    __syncthreads();\n    for (int j", "    for (int j"),
+    _fault("channel_gate", "se", "no barrier between the hidden values and the second product",
+           f"{GATE}/{GATE}_fwd.cuh", "    if (!two) return;\n    __syncthreads();\n", "    if (!two) return;\n"),
+    _fault("channel_gate", "wide-67", "a block makes the hidden values of its own rows alone",
+           f"{GATE}/{GATE}_fwd.cuh", "int j = (two ? 0 : first) + warp; j < (two ? l.k : last)",
+           "int j = first + warp; j < last"),
+    _fault("channel_gate", "arm-bias", "x is added unasked",
+           f"{GATE}/{GATE}_fwd.cuh", "(residual ? factor[v] + 1 : factor[v])", "(factor[v] + 1)"),
+    _fault("channel_gate", "ffm-norms", "the mask of the ReLU is inverted",
+           f"{GATE}/{GATE}_bwd.cuh", "j) <= 0 ? 0 : s_d[j]", "j) > 0 ? 0 : s_d[j]"),
+    _fault("channel_gate", "wide-hidden", "hidden gradients of the first 32 only",
+           f"{GATE}/{GATE}_bwd.cuh", "for (int j = 0; j < l.k; j += 32)", "for (int j = 0; j < 32; j += 32)"),
+    _fault("channel_gate", "arm-bias", "a pixel gains nothing by its mean",
+           f"{GATE}/{GATE}_bwd.cuh", "factor[v]) + mean[v];", "factor[v]);"),
+    _fault("channel_gate", "se", "dweight2 takes hidden values before their ReLU",
+           f"{GATE}/{GATE}_bwd.cuh", "activated(l, affine<T>(l, p.hidden[n * l.k + j], j))",
+           "affine<T>(l, p.hidden[n * l.k + j], j)"),
 ]  # fmt: skip
 
 

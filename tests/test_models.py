@@ -32,6 +32,7 @@ TINY: dict[str, tuple[dict[str, Any], str]] = {
     "DeepLabV3": (DILATED | {"width": 8, "dropout": 0.0}, "reference"),
     "DeepLabV3Plus": (DILATED | {"width": 8, "low_width": 6, "dropout": 0.0}, "composed"),
     "PSPNet": (DILATED | {"hidden": 8, "dropout": 0.0}, "composed"),
+    "BiSeNet": ({"classes": 3, "backbone": "test_resnet", "width": 4}, "composed"),
     "HRNetPose": (HRNET | {"joints": 3}, "reference"),
     "HRNetSegmentation": (HRNET | {"classes": 3}, "composed"),
 }
@@ -169,6 +170,42 @@ def test_deeplab_v3_has_torchvisions_keys() -> None:
         ours = networks()["DeepLabV3"](backbone="resnet50", output_stride=8)
     shapes = [{key: tuple(t.shape) for key, t in net.state_dict().items()} for net in (ours, theirs)]
     assert shapes[0] == {key: shape for key, shape in shapes[1].items() if not key.startswith("aux_classifier")}
+
+
+@pytest.mark.parametrize(("name", "channels"), [("resnet18", (256, 512)), ("resnet101", (1024, 2048))])
+def test_bisenet_of_the_original(name: str, channels: tuple[int, ...]) -> None:
+    """Three maps of the image's size in training, one in evaluation; norms that are never called are in the state."""
+    with torch.device("meta"):
+        network = networks()["BiSeNet"](10, name, fused=False)
+        x = torch.empty(16, 3, 512, 512)
+        sizes = [tuple(y.shape) for y in network(x)]
+        context = [tuple(m.shape[1:]) for m in network.context_path(x)]
+        scores = [tuple(y.shape[2:]) for y in network.scores(x)]
+        assert network.eval()(x).shape == (16, 10, 512, 512)
+    assert sizes == [(16, 10, 512, 512)] * 3 and scores == [(64, 64)] * 3
+    assert context == [(channels[0], 32, 32), (channels[1], 16, 16)]
+    assert network.feature_fusion_module.convblk.conv.weight.shape == (10, 256 + sum(channels), 3, 3)
+    assert {"conv.bias", "bn.running_mean"} <= network.attention_refinement_module1.state_dict().keys()
+
+
+def test_bisenet_is_the_published_chain() -> None:
+    """Classifiers behind the upsampling, context maps upsampled and concatenated ahead of the fusion."""
+    network = networks()["BiSeNet"](3, "test_resnet", width=4, fused=False).double().train()
+    x = noise().double()
+    found = network(x)
+    detail, (fine, coarse) = network.spatial_path(x), network.context_path(x)
+    tail = coarse.mean((2, 3), keepdim=True)
+    fine, coarse = (
+        torch.nn.functional.interpolate(m, detail.shape[2:], mode="bilinear")
+        for m in (network.attention_refinement_module1(fine), network.attention_refinement_module2(coarse) * tail)
+    )
+    joined = network.feature_fusion_module(detail, torch.cat([fine, coarse], 1))
+    size = x.shape[2:]
+    aux = [network.supervision1(fine), network.supervision2(coarse)]
+    expected = [network.conv(torch.nn.functional.interpolate(joined, scale_factor=8, mode="bilinear"))]
+    expected += [torch.nn.functional.interpolate(m, size, mode="bilinear") for m in aux]
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("width", [18, 32, 48])

@@ -114,6 +114,16 @@ def test_the_own_forward_runs_where_auto_is_the_unfused_chain(name: str) -> None
     assert module.why_original(x) is None
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("name", ["largefov", "aspp-v2-hidden", "spp", "hrfuse-bilinear"])
+def test_compiles_whole(name: str, backend: str) -> None:
+    module, maps = build(name, backend, torch.float32)
+    x = maps[0] if len(maps) == 1 else maps
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), module(x), rtol=1e-4, atol=1e-4)
+
+
 def test_one_vector_of_one_length_from_maps_of_any_size() -> None:
     spp = SpatialPyramidPooling(backend="reference")
     for size in ((13, 13), (7, 11), (1, 3)):

@@ -6,6 +6,7 @@ the forward's own order, and the upsampling behind them is left out.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -128,6 +129,8 @@ def _why_not_smp(model: Any) -> str | None:
         return f"its head is a {type(head).__name__}, not SegmentationHead"
     if any("forward" in vars(m) for m in (head, *head)):
         return "its head has another forward"
+    if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(model.decoder.forward).parameters.values()):
+        return "its decoder takes maps one by one, as before segmentation_models_pytorch 0.5"
     _, up, last = head
     activation = last.activation if type(last).__name__ == "Activation" else last
     if type(activation) is not nn.Identity:

@@ -1,12 +1,14 @@
 """Whole networks made of pyramid modules, each fused or in plain PyTorch, with one ``state_dict``."""
 
 from .base import Network, Segmenter, backbone
+from .bisenet import BiSeNet
 from .deeplab import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus
 from .hrnet import HRNetPose, HRNetSegmentation
 from .pspnet import PSPNet
 from .sppnet import SPPNet
 
 __all__ = [
+    "BiSeNet",
     "DeepLabV1",
     "DeepLabV2",
     "DeepLabV3",

@@ -1,6 +1,12 @@
 """Drop-in pyramid modules: the parameters and ``state_dict`` keys of the module each one names."""
 
 from .aspp import ASPP, ReferenceASPP
+from .bisenet import (
+    AttentionRefinementModule,
+    FeatureFusionModule,
+    ReferenceAttentionRefinementModule,
+    ReferenceFeatureFusionModule,
+)
 from .deeplabv3plus import DeepLabV3PlusDecoder, ReferenceDeepLabV3PlusDecoder
 from .dilated import ASPPv2, LargeFOV, ReferenceASPPv2, ReferenceLargeFOV
 from .heads import PSPHead, ReferencePSPHead
@@ -15,7 +21,9 @@ from .upernet import ReferenceUPerHead, UPerHead
 __all__ = [
     "ASPP",
     "ASPPv2",
+    "AttentionRefinementModule",
     "DeepLabV3PlusDecoder",
+    "FeatureFusionModule",
     "HRFuse",
     "HRNetV2Head",
     "LargeFOV",
@@ -23,7 +31,9 @@ __all__ = [
     "PSPHead",
     "ReferenceASPP",
     "ReferenceASPPv2",
+    "ReferenceAttentionRefinementModule",
     "ReferenceDeepLabV3PlusDecoder",
+    "ReferenceFeatureFusionModule",
     "ReferenceHRFuse",
     "ReferenceHRNetV2Head",
     "ReferenceLargeFOV",

@@ -48,6 +48,8 @@ class Fused(_Base):
     own_chain: ClassVar[bool] = False
     #: Whether a norm that takes statistics of the batch is called itself, and not computed by an op.
     calls_norms: ClassVar[bool] = False
+    #: Whether ``forward`` takes the maps of a list as so many arguments; ``x`` is that list everywhere else.
+    spreads_maps: ClassVar[bool] = False
     #: Methods that the own forward calls and the fused one does not: a class that overrides one is another function.
     helpers: ClassVar[tuple[str, ...]] = ()
 

@@ -124,7 +124,8 @@ class HRFuseForward(Fused):
         widths = self.widths(self)
         if not isinstance(x, list | tuple) or len(x) != len(widths):
             return f"the input is not a list of {len(widths)} maps"
-        reason = next(filter(None, (why_not_map(m, self.units(self)[0].conv) for m in x)), None)
+        conv = self.units(self)[0].conv
+        reason = next(filter(None, (why_not_map(m, conv) for m in x)), None)
         if reason is None and not all(map(self.follows, x, x[1:])):
             reason = "a map is not half as large as the one before"
         return reason
