@@ -21,13 +21,14 @@ from typing import TextIO
 ROOT = Path(__file__).parents[1]
 PY = sys.executable
 MEMORY = (
-    "channel_gate", "pyramid_pool", "upsample_merge", "pyramid_project", "upsample_cross_entropy", "upsample_argmax",
+    "pyramid_pool", "upsample_merge", "pyramid_project", "channel_gate", "max_pool_pyramid", "upsample_cross_entropy",
+    "upsample_argmax",
 )  # fmt: skip
 GEMM = ("dilated_branches", "dilated_branches_train", "aspp", "pyramid_conv")
 OPS = (*MEMORY, *GEMM)
 MODULES = (
     "nn.ASPP", "nn.ASPPv2", "nn.LargeFOV", "nn.SpatialPyramidPooling", "nn.HRFuse", "nn.PPM", "nn.PSPHead",
-    "nn.UPerHead", "nn.DeepLabV3PlusDecoder", "nn.HRNetV2Head", "nn.AttentionRefinementModule",
+    "nn.UPerHead", "nn.DeepLabV3PlusDecoder", "nn.HRNetV2Head", "nn.SPP", "nn.SPPF", "nn.AttentionRefinementModule",
     "nn.FeatureFusionModule", "transformers.SegformerDecodeHead",
 )  # fmt: skip
 #: Every op's small cases on CUDA; those of Triton pass ten minutes under a sanitizer.

@@ -33,7 +33,7 @@ def large_fov(size: int) -> Build:
     return lambda: (nn.ReferenceLargeFOV(512, 21, dropout=0.0), (2, 512, size, size))
 
 
-def spp(channels: int, size: int) -> Build:
+def spp_net(channels: int, size: int) -> Build:
     return lambda: (nn.ReferenceSpatialPyramidPooling(), (2, channels, size, size))
 
 
@@ -77,6 +77,14 @@ def ffm(widths: Sequence[int], classes: int, rows: int, cols: int) -> Build:
     return lambda: (nn.ReferenceFeatureFusionModule(widths, classes, kernel_size=3, hidden=classes, bias=True), maps)
 
 
+def spp(channels: int, size: int) -> Build:
+    return lambda: (nn.ReferenceSPP(channels, channels), (2, channels, size, size))
+
+
+def sppf(channels: int, size: int) -> Build:
+    return lambda: (nn.ReferenceSPPF(channels, channels), (2, channels, size, size))
+
+
 def segformer_head(widths: Sequence[int], channels: int, size: int) -> Build:
     """transformers' own class."""
 
@@ -113,7 +121,7 @@ MODULES: dict[str, dict[str, Build]] = {
     },
     "nn.ASPPv2": {"2048-65x65": aspp_v2(2048, 65), "vgg-512-41x41": aspp_v2(512, 41, 128)},
     "nn.LargeFOV": {"512-41x41": large_fov(41)},
-    "nn.SpatialPyramidPooling": {"512-109x109": spp(512, 109), "256-13x13": spp(256, 13)},
+    "nn.SpatialPyramidPooling": {"512-109x109": spp_net(512, 109), "256-13x13": spp_net(256, 13)},
     "nn.HRFuse": {
         "w32-pose-64x48": hr_fuse(32, 64, 48, "nearest"),
         "w48-128x256": hr_fuse(48, 128, 256, "bilinear"),
@@ -123,6 +131,8 @@ MODULES: dict[str, dict[str, Build]] = {
     "nn.UPerHead": {"resnet-512-64x64": uper_head(RESNET, 512, 64)},
     "nn.DeepLabV3PlusDecoder": {"2048-256-129x129": deeplab_decoder(2048, 256, 129, 33)},
     "nn.HRNetV2Head": {"w48-128x128": hrnetv2_head(48, 128)},
+    "nn.SPP": {"1024-20x20": spp(1024, 20)},
+    "nn.SPPF": {"512-20x20": sppf(512, 20), "1024-40x40": sppf(1024, 40)},
     "nn.AttentionRefinementModule": {"256-to-128-64x128": arm(256, 128, 64, 128)},
     "nn.FeatureFusionModule": {"resnet18-128x256": ffm((256, 256, 512), 19, 128, 256)},
     "transformers.SegformerDecodeHead": {

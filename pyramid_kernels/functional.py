@@ -4,6 +4,7 @@ from .ops.aspp.op import aspp
 from .ops.channel_gate.op import channel_gate
 from .ops.dilated_branches.op import dilated_branches
 from .ops.dilated_branches_train.op import dilated_branches_train
+from .ops.max_pool_pyramid.op import max_pool_pyramid
 from .ops.pyramid_conv.compose import compose_levels
 from .ops.pyramid_conv.op import pyramid_conv
 from .ops.pyramid_pool.op import pyramid_grids, pyramid_pool
@@ -18,6 +19,7 @@ __all__ = [
     "aspp",
     "channel_gate",
     "compose_levels",
+    "max_pool_pyramid",
     "pyramid_conv",
     "pyramid_grids",
     "pyramid_levels",

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BRANCHES = "dilated_branches/dilated_branches"
 CONV = "pyramid_conv/pyramid_conv"
 GATE = "channel_gate"
+POOLS = "max_pool_pyramid/max_pool_pyramid"
 LOSS = "upsample_cross_entropy/upsample_cross_entropy"
 
 
@@ -52,6 +53,30 @@ FAULTS: list[Fault] = [
            "pyramid_pool/pyramid_pool_bwd.cuh", "        __syncthreads();  // zeros lie below what follows\n", ""),
     _fault("pyramid_pool", "max-more-bins", "a pixel that wins several cells takes the gradient of one",
            "pyramid_pool/pyramid_pool_bwd.cuh", "sum += widen(g_dy[other", "sum = widen(g_dy[other"),
+    _fault("max_pool_pyramid", "spp-7x5", "the last of equal maxima takes the gradient",
+           f"{POOLS}_fwd.cuh", "value > best[k] ||", "value >= best[k] ||"),
+    _fault("max_pool_pyramid", "spp-7x5", "a window ends a column early",
+           f"{POOLS}_fwd.cuh", "high = smaller(radius, t.w - 1 - x)", "high = smaller(radius - 1, t.w - 1 - x)"),
+    _fault("max_pool_pyramid", "sppf-13x11", "a cascade pools x again",
+           f"{POOLS}_fwd.cuh", "            if (onward) s_x[slot] = v;\n", ""),
+    _fault("max_pool_pyramid", "sppf-13x11", "no barrier between rows and columns of maxima",
+           f"{POOLS}_fwd.cuh", "            __syncthreads();\n            pool_columns", "            pool_columns"),
+    _fault("max_pool_pyramid", "cascade-tiles-3x67", "a cascade's levels stop at the tile's border",
+           f"{POOLS}_fwd.cuh", "const int around = t.pools.cascade ? ahead : 0;", "const int around = 0;"),
+    _fault("max_pool_pyramid", "tiles-70x3", "rows of maxima that the tile's windows reach are left out",
+           f"{POOLS}_fwd.cuh", "pool_rows(own.grown(target, radius, 0), radius)", "pool_rows(target, radius)"),
+    _fault("max_pool_pyramid", "many-channels", "channels beyond the last are written",
+           "max_pool_pyramid/tiles.cuh", "store_vec(g, v, channels, is", "store_vec(g, v, V, is"),
+    _fault("max_pool_pyramid", "descending-13x17", "the concat ascends whatever the order",
+           "max_pool_pyramid/tiles.cuh", "pools.descending ? pools.levels - level : level", "level"),
+    _fault("max_pool_pyramid", "spp-7x5", "windows that chose a later row of the column count",
+           f"{POOLS}_bwd.cuh", "first <= place[k] && place[k] < first + size", "first <= place[k]"),
+    _fault("max_pool_pyramid", "spp-7x5", "each level's sum replaces that of the one before",
+           f"{POOLS}_bwd.cuh", "sums = !t.pools.cascade && level < t.pools.levels", "sums = false"),
+    _fault("max_pool_pyramid", "sppf-13x11", "a cascade's gradient is read anew at every level",
+           f"{POOLS}_bwd.cuh", "if (!given) s_dy", "s_dy"),
+    _fault("max_pool_pyramid", "spp-7x5", "no barrier before the gradient goes to columns",
+           f"{POOLS}_bwd.cuh", "__syncthreads();\n            gather_columns", "gather_columns"),
     _fault("upsample_merge", "one-pixel", "the right neighbour is not clamped at the border",
            "common/resample.h", "smaller(i + 1, size - 1), position", "i + 1, position"),
     _fault("upsample_merge", "fpn-add", "the half-pixel position is not clamped at zero",

@@ -5,6 +5,7 @@
 
 namespace pk::bindings {
 void bind_channel_gate(py::module_& m);
+void bind_max_pool_pyramid(py::module_& m);
 void bind_pyramid_pool(py::module_& m);
 void bind_pyramid_project(py::module_& m);
 void bind_upsample_merge(py::module_& m);
@@ -27,6 +28,7 @@ PYBIND11_MODULE(PK_MODULE_NAME, m, py::mod_gil_not_used()) {
         return launches;
     });
     pk::bindings::bind_channel_gate(m);
+    pk::bindings::bind_max_pool_pyramid(m);
     pk::bindings::bind_pyramid_pool(m);
     pk::bindings::bind_pyramid_project(m);
     pk::bindings::bind_upsample_merge(m);

@@ -8,6 +8,7 @@ from ..nn.hrnet import HRFuseForward
 from ..nn.hrnetv2 import HRNetV2Forward
 from ..nn.ppm import PPMForward
 from ..nn.segformer import SegFormerForward
+from ..nn.spp import SPPFForward, SPPForward
 from ..nn.upernet import UPerForward
 from . import mmseg, repositories
 from .registry import register_adapter
@@ -25,6 +26,8 @@ __all__ = [
     "HRNetV2Forward",
     "PPMForward",
     "PSPForward",
+    "SPPFForward",
+    "SPPForward",
     "SegFormerForward",
     "UPerForward",
     "fuse_",

@@ -25,6 +25,7 @@ from ..nn.hrnetv2 import HRNetV2Head, ReferenceHRNetV2Head
 from ..nn.ppm import PPM, PPMForward, ReferencePPM
 from ..nn.segformer import ReferenceSegFormerHead, SegFormerForward, SegFormerHead
 from ..nn.spatial_pyramid_pooling import ReferenceSpatialPyramidPooling, SpatialPyramidPooling
+from ..nn.spp import SPP, SPPF, ReferenceSPP, ReferenceSPPF, SPPFForward, SPPForward
 from ..nn.upernet import ReferenceUPerHead, UPerForward, UPerHead
 from . import gates, hrnet, mmseg, mobile, repositories
 
@@ -55,6 +56,8 @@ adapters: dict[type[nn.Module], type[Fused]] = {
     ReferenceDeepLabV3PlusDecoder: DeepLabV3PlusDecoder,
     ReferenceHRNetV2Head: HRNetV2Head,
     ReferenceSegFormerHead: SegFormerHead,
+    ReferenceSPP: SPP,
+    ReferenceSPPF: SPPF,
     ReferenceUPerHead: UPerHead,
 }
 
@@ -62,6 +65,8 @@ adapters: dict[type[nn.Module], type[Fused]] = {
 layouts: dict[str, type[Fused]] = {
     "torchvision's ASPP": ASPPForward,
     "semseg's PPM": PPMForward,
+    "ultralytics' SPP": SPPForward,
+    "ultralytics' SPPF": SPPFForward,
     "transformers' SegformerDecodeHead": SegFormerForward,
     "transformers' UperNetHead": UPerForward,
 }

@@ -12,6 +12,7 @@ from ..nn.aspp import ASPPForward
 from ..nn.base import Fused, Unit
 from ..nn.deeplabv3plus import DeepLabV3PlusForward, Parts
 from ..nn.dilated import ASPPv2Forward
+from ..nn.spp import SPPFForward, SPPForward
 
 
 class DeepLabHeadV3PlusForward(DeepLabV3PlusForward):
@@ -59,6 +60,18 @@ class ClassifierForward(ASPPv2Forward):
         return {f"conv2d_list.{name}": branch for name, branch in module.conv2d_list.named_children()}
 
 
+class SPPBottleneckForward(SPPForward):
+    """SPPBottleneck of YOLOX."""
+
+    called = ("conv1", "conv2")
+
+
+class PoolingsBottleneckForward(SPPBottleneckForward):
+    """SPPBottleneck of mmdetection, which turns autocast off around the pools: they keep the dtype anyway."""
+
+    pooling = "poolings"
+
+
 HRNET = (
     "left alone: its maps are joined in the whole model's forward; put nn.HRNetV2Head in the place of {} and hand it "
     "the list of maps"
@@ -71,6 +84,12 @@ CLASSES: dict[tuple[str, str], type[Fused] | str] = {
     ("libs.models.deeplabv2", "_ASPP"): ASPPv2Forward,
     ("model.deeplab", "Classifier_Module"): ClassifierForward,
     ("model.deeplab_multi", "Classifier_Module"): ClassifierForward,
+    ("ultralytics.nn.modules.block", "SPP"): SPPForward,
+    ("ultralytics.nn.modules.block", "SPPF"): SPPFForward,
+    ("models.common", "SPP"): SPPForward,
+    ("models.common", "SPPF"): SPPFForward,
+    ("yolox.models.network_blocks", "SPPBottleneck"): SPPBottleneckForward,
+    ("mmdet.models.backbones.csp_darknet", "SPPBottleneck"): PoolingsBottleneckForward,
     ("models.seg_hrnet", "HighResolutionNet"): HRNET.format("last_layer"),
     ("models.seg_hrnet_ocr", "HighResolutionNet"): HRNET.format("aux_head and of conv3x3_ocr"),
 }

@@ -16,12 +16,16 @@ from .losses import UpsampleCrossEntropyLoss
 from .ppm import PPM, ReferencePPM
 from .segformer import ReferenceSegFormerHead, SegFormerHead
 from .spatial_pyramid_pooling import ReferenceSpatialPyramidPooling, SpatialPyramidPooling
+from .spp import SPP, SPPF, ReferenceSPP, ReferenceSPPF
 from .upernet import ReferenceUPerHead, UPerHead
 
 __all__ = [
     "ASPP",
     "ASPPv2",
     "AttentionRefinementModule",
+    "PPM",
+    "SPP",
+    "SPPF",
     "DeepLabV3PlusDecoder",
     "FeatureFusionModule",
     "HRFuse",
@@ -39,6 +43,8 @@ __all__ = [
     "ReferenceLargeFOV",
     "ReferencePPM",
     "ReferencePSPHead",
+    "ReferenceSPP",
+    "ReferenceSPPF",
     "ReferenceSegFormerHead",
     "ReferenceSpatialPyramidPooling",
     "ReferenceUPerHead",
