@@ -25,6 +25,25 @@ def aspp(channels: int, size: int, rates: tuple[int, ...]) -> Build:
     return lambda: (nn.ReferenceASPP(channels, rates, dropout=0.0), (2, channels, size, size))
 
 
+def aspp_v2(channels: int, size: int, hidden: int | None = None) -> Build:
+    return lambda: (nn.ReferenceASPPv2(channels, 21, hidden=hidden), (2, channels, size, size))
+
+
+def large_fov(size: int) -> Build:
+    return lambda: (nn.ReferenceLargeFOV(512, 21, dropout=0.0), (2, 512, size, size))
+
+
+def spp_net(channels: int, size: int) -> Build:
+    return lambda: (nn.ReferenceSpatialPyramidPooling(), (2, channels, size, size))
+
+
+def hr_fuse(width: int, rows: int, cols: int, mode: str) -> Build:
+    """``rows`` and ``cols``: of the finest of four maps."""
+    widths = [width << i for i in range(4)]
+    maps: list[tuple[int, ...]] = [(2, c, rows >> i, cols >> i) for i, c in enumerate(widths)]
+    return lambda: (nn.ReferenceHRFuse(widths, mode=mode), maps)
+
+
 def ppm(channels: int, rows: int, cols: int) -> Build:
     return lambda: (nn.ReferencePPM(channels, channels // 4, (1, 2, 3, 6)), (2, channels, rows, cols))
 
@@ -100,15 +119,22 @@ MODULES: dict[str, dict[str, Build]] = {
         "960-33x33-r12": aspp(960, 33, (12, 24, 36)),
         "512-32x32-r6": aspp(512, 32, (6, 12, 18)),
     },
+    "nn.ASPPv2": {"2048-65x65": aspp_v2(2048, 65), "vgg-512-41x41": aspp_v2(512, 41, 128)},
+    "nn.LargeFOV": {"512-41x41": large_fov(41)},
+    "nn.SpatialPyramidPooling": {"512-109x109": spp_net(512, 109), "256-13x13": spp_net(256, 13)},
+    "nn.HRFuse": {
+        "w32-pose-64x48": hr_fuse(32, 64, 48, "nearest"),
+        "w48-128x256": hr_fuse(48, 128, 256, "bilinear"),
+    },
     "nn.PPM": {"2048-60x60": ppm(2048, 60, 60), "768-16x16": ppm(768, 16, 16)},
     "nn.PSPHead": {"2048-60x60": psp_head(2048, 150, 60)},
     "nn.UPerHead": {"resnet-512-64x64": uper_head(RESNET, 512, 64)},
     "nn.DeepLabV3PlusDecoder": {"2048-256-129x129": deeplab_decoder(2048, 256, 129, 33)},
     "nn.HRNetV2Head": {"w48-128x128": hrnetv2_head(48, 128)},
-    "nn.AttentionRefinementModule": {"256-to-128-64x128": arm(256, 128, 64, 128)},
-    "nn.FeatureFusionModule": {"resnet18-128x256": ffm((256, 256, 512), 19, 128, 256)},
     "nn.SPP": {"1024-20x20": spp(1024, 20)},
     "nn.SPPF": {"512-20x20": sppf(512, 20), "1024-40x40": sppf(1024, 40)},
+    "nn.AttentionRefinementModule": {"256-to-128-64x128": arm(256, 128, 64, 128)},
+    "nn.FeatureFusionModule": {"resnet18-128x256": ffm((256, 256, 512), 19, 128, 256)},
     "transformers.SegformerDecodeHead": {
         "b0-128x128": segformer_head((32, 64, 160, 256), 256, 128),
         "b5-128x128": segformer_head((64, 128, 320, 512), 768, 128),

@@ -185,10 +185,10 @@ def _timed(forward: Fn, leaves: list[Tensor], mode: str) -> Fn:
 
     def train() -> None:
         y = forward()
-        y = y[0] if isinstance(y, tuple) else y
+        outputs = y if isinstance(y, list) else [y[0] if isinstance(y, tuple) else y]
         if not gradients:
-            gradients.append(torch.randn_like(y))
-        torch.autograd.grad(y, leaves, gradients[0], allow_unused=True)
+            gradients.extend(map(torch.randn_like, outputs))
+        torch.autograd.grad(outputs, leaves, gradients, allow_unused=True)
 
     return train
 
@@ -223,11 +223,15 @@ def _of_module(
     }
     exact = [t.detach().double() for t in _leaves(x)]
     outputs = {
-        "auto": forwards["auto"],
-        EAGER: forwards[EAGER],
-        "exact": lambda: called(copy.deepcopy(plain).double(), exact if isinstance(x, list) else exact[0]),
+        "auto": lambda: _joined(forwards["auto"]()),
+        EAGER: lambda: _joined(forwards[EAGER]()),
+        "exact": lambda: _joined(called(copy.deepcopy(plain).double(), exact if isinstance(x, list) else exact[0])),
     }
     return Subject(name, case, mode, dtype, calls, paths, outputs=outputs)
+
+
+def _joined(y: Tensor | list[Tensor]) -> Tensor:
+    return torch.cat([t.flatten() for t in y]) if isinstance(y, list) else y
 
 
 def _module_path(module: Any, x: Any) -> str:

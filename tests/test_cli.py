@@ -136,13 +136,16 @@ def test_demo_writes_the_picture(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert io.imread(picture).shape[1] > 1000
 
 
+HRNET: dict[str, Any] = {"modules": (1, 1, 1), "blocks": 1}
+
+
 class Small(models.SPPNet):
     """A network of a moment."""
 
     published_size = (16, 24)
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(width=2, hidden=4, classes=3, **settings)
+        super().__init__(width=2, hidden=4, classes=3, backend="reference", **settings)
 
 
 @pytest.fixture
@@ -178,7 +181,7 @@ def test_paths_of_modules_within_others() -> None:
 def test_demo_of_a_network(
     wrong: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kinds = {"Small": Small, "Narrow": functools.partial(models.HRNetPose, 3, 4, modules=(1, 1, 1), blocks=1)}
+    kinds = {"Small": Small, "Narrow": functools.partial(models.HRNetPose, 3, 4, backend="reference", **HRNET)}
     monkeypatch.setattr(models, "networks", lambda: kinds)
     right = HRFuse.fused_forward
     monkeypatch.setattr(HRFuse, "fused_forward", lambda self, x: [(1 + 0.1 * wrong) * y for y in right(self, x)])

@@ -244,7 +244,7 @@ def test_on_a_cpu_automatic_follows_the_convolution(name: str, monkeypatch: pyte
     if DEVICE != "cpu":
         pytest.skip("decides on a CPU")
     for chosen, why in (("reference", "the unfused chain is what auto takes"), ("composed", None)):
-        monkeypatch.setattr("pyramid_kernels.nn.mixing.select", lambda *_, chosen=chosen: chosen)
+        monkeypatch.setattr("pyramid_kernels.nn.base.select", lambda *_, chosen=chosen: chosen)
         if any(unit.depthwise is not None for unit in head.units(head)):
             why = "depthwise"
         found = head.why_original(x)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import pyramid_kernels as pk
+from pyramid_kernels.backends import select
 from pyramid_kernels.nn import ASPP, ASPPv2, HRFuse, LargeFOV, ReferenceASPPv2, SpatialPyramidPooling
 from pyramid_kernels.nn.base import Fused
 from tests.kernels import DEVICE
@@ -101,6 +102,26 @@ def test_equals_its_reference_on_kernels(name: str) -> None:
     with pk.testing.count_launches() as launches:
         assert_same(module, [m[:2] for m in maps], 1e-9 if exact else 1e-4)
     assert {kernel.partition("_fwd")[0] for kernel, _ in launches if "_fwd" in kernel} == {op}
+
+
+def test_the_own_forward_runs_where_auto_is_the_unfused_chain(name: str) -> None:
+    module, maps = build(name, "auto", torch.float32)
+    x = maps[0] if len(maps) == 1 else maps
+    chosen = {select(*call, "auto") for call in module.problems(x)}
+    unfused = module.own_chain and chosen == {"reference"}
+    assert ("unfused chain" in (module.why_original(x) or "")) == unfused
+    module.kernel_backend = "reference"
+    assert module.why_original(x) is None
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("name", ["largefov", "aspp-v2-hidden", "spp", "hrfuse-bilinear"])
+def test_compiles_whole(name: str, backend: str) -> None:
+    module, maps = build(name, backend, torch.float32)
+    x = maps[0] if len(maps) == 1 else maps
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), module(x), rtol=1e-4, atol=1e-4)
 
 
 def test_one_vector_of_one_length_from_maps_of_any_size() -> None:

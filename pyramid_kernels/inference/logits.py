@@ -149,6 +149,7 @@ def _whole(scale: Any) -> bool:
 #: By module and name, so that no library is imported for it.
 KNOWN = {
     ("pyramid_kernels.models.base", "Segmenter"): Known(_own_network),
+    ("pyramid_kernels.models.bisenet", "BiSeNet"): Known(_own_network),
     ("torchvision.models.segmentation._utils", "_SimpleSegmentationModel"): Known(_torchvision, ("aux_classifier",)),
     ("torchvision.models.segmentation.lraspp", "LRASPP"): Known(_torchvision_lraspp),
     ("transformers.models.upernet.modeling_upernet", "UperNetForSemanticSegmentation"): Known(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from ..backends import BACKENDS, Op, Problem, select
+from ..backends import BACKENDS, Op, Problem, automatic, select
 from ..ops._shared.checks import FLOATS, check_choice
 from .norm import synchronises
 from .norm import why_not as why_not_norm
@@ -44,6 +44,8 @@ class Fused(_Base):
     kernel_backend: str = "auto"
     #: Whether the kernels read its 3x3 weights as channels_last.
     channels_last_weights: ClassVar[bool] = True
+    #: Whether its own forward runs where ``auto`` is the unfused chain of every op: the same work, less around it.
+    own_chain: ClassVar[bool] = False
     #: Whether a norm that takes statistics of the batch is called itself, and not computed by an op.
     calls_norms: ClassVar[bool] = False
     #: Whether ``forward`` takes the maps of a list as so many arguments; ``x`` is that list everywhere else.
@@ -99,7 +101,8 @@ class Fused(_Base):
         units = self.units(self)
         if not self.calls_norms and any(synchronises(unit.norm) for unit in units):
             return "SyncBatchNorm takes statistics from other ranks"
-        return self.why_not_input(x) or next(filter(None, map(why_not_unit, units)), None)
+        reason = self.why_not_input(x) or next(filter(None, map(why_not_unit, units)), None)
+        return reason or (why_not_chain(self.problems(x), self.kernel_backend) if self.own_chain else None)
 
     def decisions(self, x: Any) -> list[str]:
         """ "op: backend" of every op on ``x``, or why the original forward runs."""
@@ -134,6 +137,13 @@ class Fused(_Base):
         module.__class__ = self.original
         module.__dict__.pop("kernel_backend", None)
         return module
+
+
+def why_not_chain(calls: list[tuple[Op, Problem, tuple[int, ...]]], backend: str) -> str | None:
+    """Why ops called like this are better left to the module's own forward."""
+    if automatic(backend) and all(select(*call, backend) == "reference" for call in calls):
+        return "the unfused chain is what auto takes here at these sizes"
+    return None
 
 
 def problems_of(fn: Any, *args: Any, **kwargs: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:

@@ -14,10 +14,10 @@ from .. import functional
 from ..backends import Op, Problem, automatic, select
 from ..ops._shared.checks import check_choice
 from . import structure
-from .base import Fused, Unit, check_backend, problems_of
+from .base import Fused, Unit, check_backend, problems_of, why_not_chain
 from .gates import Gate
 from .heads import why_not_joined
-from .mixing import HeadForward, mix, why_unfused
+from .mixing import HeadForward, mix
 from .norm import uses_batch
 
 NORMS = ("used", "unused", None)
@@ -94,9 +94,7 @@ class ARMForward(Fused):
         reason = super().why_original(x)
         if reason is None and uses_batch(self.gate(self).norm):
             reason = "the gate's norm takes statistics of the batch, which only its own call does"
-        if reason is None and automatic(self.kernel_backend):
-            reason = why_unfused(self.problems(x), self.kernel_backend)
-        return reason
+        return reason or why_not_chain(self.problems(x), self.kernel_backend)
 
     def fused_forward(self, x: Any) -> Tensor:
         return self.gate(self)(self.refined(self, x), self.kernel_backend)
@@ -239,7 +237,7 @@ class FFMForward(HeadForward):
         return reason
 
     def why_slower(self, x: Any) -> str | None:
-        return why_unfused(self.problems(x), self.kernel_backend)
+        return why_not_chain(self.problems(x), self.kernel_backend)
 
     def backend_of(self, op: Op) -> str:
         return self.kernel_backend

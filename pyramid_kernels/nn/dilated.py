@@ -55,6 +55,7 @@ class LargeFOV(Fused, ReferenceLargeFOV):
 
     original = ReferenceLargeFOV
     helpers: ClassVar[tuple[str, ...]] = ("classify",)
+    own_chain: ClassVar[bool] = True
 
     def __init__(
         self, in_channels: int, classes: int, *, hidden: int = 1024, rate: int = 12, dropout: float = 0.5,
@@ -110,6 +111,8 @@ def _classifier(hidden: int, classes: int) -> list[nn.Module]:
 
 class ASPPv2Forward(Fused):
     """The fused forward of every sum of branches: children that are a dilated 3x3 each, or a 3x3 and two 1x1."""
+
+    own_chain: ClassVar[bool] = True
 
     @classmethod
     def named_branches(cls, module: nn.Module) -> dict[str, nn.Module]:

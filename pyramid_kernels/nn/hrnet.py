@@ -71,6 +71,7 @@ class HRFuseForward(Fused):
     align_corners: bool = False
     channels_last_weights: ClassVar[bool] = False
     calls_norms: ClassVar[bool] = True
+    own_chain: ClassVar[bool] = True
 
     @classmethod
     def rows(cls, module: Any) -> list[list[Any]]:
@@ -123,7 +124,8 @@ class HRFuseForward(Fused):
         widths = self.widths(self)
         if not isinstance(x, list | tuple) or len(x) != len(widths):
             return f"the input is not a list of {len(widths)} maps"
-        reason = next(filter(None, (why_not_map(m, self.units(self)[0].conv) for m in x)), None)
+        conv = self.units(self)[0].conv
+        reason = next(filter(None, (why_not_map(m, conv) for m in x)), None)
         if reason is None and not all(map(self.follows, x, x[1:])):
             reason = "a map is not half as large as the one before"
         return reason
@@ -151,11 +153,10 @@ class HRFuseForward(Fused):
         return around(self.kernel_backend)
 
     def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
-        found = []
-        for i, width in enumerate(self.widths(self)[: len(self.rows(self))]):
-            sources = [m.new_empty((len(m), width, *m.shape[2:])) for m in (*[x[i]] * i, *x[i:])]
-            found += problems_of(functional.upsample_merge, sources, **self._merge(x[i]))
-        return found
+        # The op's choice does not depend on channels: a map stands for what comes of it at the same size.
+        outputs = range(len(self.rows(self)))
+        calls = [([x[i]] * i + list(x[i:]), self._merge(x[i])) for i in outputs]
+        return [problem for maps, how in calls for problem in problems_of(functional.upsample_merge, maps, **how)]
 
 
 class HRFuse(HRFuseForward, ReferenceHRFuse):

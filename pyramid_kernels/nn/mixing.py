@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Op, Problem, automatic, select
-from .base import Fused, Unit, why_not_map
+from ..backends import Op, automatic
+from .base import Fused, Unit, why_not_chain, why_not_map
 from .norm import as_affine, uses_batch
 
 Size = tuple[int, int]
@@ -65,17 +65,10 @@ class HeadForward(Fused):
     def why_slower(self, x: Any) -> str | None:
         """Why the original forward is the faster one: the op's unfused chain does its work less well."""
         calls = [call for call in self.problems(x) if call[0].name == "pyramid_conv"]
-        return why_unfused(calls, self.kernel_backend)
+        return why_not_chain(calls, self.kernel_backend)
 
     def backend_of(self, op: Op) -> str:
         return self.kernel_backend if op.name == "pyramid_conv" else around(self.kernel_backend)
-
-
-def why_unfused(calls: Sequence[tuple[Op, Problem, tuple[int, ...]]], backend: str) -> str | None:
-    """That each of ``calls`` would be the unfused chain; None where one of them is not."""
-    if all(select(*call, backend) == "reference" for call in calls):
-        return "the unfused chain is what auto takes here at these sizes"
-    return None
 
 
 def around(backend: str) -> str:

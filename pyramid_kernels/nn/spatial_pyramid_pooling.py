@@ -53,6 +53,7 @@ class SpatialPyramidPooling(Fused, ReferenceSpatialPyramidPooling):
 
     original = ReferenceSpatialPyramidPooling
     channels_last_weights: ClassVar[bool] = False
+    own_chain: ClassVar[bool] = True
 
     def __init__(
         self, bins: Sequence[int | tuple[int, int]] = (4, 2, 1), *, windows: str = "adaptive", backend: str = "auto"
