@@ -1,4 +1,4 @@
-"""``channel_gate`` with x taken once: ``x * (1 + gate)`` is one pass over the map, ``x * gate + x`` two."""
+"""``channel_gate`` as one product: ``x * (1 + gate)`` reads and writes one map, ``x * gate + x`` three and two."""
 
 from __future__ import annotations
 
