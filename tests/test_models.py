@@ -34,7 +34,7 @@ TINY: dict[str, tuple[dict[str, Any], str]] = {
     "PSPNet": (DILATED | {"hidden": 8, "dropout": 0.0}, "composed"),
     "BiSeNet": ({"classes": 3, "backbone": "test_resnet", "width": 4}, "composed"),
     "HRNetPose": (HRNET | {"joints": 3}, "reference"),
-    "HRNetSegmentation": (HRNET | {"classes": 3}, "composed"),
+    "HRNet": (HRNET | {"classes": 3}, "composed"),
 }
 
 
@@ -117,10 +117,10 @@ SHAPES: dict[str, tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...], s
     "hrnet-pose": ("HRNetPose", {}, (2, 3, 256, 192), (2, 17, 64, 48), "final_layer", (2, 17, 64, 48)),
     "hrnet-pose-w48": ("HRNetPose", {"width": 48}, (1, 3, 256, 192), (1, 17, 64, 48), "final_layer", (1, 17, 64, 48)),
     "hrnet-segmentation": (
-        "HRNetSegmentation", {}, (1, 3, 512, 1024), (1, 19, 128, 256), "last_layer", (1, 19, 128, 256),
+        "HRNet", {}, (1, 3, 512, 1024), (1, 19, 128, 256), "last_layer", (1, 19, 128, 256),
     ),
     "hrnet-segmentation-w18": (
-        "HRNetSegmentation", {"width": 18}, (1, 3, 512, 1024), (1, 19, 128, 256), "last_layer", (1, 19, 128, 256),
+        "HRNet", {"width": 18}, (1, 3, 512, 1024), (1, 19, 128, 256), "last_layer", (1, 19, 128, 256),
     ),
 }  # fmt: skip
 
@@ -212,7 +212,7 @@ def test_bisenet_is_the_published_chain() -> None:
 def test_hrnet_has_timms_keys(width: int) -> None:
     with torch.device("meta"):
         theirs = library("timm").create_model(f"hrnet_w{width}", features_only=True, feature_location="")
-        ours = networks()["HRNetSegmentation"](width=width).backbone
+        ours = networks()["HRNet"](width=width).backbone
     assert {k: t.shape for k, t in ours.state_dict().items()} == {k: t.shape for k, t in theirs.state_dict().items()}
 
 

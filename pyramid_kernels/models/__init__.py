@@ -3,7 +3,7 @@
 from .base import Network, Segmenter, backbone
 from .bisenet import BiSeNet
 from .deeplab import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus
-from .hrnet import HRNetPose, HRNetSegmentation
+from .hrnet import HRNet, HRNetPose
 from .pspnet import PSPNet
 from .sppnet import SPPNet
 
@@ -14,7 +14,7 @@ __all__ = [
     "DeepLabV3",
     "DeepLabV3Plus",
     "HRNetPose",
-    "HRNetSegmentation",
+    "HRNet",
     "Network",
     "PSPNet",
     "SPPNet",

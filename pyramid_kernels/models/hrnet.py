@@ -21,7 +21,7 @@ class Exchange(nn.Module):
         return self.fuse_layers([branch(m) for branch, m in zip(self.branches, maps, strict=True)])
 
 
-class HRNet(Network):
+class HighResolution(Network):
     """What both networks share: timm's HRNet up to its four last maps, with ``nn.HRFuse`` as its exchanges.
 
     Args:
@@ -72,7 +72,7 @@ def _stage(width: int, modules: int, branches: int, blocks: int) -> dict[str, An
     }
 
 
-class HRNetPose(HRNet):
+class HRNetPose(HighResolution):
     """HRNet for human poses: a heat map per joint from the finest map.
 
     x: (N, 3, H, W) -> (N, joints, H / 4, W / 4), rounded up: (17, 64, 48) of an image of 256x192.
@@ -102,7 +102,7 @@ class HRNetPose(HRNet):
         return self.final_layer(self.maps(x)[0])
 
 
-class HRNetSegmentation(HRNet):
+class HRNet(HighResolution):
     """HRNetV2 for segmentation: its four maps, upsampled to the finest, one 1x1 over all of them, a classifier.
 
     x: (N, 3, H, W) -> class scores (N, classes, H / 4, W / 4), rounded up: (19, 128, 256) of an image of 512x1024.

@@ -148,7 +148,7 @@ class ReferenceFeatureFusionModule(nn.Module):
         number = "" if hidden is None else "1"
         width = hidden or out_channels
         self.add_module(f"conv{number}", nn.Conv2d(out_channels, width, 1, bias=bias))
-        if hidden is None if norm is None else norm:
+        if norm or (norm is None and hidden is None):
             self.add_module(f"bn{number}", nn.BatchNorm2d(width))
         if hidden is not None:
             self.conv2 = nn.Conv2d(hidden, out_channels, 1, bias=bias)
@@ -178,7 +178,7 @@ class FFMForward(HeadForward):
     spreads_maps: ClassVar[bool] = True
     #: Whether maps of other sizes are brought to that of the first.
     resizes: ClassVar[bool] = False
-    #: The paths of the convolution over all maps, and of the gate's.
+    #: Where the block is that joins the maps.
     joining: ClassVar[str] = "convblk"
 
     @classmethod
@@ -197,8 +197,8 @@ class FFMForward(HeadForward):
     @classmethod
     def widths(cls, module: nn.Module) -> list[int]:
         """Two of any split, where the module only knows their sum."""
-        known, joined = getattr(module, "in_channels", None), cls.parts(module).fuse.conv.in_channels
-        return list(known) if isinstance(known, tuple) else [joined - joined // 2, joined // 2]
+        known, total = getattr(module, "in_channels", None), cls.parts(module).fuse.conv.in_channels
+        return list(known) if isinstance(known, tuple) else [total - total // 2, total // 2]
 
     @classmethod
     def example(cls, module: nn.Module, new: Callable[[int, int], Tensor]) -> Any:
@@ -206,16 +206,16 @@ class FFMForward(HeadForward):
 
     @classmethod
     def why_not(cls, module: nn.Module) -> str | None:
-        block: Any = module._modules.get(cls.joining)
-        kinds = [nn.Conv2d, nn.Module, nn.ReLU][: max(2, len(block._modules))] if block is not None else []
-        if not kinds or not all(map(isinstance, block.children(), kinds)) or len(block._modules) != len(kinds):
+        block = dict(getattr(module._modules.get(cls.joining), "_modules", {}))
+        # The ReLU of some is a function.
+        if len(block) not in (2, 3) or not all(map(isinstance, block.values(), (nn.Conv2d, nn.Module, nn.ReLU))):
             return f"{cls.joining} is not a convolution, a norm and a ReLU"
         two = "conv2" in module._modules
         names = ("conv1", "conv2") if two else ("conv",)
         for name in names:
             if type(module._modules.get(name)) is not nn.Conv2d:
                 return f"{name} is not a Conv2d"
-        return cls.why_not_parts(cls.parts(module), f"{cls.joining}.{next(iter(block._modules))}", *names)
+        return cls.why_not_parts(cls.parts(module), f"{cls.joining}.{next(iter(block))}", *names)
 
     @classmethod
     def why_not_parts(cls, parts: Parts, path: str, *gates: str) -> str | None:

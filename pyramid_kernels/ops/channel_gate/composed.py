@@ -1,4 +1,4 @@
-"""``channel_gate`` as one product: ``x * (1 + gate)`` reads x once and writes one map; ``x * gate + x`` is more."""
+"""``channel_gate`` as one product: ``x * (1 + gate)`` reads and writes one map, ``x * gate + x`` three and two."""
 
 from __future__ import annotations
 
