@@ -22,7 +22,7 @@ from .._shared.triton import accumulator, cannot_launch, divided, tile
 from .._shared.windows import axis_windows
 
 #: Edges along one axis are sorted in registers: two per window, and one per band.
-MAX_LEVELS, MAX_EDGES = 8, 64
+MAX_LEVELS, MAX_EDGES = 8, 128
 #: Rectangles are cut further, into bands of at least BAND rows, until about this many programs run.
 PROGRAMS, BAND = 512, 8
 FAR: tl.constexpr = tl.constexpr(2**31 - 1)
