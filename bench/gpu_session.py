@@ -21,7 +21,7 @@ from typing import TextIO
 ROOT = Path(__file__).parents[1]
 PY = sys.executable
 MEMORY = ("pyramid_pool", "upsample_merge", "pyramid_project", "upsample_cross_entropy", "upsample_argmax")
-GEMM = ("dilated_branches", "dilated_branches_train", "aspp", "pyramid_conv")
+GEMM = ("dilated_branches", "dilated_branches_train", "aspp", "pyramid_conv", "separable_pyramid")
 OPS = (*MEMORY, *GEMM)
 MODULES = (
     "nn.ASPP", "nn.PPM", "nn.PSPHead", "nn.UPerHead", "nn.DeepLabV3PlusDecoder", "nn.HRNetV2Head",
