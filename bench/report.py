@@ -1,4 +1,5 @@
-"""``python -m bench.report [--write]``: the README's tables and docs/gpu-ledger.md, from what was measured.
+"""``python -m bench.report [--write]``: the README's tables and docs/gpu-ledger.md, from what was measured, and
+docs/models.md, from the networks.
 
 Without ``--write`` it changes nothing and exits with 1 where a file differs from what it would generate.
 """
@@ -10,7 +11,7 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pyramid_kernels import ledger
 from pyramid_kernels.backends import KERNELS
 from pyramid_kernels.ops import all_ops
 
+from . import networks
 from .subjects import MODES, op_names
 
 ROOT = Path(__file__).parents[1]
@@ -33,28 +35,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.report", description="Generate tables from results.")
     parser.add_argument("--write", action="store_true", help="write the files")
     write = parser.parse_args(argv).write
-    stale = [path for path, text in generated().items() if not path.is_file() or path.read_text() != text]
+    pages = {path: text() for path, text in generated().items()}
+    stale = [path for path, text in pages.items() if not path.is_file() or path.read_text() != text]
     for path in stale:
         if write:
-            path.write_text(generated()[path])
+            path.write_text(pages[path])
         print(f"{path.relative_to(ROOT)}: {'written' if write else 'differs; run python -m bench.report --write'}")
     return int(bool(stale) and not write)
 
 
-def generated() -> dict[Path, str]:
-    """Every generated file's content."""
-    readme = ROOT / "README.md"
-    return {readme: fill(readme.read_text()), ROOT / "docs" / "gpu-ledger.md": gpu_ledger()}
+def generated() -> dict[Path, Callable[[], str]]:
+    """What makes every generated file's content."""
+    docs = ROOT / "docs"
+    return {
+        ROOT / "README.md": lambda: fill(ROOT / "README.md", "measured", measured()),
+        docs / "gpu-ledger.md": gpu_ledger,
+        docs / "models.md": lambda: fill(docs / "models.md", "sizes", networks.sizes()),
+    }
 
 
-def fill(text: str) -> str:
-    """``text`` with the tables between its markers generated anew."""
-    tables = {"measured": measured()}
-    for name, content in tables.items():
-        pattern = rf"(<!-- {name}: .*? -->\n).*?(<!-- end {name} -->)"
-        text, count = re.subn(pattern, lambda m, c=content: m[1] + c + m[2], text, flags=re.S)  # type: ignore[misc]
-        if count != 1:
-            raise ValueError(f"README.md must hold the markers of table {name!r} once, found {count}")
+def fill(page: Path, name: str, content: str) -> str:
+    """The text of ``page`` with the table between the markers of ``name`` put anew."""
+    pattern = rf"(<!-- {name}: .*? -->\n).*?(<!-- end {name} -->)"
+    text, count = re.subn(pattern, lambda m: m[1] + content + m[2], page.read_text(), flags=re.S)
+    if count != 1:
+        raise ValueError(f"{page.name} must hold the markers of table {name!r} once, found {count}")
     return text
 
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from pyramid_kernels import testing
+from pyramid_kernels import models, testing
 from pyramid_kernels.backends import KERNELS
 from pyramid_kernels.cli.common import UsageError, commit, driver, table, unknown
 from pyramid_kernels.cli.verify import verify
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.progress import progress
 
-from . import timing
+from . import networks, timing
 from .subjects import EAGER, MODES, Subject, case_names, modes_of, op_names, subjects
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -35,6 +35,7 @@ COLUMNS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--op", help="only this op or module")
+    parser.add_argument("--model", help="instead, frames per second of this network of pyramid_kernels.models, or all")
     parser.add_argument("--mode", choices=MODES, help="only the forward, or only forward and backward")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU if there is one")
     parser.add_argument("--dtype", choices=DTYPES, help="default: bfloat16 on a GPU, float32 on a CPU")
@@ -62,6 +63,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(unknown("op", args.op, op_names()))
     dtype = DTYPES[args.dtype or ("float32" if device == "cpu" else "bfloat16")]
     torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 0
+    if args.model:
+        names = list(models.networks()) if args.model == "all" else [args.model]
+        return networks.measure(names, device, dtype, args.layout == "channels_last")
     target = (args.out or results_folder()) / f"{device_slug(device)}.csv"
     red = False
     for name in [args.op] if args.op else op_names():

@@ -1,6 +1,6 @@
 """Fused pyramid-pooling ops for PyTorch: ASPP, PPM, SPP and the heads around them."""
 
-from . import functional, nn, testing
+from . import functional, models, nn, testing
 from ._version import __version__
 from .backends import BackendError, explain
 from .fuse import FuseError, FuseReport, fuse_, fused, register_adapter, unfuse_
@@ -15,6 +15,7 @@ __all__ = [
     "functional",
     "fuse_",
     "fused",
+    "models",
     "nn",
     "predict",
     "register_adapter",

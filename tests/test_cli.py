@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from pyramid_kernels import progress
+from pyramid_kernels import models, progress
 from pyramid_kernels.backends import BACKENDS
 from pyramid_kernels.cli import COMMANDS, main
+from pyramid_kernels.nn import SpatialPyramidPooling
 from pyramid_kernels.ops import all_ops
 
 needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
@@ -33,6 +35,7 @@ BAD = {
     ("verify", "--op", "upsample_merge", "--backend", "composed"): "upsample_merge has no composed form",
     ("info", "--jsn"): "unrecognized arguments: --jsn",
     ("bench", "--op", "pyramid_pol"): "did you mean 'pyramid_pool'?",
+    ("bench", "--model", "PSPNt"): "did you mean 'PSPNet'?",
     ("bench", "--mode", "sideways"): "invalid choice: 'sideways'",
     ("demo", "missing.jpg"): "IMAGE 'missing.jpg' is not a file",
     ("demo", "pyproject.toml"): "is not an image that can be read",
@@ -129,6 +132,36 @@ def test_demo_writes_the_picture(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert ("same path" in text) != ("time unfused / fused" in text)
     assert "kernels in" in text or "kernels on" in text
     assert io.imread(picture).shape[1] > 1000
+
+
+class Small(models.SPPNet):
+    """A network of a moment."""
+
+    published_size = (16, 24)
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(width=2, hidden=4, classes=3, **settings)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "networks", lambda: {"Small": Small})
+
+
+def test_bench_counts_frames_of_a_network(small: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--model", "all", "--device", "cpu"]) == 0
+    (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("Small")]
+    assert row[1] == "16x24" and all(float(value) > 0 for value in row[2:7]) and "pyramid_pool:" in row
+
+
+def test_bench_reports_no_network_whose_forms_differ(
+    small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = SpatialPyramidPooling.fused_forward
+    monkeypatch.setattr(SpatialPyramidPooling, "fused_forward", lambda self, x: 1.1 * right(self, x))
+    assert main(["bench", "--model", "Small", "--device", "cpu"]) == 1
+    out, err = capsys.readouterr()
+    assert "gives another result" in err and "Small" not in out
 
 
 class Terminal(io.StringIO):

@@ -18,7 +18,10 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 @pytest.mark.parametrize("path", report.generated(), ids=lambda path: path.name)
 def test_generated_pages_are_current(path: Path) -> None:
-    assert path.read_text() == report.generated()[path], "run: make docs"
+    if path.name == "models.md":
+        for library in ("torchvision", "timm"):
+            pytest.importorskip(library, reason=f"needs {library}, whose backbones the networks have")
+    assert path.read_text() == report.generated()[path](), "run: make docs"
 
 
 def test_ledger_lists_every_kernel() -> None:

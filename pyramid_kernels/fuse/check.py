@@ -62,8 +62,7 @@ def self_check(module: Fused, own_class: bool) -> str | None:
 
     The ops run as their PyTorch reference: what is checked is that the module computes what its structure says.
     """
-    units = module.units(module)
-    weight = units[0].conv.weight
+    units, weight = module.units(module), module.like(module)
     if weight.is_meta:
         return None
     if has_hooks(module):
@@ -99,4 +98,6 @@ def _outcome(module: Fused, forward: Callable[..., Tensor], x: Any, training: bo
     with preserved(module):
         torch.manual_seed(0)
         module.train(training)
-        return [forward(module, x), *(buffer.clone() for buffer in module.buffers())]
+        # Some forwards write to the list of maps that they are given.
+        own = list(x) if isinstance(x, list) else x
+        return [forward(module, own), *(buffer.clone() for buffer in module.buffers())]

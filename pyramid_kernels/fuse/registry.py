@@ -12,10 +12,13 @@ from torch import nn
 from ..nn.aspp import ASPP, ASPPForward, ReferenceASPP
 from ..nn.base import Fused
 from ..nn.deeplabv3plus import DeepLabV3PlusDecoder, ReferenceDeepLabV3PlusDecoder
+from ..nn.dilated import ASPPv2, LargeFOV, ReferenceASPPv2, ReferenceLargeFOV
 from ..nn.heads import PSPHead, ReferencePSPHead
+from ..nn.hrnet import HRFuse, ReferenceHRFuse
 from ..nn.hrnetv2 import HRNetV2Head, ReferenceHRNetV2Head
 from ..nn.ppm import PPM, PPMForward, ReferencePPM
 from ..nn.segformer import ReferenceSegFormerHead, SegFormerForward, SegFormerHead
+from ..nn.spatial_pyramid_pooling import ReferenceSpatialPyramidPooling, SpatialPyramidPooling
 from ..nn.upernet import ReferenceUPerHead, UPerForward, UPerHead
 from . import mmseg, repositories
 
@@ -32,6 +35,10 @@ LIBRARIES = {
 #: Adapters by the exact class they know; a subclass is fused too unless it overrides ``forward``.
 adapters: dict[type[nn.Module], type[Fused]] = {
     ReferenceASPP: ASPP,
+    ReferenceASPPv2: ASPPv2,
+    ReferenceLargeFOV: LargeFOV,
+    ReferenceHRFuse: HRFuse,
+    ReferenceSpatialPyramidPooling: SpatialPyramidPooling,
     ReferencePPM: PPM,
     ReferencePSPHead: PSPHead,
     ReferenceDeepLabV3PlusDecoder: DeepLabV3PlusDecoder,

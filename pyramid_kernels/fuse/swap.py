@@ -161,7 +161,7 @@ def _look_alike(module: nn.Module) -> str | None:
 
 def _decisions(module: Fused) -> str:
     """The backends for a small batch of float maps, in the mode the module stands in."""
-    value = module.units(module)[0].conv.weight.detach().new_empty(1)
+    value = module.like(module).new_empty(1)
 
     def new(channels: int, stride: int) -> Tensor:
         side = max(1, 256 // stride)

@@ -2,27 +2,38 @@
 
 from .aspp import ASPP, ReferenceASPP
 from .deeplabv3plus import DeepLabV3PlusDecoder, ReferenceDeepLabV3PlusDecoder
+from .dilated import ASPPv2, LargeFOV, ReferenceASPPv2, ReferenceLargeFOV
 from .heads import PSPHead, ReferencePSPHead
+from .hrnet import HRFuse, ReferenceHRFuse
 from .hrnetv2 import HRNetV2Head, ReferenceHRNetV2Head
 from .losses import UpsampleCrossEntropyLoss
 from .ppm import PPM, ReferencePPM
 from .segformer import ReferenceSegFormerHead, SegFormerHead
+from .spatial_pyramid_pooling import ReferenceSpatialPyramidPooling, SpatialPyramidPooling
 from .upernet import ReferenceUPerHead, UPerHead
 
 __all__ = [
     "ASPP",
-    "PPM",
+    "ASPPv2",
     "DeepLabV3PlusDecoder",
+    "HRFuse",
     "HRNetV2Head",
+    "LargeFOV",
+    "PPM",
     "PSPHead",
     "ReferenceASPP",
+    "ReferenceASPPv2",
     "ReferenceDeepLabV3PlusDecoder",
+    "ReferenceHRFuse",
     "ReferenceHRNetV2Head",
+    "ReferenceLargeFOV",
     "ReferencePPM",
     "ReferencePSPHead",
     "ReferenceSegFormerHead",
+    "ReferenceSpatialPyramidPooling",
     "ReferenceUPerHead",
     "SegFormerHead",
+    "SpatialPyramidPooling",
     "UPerHead",
     "UpsampleCrossEntropyLoss",
 ]

@@ -29,7 +29,7 @@ class ReferenceASPP(nn.Module):
 
     def __init__(
         self, in_channels: int, atrous_rates: Sequence[int], out_channels: int = 256, *, separable: bool = False,
-        project_kernel: int = 1, dropout: float = 0.5,
+        project_kernel: int = 1, dropout: float = 0.5, pool_first: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         if project_kernel not in (1, 3):
@@ -41,9 +41,11 @@ class ReferenceASPP(nn.Module):
         self.convs = nn.ModuleList(convs)
         project = _conv_norm_relu(len(convs) * out_channels, out_channels, project_kernel)
         self.project = nn.Sequential(*project, nn.Dropout(dropout))
+        self.pool_first = pool_first
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(torch.cat([conv(x) for conv in self.convs], 1))
+        *branches, pooled = [conv(x) for conv in self.convs]
+        return self.project(torch.cat([pooled, *branches] if self.pool_first else [*branches, pooled], 1))
 
 
 def _conv_norm_relu(
@@ -70,8 +72,10 @@ class ASPPForward(Fused):
     """The fused forward of every class in torchvision's layout.
 
     ``convs.i`` are [conv (or [depthwise, 1x1]), norm, ReLU], the last one [mean, 1x1, norm, ReLU], concatenated in that
-    order; ``project`` is [conv, norm, ReLU] and perhaps a dropout.
+    order or, with ``pool_first``, the last one first; ``project`` is [conv, norm, ReLU] and perhaps a dropout.
     """
+
+    pool_first: bool = False
 
     #: The class of the image-level branch, whose own forward spreads it; None leaves that to a numeric check.
     image_pooling: ClassVar[type[nn.Module] | None] = None
@@ -171,6 +175,7 @@ class ASPPForward(Fused):
             project_norm=as_eval(parts.project.norm, parts.project.conv),
             pool_weight=parts.pool.conv.weight,
             pool_norm=as_eval(parts.pool.norm, parts.pool.conv),
+            pool_first=self.pool_first,
             backend=self.kernel_backend,
         )
 
@@ -184,10 +189,11 @@ class ASPPForward(Fused):
         else:
             maps = [x if unit.depthwise is None else unit.depthwise(x) for unit in parts.branches]
             y = torch.cat([conv_norm_relu(m, [u], backend) for m, u in zip(maps, parts.branches, strict=True)], 1)
-        weight = parts.project.conv.weight
-        last = weight[:, y.shape[1] :].flatten(2)  # [O, pooled, k*k]
-        image_bias = torch.einsum("np,opk->nok", pooled.flatten(1), last)
-        return conv_norm_relu(y, [parts.project], backend, weight[:, : y.shape[1]], image_bias)
+        widths = (pooled.shape[1], y.shape[1]) if self.pool_first else (y.shape[1], pooled.shape[1])
+        columns = parts.project.conv.weight.split(widths, 1)
+        weight, image_weight = columns[::-1] if self.pool_first else columns
+        image_bias = torch.einsum("np,opk->nok", pooled.flatten(1), image_weight.flatten(2))
+        return conv_norm_relu(y, [parts.project], backend, weight, image_bias)
 
 
 def unit_of(conv: Any, norm: nn.Module, _: nn.Module) -> Unit:
@@ -241,6 +247,7 @@ class ASPP(ASPPForward, ReferenceASPP):
         separable: 3x3 branches as depthwise 3x3, then 1x1, nothing between.
         project_kernel: 1 (DeepLab), or 3 (mmsegmentation).
         dropout: probability after the projection.
+        pool_first: the image-level branch is concatenated first (mmsegmentation, NVIDIA), not last; the keys stay.
         backend: "auto", "cuda", "triton", "composed" or "reference".
 
     Raises:
@@ -254,22 +261,26 @@ class ASPP(ASPPForward, ReferenceASPP):
 
     def __init__(
         self, in_channels: int, atrous_rates: Sequence[int], out_channels: int = 256, *, separable: bool = False,
-        project_kernel: int = 1, dropout: float = 0.5, backend: str = "auto",
+        project_kernel: int = 1, dropout: float = 0.5, pool_first: bool = False, backend: str = "auto",
     ) -> None:  # fmt: skip
         super().__init__(
-            in_channels, atrous_rates, out_channels, separable=separable, project_kernel=project_kernel, dropout=dropout
-        )
+            in_channels, atrous_rates, out_channels, separable=separable, project_kernel=project_kernel,
+            dropout=dropout, pool_first=pool_first,
+        )  # fmt: skip
         self.kernel_backend = check_backend(backend)
         to_channels_last(self)
 
     @classmethod
-    def from_reference(cls, module: nn.Module, *, backend: str = "auto") -> Self:
-        """A copy of ``module``, any ASPP in this layout (torchvision's, segmentation_models_pytorch's, this one's)."""
+    def from_reference(cls, module: nn.Module, *, pool_first: bool = False, backend: str = "auto") -> Self:
+        """A copy of ``module``, any ASPP in this layout (torchvision's, segmentation_models_pytorch's, this one's).
+
+        ``pool_first`` counts where it has no such attribute.
+        """
         reason = ASPPForward.why_not(module)
         if reason:
             raise ValueError(f"module must be an ASPP in torchvision's layout, got a {type(module).__name__}: {reason}")
         source: Any = copy.deepcopy(module)
-        aspp = cls(1, (), 1, backend=backend)
+        aspp = cls(1, (), 1, pool_first=getattr(module, "pool_first", pool_first), backend=backend)
         *convs, pool = source.convs
         branches = [nn.Sequential(*map(_plain, conv)) for conv in convs]
         aspp.convs = nn.ModuleList([*branches, ImagePooling(*pool)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -60,19 +60,24 @@ class Fused(_Base):
         raise NotImplementedError
 
     @classmethod
+    def like(cls, module: nn.Module) -> Tensor:
+        """A tensor whose dtype and device ``module`` takes."""
+        return cls.units(module)[0].conv.weight.detach()
+
+    @classmethod
     def example(cls, module: nn.Module, new: Callable[[int, int], Tensor]) -> Any:
         """What ``forward`` takes, if ``new(channels, stride)`` makes the map of one image at an output stride."""
         unit = cls.units(module)[0]
         return new((unit.depthwise or unit.conv).in_channels, 4)
 
-    def fused_forward(self, x: Any) -> Tensor:
+    def fused_forward(self, x: Any) -> Any:
         raise NotImplementedError
 
     def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
         """The (op, problem, sizes) of every op that ``fused_forward`` calls on ``x`` in the present mode."""
         raise NotImplementedError
 
-    def forward(self, x: Any) -> Tensor:
+    def forward(self, x: Any) -> Any:
         if self.why_original(x) is None:
             return self.fused_forward(x)
         return super().forward(x)
@@ -103,6 +108,21 @@ class Fused(_Base):
     def backend_of(self, op: Op) -> str:
         """The backend that this instance asks of ``op``."""
         return self.kernel_backend
+
+    @classmethod
+    def from_reference(cls, module: nn.Module, *, backend: str = "auto") -> Self:
+        """A copy of ``module``, an instance of the class that ``to_reference`` gives."""
+        if type(module) is not cls.original:
+            raise ValueError(f"module must be a {cls.original.__name__}, got a {type(module).__name__}")
+        reason = cls.why_not(module)
+        if reason:
+            raise ValueError(f"module must be as {cls.original.__name__} makes it: {reason}")
+        fused: Any = copy.deepcopy(module)
+        fused.__class__ = cls
+        fused.kernel_backend = check_backend(backend)
+        if cls.channels_last_weights:
+            to_channels_last(fused)
+        return fused
 
     def to_reference(self) -> nn.Module:
         """A copy as the original class: plain PyTorch, same parameters' values and ``state_dict`` keys."""
@@ -156,15 +176,15 @@ def hooked(m: nn.Module) -> bool:
     return bool(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
 
 
-def why_not_map(x: Any, conv: nn.Conv2d) -> str | None:
-    """Why the ops do not take ``x`` beside the weight of ``conv``."""
+def why_not_map(x: Any, conv: nn.Conv2d | None = None) -> str | None:
+    """Why the ops do not take ``x``, beside the weight of ``conv`` if one is meant."""
     if type(x) not in (Tensor, nn.Parameter):
         return f"the input is a {type(x).__name__}"
     if x.dim() != 4 or x.numel() == 0:
         return "the input is not a batch of maps"
     if x.dtype not in FLOATS:
         return f"the input is {x.dtype}"
-    if x.dtype != conv.weight.dtype and not torch.is_autocast_enabled(x.device.type):
+    if conv is not None and x.dtype != conv.weight.dtype and not torch.is_autocast_enabled(x.device.type):
         return f"the input is {x.dtype} and the weights are {conv.weight.dtype}"
     return None
 

@@ -26,10 +26,11 @@ class ReferenceDeepLabV3PlusDecoder(nn.Module):
         self, in_channels: int, low_channels: int, out_channels: int = 256,
         atrous_rates: Sequence[int] = (12, 24, 36), *, low_width: int = 48, separable: bool = True,
         dropout: float = 0.5, align_corners: bool = True, low_first: bool = False, low_index: int = 2,
+        refine: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
         aspp = ReferenceASPP(in_channels, atrous_rates, out_channels, separable=separable, dropout=dropout)
-        self.aspp = nn.Sequential(aspp, *_conv3_norm_relu(out_channels, out_channels, separable))
+        self.aspp = nn.Sequential(aspp, *(_conv3_norm_relu(out_channels, out_channels, separable) if refine else ()))
         low = nn.Conv2d(low_channels, low_width, 1, bias=False)
         self.block1 = nn.Sequential(low, nn.BatchNorm2d(low_width), nn.ReLU())
         self.block2 = nn.Sequential(*_conv3_norm_relu(out_channels + low_width, out_channels, separable))
@@ -174,7 +175,7 @@ class DeepLabV3PlusForward(HeadForward):
 
 
 class DeepLabV3PlusDecoder(DeepLabV3PlusForward, ReferenceDeepLabV3PlusDecoder):
-    """DeepLab v3+'s decoder: ASPP and a 3x3 on the last map, upsampled beside a narrow low-level map, and a 3x3.
+    """DeepLab v3+'s decoder: ASPP, perhaps a 3x3, on the last map, upsampled beside a narrow low-level one, then a 3x3.
 
     maps: list of (N, C_i, H_i, W_i), of which ``low_index`` and the last are read -> (N, out_channels, H, W) at the
     size of the low-level map, in its dtype. Keys ``aspp``, ``block1`` and ``block2`` of segmentation_models_pytorch.
@@ -187,6 +188,7 @@ class DeepLabV3PlusDecoder(DeepLabV3PlusForward, ReferenceDeepLabV3PlusDecoder):
         align_corners: of the upsampling; True in segmentation_models_pytorch and in much research code.
         low_first: the low-level map is concatenated first, not last.
         low_index: place of the low-level map.
+        refine: a 3x3 behind the ASPP, which segmentation_models_pytorch has and the paper has not.
         backend: "auto", "cuda", "triton", "composed" or "reference".
 
     Raises:
@@ -201,11 +203,12 @@ class DeepLabV3PlusDecoder(DeepLabV3PlusForward, ReferenceDeepLabV3PlusDecoder):
         self, in_channels: int, low_channels: int, out_channels: int = 256,
         atrous_rates: Sequence[int] = (12, 24, 36), *, low_width: int = 48, separable: bool = True,
         dropout: float = 0.5, align_corners: bool = True, low_first: bool = False, low_index: int = 2,
-        backend: str = "auto",
+        refine: bool = True, backend: str = "auto",
     ) -> None:  # fmt: skip
         super().__init__(
             in_channels, low_channels, out_channels, atrous_rates, low_width=low_width, separable=separable,
             dropout=dropout, align_corners=align_corners, low_first=low_first, low_index=low_index,
+            refine=refine,
         )  # fmt: skip
         self.kernel_backend = check_backend(backend)
         self.aspp[0].__class__ = ASPP

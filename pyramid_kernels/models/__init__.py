@@ -1,0 +1,28 @@
+"""Whole networks made of pyramid modules, each fused or in plain PyTorch, with one ``state_dict``."""
+
+from .base import Network, Segmenter, backbone
+from .deeplab import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus
+from .hrnet import HRNetPose, HRNetSegmentation
+from .pspnet import PSPNet
+from .sppnet import SPPNet
+
+__all__ = [
+    "DeepLabV1",
+    "DeepLabV2",
+    "DeepLabV3",
+    "DeepLabV3Plus",
+    "HRNetPose",
+    "HRNetSegmentation",
+    "Network",
+    "PSPNet",
+    "SPPNet",
+    "Segmenter",
+    "backbone",
+    "networks",
+]
+
+
+def networks() -> dict[str, type[Network]]:
+    """Every network by its name."""
+    found = {name: value for name, value in globals().items() if isinstance(value, type) and issubclass(value, Network)}
+    return {name: cls for name, cls in sorted(found.items()) if cls not in (Network, Segmenter)}

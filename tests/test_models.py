@@ -1,0 +1,196 @@
+"""The networks fused and in plain PyTorch: shapes, results, gradients, launches; backbones, images they refuse."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import pyramid_kernels as pk
+from pyramid_kernels.cli.demo_model import load_photo
+from pyramid_kernels.models import Network, backbone, networks
+from pyramid_kernels.models.base import library
+from pyramid_kernels.nn.base import Fused
+from pyramid_kernels.ops import all_ops
+from tests.agreement import assert_agrees, fair_
+from tests.kernels import DEVICE
+
+for name in ("torchvision", "timm"):
+    pytest.importorskip(name, reason=f"needs {name}")
+
+DILATED = {"classes": 3, "backbone": "test_resnet"}
+HRNET = {"width": 4, "modules": (1, 1, 1), "blocks": 1}
+#: Arguments of a narrow form of every network, and the backend on which its fused forward differs from its own.
+TINY: dict[str, tuple[dict[str, Any], str]] = {
+    "SPPNet": ({"width": 4, "hidden": 8, "classes": 5}, "reference"),
+    "DeepLabV1": ({"classes": 3, "backbone": "vgg11", "hidden": 8, "rate": 2, "dropout": 0.0}, "reference"),
+    "DeepLabV2": (DILATED | {"rates": (1, 2)}, "reference"),
+    "DeepLabV3": (DILATED | {"width": 8, "dropout": 0.0}, "reference"),
+    "DeepLabV3Plus": (DILATED | {"width": 8, "low_width": 6, "dropout": 0.0}, "composed"),
+    "PSPNet": (DILATED | {"hidden": 8, "dropout": 0.0}, "composed"),
+    "HRNetPose": (HRNET | {"joints": 3}, "reference"),
+    "HRNetSegmentation": (HRNET | {"classes": 3}, "composed"),
+}
+
+
+@functools.cache
+def photograph() -> Tensor:
+    """Eight crops of 32 px of scikit-image's cup of coffee."""
+    pytest.importorskip("skimage", reason="needs scikit-image")
+    photo = torch.from_numpy(load_photo(None, 160).copy()).permute(2, 0, 1).float() / 127.5 - 1
+    crops = photo.unfold(1, 32, 32).unfold(2, 32, 32).flatten(1, 2)
+    return crops.transpose(0, 1)[:8].contiguous()
+
+
+def noise() -> Tensor:
+    return torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def pair(name: str, backend: str) -> tuple[Network, Network]:
+    """A narrow network, fused and plain, of the same weights."""
+    cls, (settings, _) = networks()[name], TINY[name]
+    plain = fair_(cls(fused=False, **settings), noise())
+    fused = cls(backend=backend, **settings)
+    fused.load_state_dict(plain.state_dict())
+    return fused, plain
+
+
+@pytest.mark.parametrize("image", [photograph, noise], ids=["photograph", "noise"])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("name", TINY)
+def test_fused_agrees_with_plain(name: str, mode: str, image: Any) -> None:
+    fused, plain = pair(name, TINY[name][1])
+    assert any(isinstance(m, Fused) for m in fused.modules()) and not any(isinstance(m, Fused) for m in plain.modules())
+    draws = 2 if name == "DeepLabV1" else 8  # a step of a VGG takes as long as ten of the others
+    assert_agrees(fused.train(mode == "train"), plain.train(mode == "train"), image(), draws)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_fused_network_launches_its_ops(name: str) -> None:
+    fused, plain = pair(name, "triton")
+    side = max(16, fused.stride)
+    x = noise()[:1, :, :side, :side].to(DEVICE)
+    with torch.no_grad(), pk.testing.count_launches() as launches:
+        y = fused.eval().to(DEVICE)(x)
+    kernels = {kernel for kernel, _ in launches}
+    assert [op for op in fused.ops if not any(kernel.startswith(f"{op}_") for kernel in kernels)] == []
+    with torch.no_grad(), pk.testing.count_launches() as launches:
+        torch.testing.assert_close(plain.eval().to(DEVICE)(x), y, rtol=1e-3, atol=1e-3)
+    assert not launches
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_fuse_makes_of_the_plain_network_what_the_fused_one_is(name: str) -> None:
+    fused, plain = pair(name, "auto")
+    pk.fuse_(plain)
+    kinds = [[type(m) for m in net.modules() if isinstance(m, Fused)] for net in (fused, plain)]
+    assert kinds[0] == kinds[1] != []
+
+
+@pytest.mark.parametrize("name", networks())
+def test_what_a_network_says_of_itself(name: str) -> None:
+    cls = networks()[name]
+    assert cls.ops and set(cls.ops) <= set(all_ops()) and list(cls.ops) == sorted(cls.ops)
+    assert len(cls.published_size) == 2 and all(part in (cls.__doc__ or "") for part in ("Args:", "Raises:", "Source:"))
+
+
+#: The network, the shape of its image, of its result, and of what a child of it gives.
+SHAPES: dict[str, tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...], str, tuple[int, ...]]] = {
+    "sppnet": ("SPPNet", {}, (2, 3, 224, 224), (2, 1000), "spp", (2, 10752)),
+    "sppnet-smallest": ("SPPNet", {}, (2, 3, 8, 9), (2, 1000), "conv4", (2, 512, 1, 1)),
+    "deeplab-v1": ("DeepLabV1", {}, (1, 3, 321, 321), (1, 21, 41, 41), "features", (1, 512, 41, 41)),
+    "deeplab-v2": ("DeepLabV2", {}, (1, 3, 321, 321), (1, 21, 41, 41), "backbone.layer4", (1, 2048, 41, 41)),
+    "deeplab-v2-vgg": (
+        "DeepLabV2", {"backbone": "vgg16"}, (4, 3, 224, 224), (4, 21, 28, 28), "backbone", (4, 512, 28, 28),
+    ),
+    "deeplab-v3": ("DeepLabV3", {}, (2, 3, 513, 513), (2, 21, 513, 513), "classifier.0", (2, 256, 33, 33)),
+    "deeplab-v3-os8": (
+        "DeepLabV3", {"output_stride": 8}, (2, 3, 513, 513), (2, 21, 513, 513), "classifier.0", (2, 256, 65, 65),
+    ),
+    "deeplab-v3plus": ("DeepLabV3Plus", {}, (2, 3, 513, 513), (2, 21, 513, 513), "decoder", (2, 256, 129, 129)),
+    "pspnet": ("PSPNet", {}, (2, 3, 473, 473), (2, 19, 473, 473), "head", (2, 19, 60, 60)),
+    "hrnet-pose": ("HRNetPose", {}, (2, 3, 256, 192), (2, 17, 64, 48), "final_layer", (2, 17, 64, 48)),
+    "hrnet-pose-w48": ("HRNetPose", {"width": 48}, (1, 3, 256, 192), (1, 17, 64, 48), "final_layer", (1, 17, 64, 48)),
+    "hrnet-segmentation": (
+        "HRNetSegmentation", {}, (1, 3, 512, 1024), (1, 19, 128, 256), "last_layer", (1, 19, 128, 256),
+    ),
+    "hrnet-segmentation-w18": (
+        "HRNetSegmentation", {"width": 18}, (1, 3, 512, 1024), (1, 19, 128, 256), "last_layer", (1, 19, 128, 256),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_shapes_of_the_whole_networks(case: str) -> None:
+    name, settings, image, result, path, inner = SHAPES[case]
+    seen = []
+    with torch.device("meta"):
+        network = networks()[name](fused=False, **settings)
+        network.get_submodule(path).register_forward_hook(lambda m, x, y: seen.append(tuple(y.shape)))
+        y = network(torch.empty(image))
+    assert (tuple(y.shape), seen) == (result, [inner])
+
+
+def test_sppnet_on_the_sizes_that_ceil_windows_refuse() -> None:
+    network = networks()["SPPNet"](width=2, hidden=4, classes=3, windows="ceil", backend="reference").eval()
+    assert network(torch.zeros(1, 3, 20, 20)).shape == (1, 3)
+    for size in (16, 17, 24, 25):
+        with pytest.raises(ValueError, match="bin 4 on a map of size"):
+            network(torch.zeros(1, 3, size, size))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_images_smaller_than_the_stride(name: str) -> None:
+    network = networks()[name](**TINY[name][0]).eval()
+    side = network.stride
+    network(torch.zeros(1, 3, side, side))
+    with pytest.raises(ValueError, match=f"x must be images of at least {side}x{side} px, the stride of {name}, got"):
+        network(torch.zeros(1, 3, side - 1, side))
+
+
+def test_deeplab_v3_has_torchvisions_keys() -> None:
+    with torch.device("meta"):
+        theirs = library("torchvision").models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None)
+        ours = networks()["DeepLabV3"](backbone="resnet50", output_stride=8)
+    shapes = [{key: tuple(t.shape) for key, t in net.state_dict().items()} for net in (ours, theirs)]
+    assert shapes[0] == {key: shape for key, shape in shapes[1].items() if not key.startswith("aux_classifier")}
+
+
+@pytest.mark.parametrize("width", [18, 32, 48])
+def test_hrnet_has_timms_keys(width: int) -> None:
+    with torch.device("meta"):
+        theirs = library("timm").create_model(f"hrnet_w{width}", features_only=True, feature_location="")
+        ours = networks()["HRNetSegmentation"](width=width).backbone
+    assert {k: t.shape for k, t in ours.state_dict().items()} == {k: t.shape for k, t in theirs.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ["resnet50", "test_resnet"])  # torchvision's, timm's
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_stages_of_a_backbone(name, output_stride):
+    with torch.device("meta"):
+        net, channels = backbone(name, output_stride=output_stride, stages=(1, 3, 4))
+        maps = net(torch.empty(2, 3, 64, 96))
+    strides = [min(stride, output_stride) for stride in (4, 16, 32)]
+    assert [tuple(m.shape) for m in maps] == [(2, c, 64 // s, 96 // s) for c, s in zip(channels, strides, strict=True)]
+
+
+def test_backbones_that_are_none():
+    with pytest.raises(ValueError, match="name must be a backbone of torchvision or timm, got 'resnet5'; near it: .*"):
+        backbone("resnet5")
+    with pytest.raises(ValueError, match="output_stride must be 8, 16 or 32, got 4"):
+        backbone("resnet50", output_stride=4)
+    with pytest.raises(ValueError, match=r"stages must be some of 1, 2, 3 and 4, ascending, got \(4, 1\)"):
+        backbone("resnet50", stages=(4, 1))
+    with pytest.raises(ImportError, match=r"needs no_such_library; pip install 'pyramid_kernels\[models\]'"):
+        library("no_such_library")
+
+
+def test_image_smaller_than_the_stride():
+    network = Network()
+    network.stride = 32
+    network.check_image(torch.zeros(1, 3, 32, 33))
+    with pytest.raises(ValueError, match="at least 32x32 px, the stride of Network, got 31x40; resize or pad them"):
+        network.check_image(torch.zeros(1, 3, 31, 40))
