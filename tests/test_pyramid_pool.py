@@ -70,7 +70,7 @@ def test_the_largest_pyramids(backend: str, bins: tuple[Any, ...], windows: str,
 @pytest.mark.parametrize(
     "backend,bins,windows,limit",
     [
-        ("triton", (1, 64), "adaptive", "at most 64 bins along an axis, all levels together"),
+        ("triton", (1, 32), "adaptive", "at most 32 bins along an axis, all levels together"),
         ("triton", ((1, 32), (1, 1)), "fixed", "at most 32 bins along an axis"),
         ("triton", (1,) * 9, "adaptive", "at most 8 levels, got 9"),
         ("cuda", (65,), "adaptive", "at most 64 bins per level"),
