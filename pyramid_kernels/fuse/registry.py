@@ -13,6 +13,7 @@ from ..nn.aspp import ASPP, ASPPForward, ReferenceASPP
 from ..nn.base import Fused
 from ..nn.deeplabv3plus import DeepLabV3PlusDecoder, ReferenceDeepLabV3PlusDecoder
 from ..nn.dilated import ASPPv2, LargeFOV, ReferenceASPPv2, ReferenceLargeFOV
+from ..nn.dspp import DSPP, MDSPP, ReferenceDSPP, ReferenceMDSPP
 from ..nn.heads import PSPHead, ReferencePSPHead
 from ..nn.hrnet import HRFuse, ReferenceHRFuse
 from ..nn.hrnetv2 import HRNetV2Head, ReferenceHRNetV2Head
@@ -36,7 +37,9 @@ LIBRARIES = {
 adapters: dict[type[nn.Module], type[Fused]] = {
     ReferenceASPP: ASPP,
     ReferenceASPPv2: ASPPv2,
+    ReferenceDSPP: DSPP,
     ReferenceLargeFOV: LargeFOV,
+    ReferenceMDSPP: MDSPP,
     ReferenceHRFuse: HRFuse,
     ReferenceSpatialPyramidPooling: SpatialPyramidPooling,
     ReferencePPM: PPM,

@@ -3,6 +3,7 @@
 from .aspp import ASPP, ReferenceASPP
 from .deeplabv3plus import DeepLabV3PlusDecoder, ReferenceDeepLabV3PlusDecoder
 from .dilated import ASPPv2, LargeFOV, ReferenceASPPv2, ReferenceLargeFOV
+from .dspp import DSPP, MDSPP, ReferenceDSPP, ReferenceMDSPP
 from .heads import PSPHead, ReferencePSPHead
 from .hrnet import HRFuse, ReferenceHRFuse
 from .hrnetv2 import HRNetV2Head, ReferenceHRNetV2Head
@@ -15,18 +16,22 @@ from .upernet import ReferenceUPerHead, UPerHead
 __all__ = [
     "ASPP",
     "ASPPv2",
+    "DSPP",
     "DeepLabV3PlusDecoder",
     "HRFuse",
     "HRNetV2Head",
     "LargeFOV",
+    "MDSPP",
     "PPM",
     "PSPHead",
     "ReferenceASPP",
     "ReferenceASPPv2",
+    "ReferenceDSPP",
     "ReferenceDeepLabV3PlusDecoder",
     "ReferenceHRFuse",
     "ReferenceHRNetV2Head",
     "ReferenceLargeFOV",
+    "ReferenceMDSPP",
     "ReferencePPM",
     "ReferencePSPHead",
     "ReferenceSegFormerHead",

@@ -83,9 +83,10 @@ def _empty_mixed(cells: Tensor, pointwise: list[Tensor], levels: Levels) -> Tens
 
 
 def _empty_like(cells: Tensor) -> Tensor:
-    return empty_cells(cells_are_channels_last(cells), cells, *cells.shape)
+    n, c, s = cells.shape
+    return empty_cells(cells_are_channels_last(cells), cells, n, c, s)
 
 
 def _no_indices(cells: Tensor) -> Tensor:
     """What pooling keeps of a maximum: nothing, for an average."""
-    return empty_cells(cells_are_channels_last(cells), cells, 0, *cells.shape[1:], torch.int32)
+    return empty_cells(cells_are_channels_last(cells), cells, 0, cells.shape[1], cells.shape[2], torch.int32)

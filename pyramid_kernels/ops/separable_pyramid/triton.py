@@ -54,7 +54,7 @@ def separable_pyramid_depthwise_kernel(
             p_w = p_weights[i] + channel.to(tl.int64) * w_strides[i][0]
             acc = tl.zeros([BM, BN], tl.float32)
             for t in tl.static_range(9):
-                tap: tl.constexpr = 8 - t if TURNED else t
+                tap = 8 - t if TURNED else t
                 b_w = tl.load(p_w + tap // 3 * w_strides[i][1] + tap % 3 * w_strides[i][2], channel < c, 0.0)
                 b_x = neighbour(p_level, n, s, channel, m, t // 3 - 1, t % 3 - 1, cells[i], cols[i], x_strides)
                 acc += b_w.to(tl.float32)[None, :] * b_x
@@ -106,7 +106,8 @@ def launch_depthwise(x: Tensor, weights: list[Tensor], y: Tensor, levels: Levels
     programs = sum(triton.cdiv(n * k, block["BM"]) for k in cells) * triton.cdiv(c, block["BN"])
     launch(
         separable_pyramid_depthwise_kernel, (programs,), x,
-        x, tuple(weights), y, n, c, cells, cols, x.stride(), _tap_strides(weights), y.stride(), TURNED=turned, **block,
+        x, tuple(weights), y, n, c, cells, cols, x.stride(), _tap_strides(weights), y.stride(),
+        TURNED=turned, **block, maxnreg=255,  # unbounded, ptxas spills for occupancy's sake
     )  # fmt: skip
 
 
