@@ -4,9 +4,11 @@ from .base import Network, Segmenter, backbone
 from .deeplab import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus
 from .hrnet import HRNetPose, HRNetSegmentation
 from .pspnet import PSPNet
+from .speed import SPEED
 from .sppnet import SPPNet
 
 __all__ = [
+    "SPEED",
     "DeepLabV1",
     "DeepLabV2",
     "DeepLabV3",
