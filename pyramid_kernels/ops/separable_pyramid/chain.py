@@ -46,6 +46,7 @@ def backward(
     firsts = list(accumulate(channels[:-1], initial=first))
     kernels.merge.backward_maps(dy, None, None, pyramid_levels(dmixed, levels, channels), firsts, "bilinear", False)
     if needs[3]:
+        # In place: with no gain and no norm dz is dy.
         none: list[Tensor | None] = [None] * len(levels)
         kernels.project.backward_dz(dmixed, None, None, counts, channels, *_epilogue(none), dmixed, dbias)
     if needs[2]:
