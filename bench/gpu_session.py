@@ -20,12 +20,15 @@ from typing import TextIO
 
 ROOT = Path(__file__).parents[1]
 PY = sys.executable
-MEMORY = ("pyramid_pool", "upsample_merge", "pyramid_project", "upsample_cross_entropy", "upsample_argmax")
+MEMORY = (
+    "pyramid_pool", "upsample_merge", "pyramid_project", "channel_gate", "max_pool_pyramid", "upsample_cross_entropy",
+    "upsample_argmax",
+)  # fmt: skip
 GEMM = ("dilated_branches", "dilated_branches_train", "aspp", "pyramid_conv", "separable_pyramid")
 OPS = (*MEMORY, *GEMM)
 MODULES = (
-    "nn.ASPP", "nn.DSPP", "nn.MDSPP", "nn.PPM", "nn.PSPHead", "nn.UPerHead", "nn.DeepLabV3PlusDecoder",
-    "nn.HRNetV2Head", "transformers.SegformerDecodeHead",
+    "nn.ASPP", "nn.PPM", "nn.PSPHead", "nn.UPerHead", "nn.DeepLabV3PlusDecoder", "nn.HRNetV2Head", "nn.SPP", "nn.SPPF",
+    "nn.DSPP", "nn.MDSPP", "nn.AttentionRefinementModule", "nn.FeatureFusionModule", "transformers.SegformerDecodeHead",
 )  # fmt: skip
 #: Every op's small cases on CUDA; those of Triton pass ten minutes under a sanitizer.
 SMALL = "test_oracle and cuda and not triton and float16 and channels_last"

@@ -56,6 +56,24 @@ def hrnetv2_head(width: int, size: int) -> Build:
     return lambda: (nn.ReferenceHRNetV2Head(widths, 19), pyramid(widths, size))
 
 
+def arm(in_channels: int, out_channels: int, rows: int, cols: int) -> Build:
+    return lambda: (nn.ReferenceAttentionRefinementModule(in_channels, out_channels), (2, in_channels, rows, cols))
+
+
+def ffm(widths: Sequence[int], classes: int, rows: int, cols: int) -> Build:
+    """The form of BiSeNet's first version: 3x3, straight to the classes; the context maps at their own size."""
+    maps: list[tuple[int, ...]] = [(2, c, rows >> i, cols >> i) for i, c in enumerate(widths)]
+    return lambda: (nn.ReferenceFeatureFusionModule(widths, classes, kernel_size=3, hidden=classes, bias=True), maps)
+
+
+def spp(channels: int, size: int) -> Build:
+    return lambda: (nn.ReferenceSPP(channels, channels), (2, channels, size, size))
+
+
+def sppf(channels: int, size: int) -> Build:
+    return lambda: (nn.ReferenceSPPF(channels, channels), (2, channels, size, size))
+
+
 def segformer_head(widths: Sequence[int], channels: int, size: int) -> Build:
     """transformers' own class."""
 
@@ -97,6 +115,10 @@ MODULES: dict[str, dict[str, Build]] = {
     "nn.UPerHead": {"resnet-512-64x64": uper_head(RESNET, 512, 64)},
     "nn.DeepLabV3PlusDecoder": {"2048-256-129x129": deeplab_decoder(2048, 256, 129, 33)},
     "nn.HRNetV2Head": {"w48-128x128": hrnetv2_head(48, 128)},
+    "nn.AttentionRefinementModule": {"256-to-128-64x128": arm(256, 128, 64, 128)},
+    "nn.FeatureFusionModule": {"resnet18-128x256": ffm((256, 256, 512), 19, 128, 256)},
+    "nn.SPP": {"1024-20x20": spp(1024, 20)},
+    "nn.SPPF": {"512-20x20": sppf(512, 20), "1024-40x40": sppf(1024, 40)},
     "transformers.SegformerDecodeHead": {
         "b0-128x128": segformer_head((32, 64, 160, 256), 256, 128),
         "b5-128x128": segformer_head((64, 128, 320, 512), 768, 128),

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pyramid_kernels import models
 from pyramid_kernels.cli.common import table
-from pyramid_kernels.cli.networks import network_class, pair, paths, same_path
+from pyramid_kernels.cli.networks import network_class, pair, paths
 from pyramid_kernels.fuse.check import difference
 from pyramid_kernels.models import Network
 from pyramid_kernels.progress import progress
@@ -82,7 +82,7 @@ def frames_per_second(name: str, device: str, dtype: torch.dtype, channels_last:
     medians = [timing.Stats.of(times[form]).median for form in calls]
     ratio = f"{timing.paired_ratio(times['unfused'], times['fused']):.2f}"
     cells = [name, image(cls), *(f"{1e3 * s:.4g}" for s in medians), *(f"{1 / s:.4g}" for s in medians)]
-    return [*cells, "same path" if same_path(chosen) else ratio, ", ".join(chosen)]
+    return [*cells, ratio if chosen else "same path", ", ".join(chosen)]
 
 
 def inference(network: Network, x: Tensor) -> Callable[[], Any]:

@@ -208,8 +208,11 @@ def _of_module(
         x = torch.randn(1 if one else shape[0], *shape[1:]).to(device, dtype)
         return x.contiguous(memory_format=torch.channels_last).requires_grad_()
 
+    def called(module: Any, x: Any) -> Any:
+        return module(*x) if fused.spreads_maps else module(x)
+
     x: Any = [random(shape) for shape in shapes] if isinstance(shapes, list) else random(shapes)
-    forwards: dict[str, Fn] = {"auto": lambda: fused(x), EAGER: lambda: plain(x)}
+    forwards: dict[str, Fn] = {"auto": lambda: called(fused, x), EAGER: lambda: called(plain, x)}
     with torch.set_grad_enabled(mode == "training"):
         paths = {"auto": _module_path(fused, x), EAGER: "original"}
     if compiled and can_compile(device):
@@ -222,7 +225,7 @@ def _of_module(
     outputs = {
         "auto": forwards["auto"],
         EAGER: forwards[EAGER],
-        "exact": lambda: copy.deepcopy(plain).double()(exact if isinstance(x, list) else exact[0]),
+        "exact": lambda: called(copy.deepcopy(plain).double(), exact if isinstance(x, list) else exact[0]),
     }
     return Subject(name, case, mode, dtype, calls, paths, outputs=outputs)
 

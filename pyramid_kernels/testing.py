@@ -86,9 +86,10 @@ def limits(ours: Tensor, exact: Tensor, chain: Errors) -> tuple[float, float]:
 def module_error_ratios(ours: nn.Module, unfused: nn.Module, x: Tensor, draws: int = 8) -> dict[str, float]:
     """Error over limit of everything that one step of ``ours`` gives, by name: 1 and less passes.
 
-    "y" is the output, "dx" the gradient of ``x``, "d weight" that of a parameter; buffers have their own names. Both
-    modules hold the same weights and stay in their mode; ``unfused`` in float64 is the truth. The limit rests on the
-    worst of several draws of the unfused chain's errors: in one draw a sum of few terms may be lucky.
+    "y" is the output (the maps of a tuple side by side), "dx" the gradient of ``x``, "d weight" that of a parameter;
+    buffers have their own names. Both modules hold the same weights and stay in their mode; ``unfused`` in float64 is
+    the truth. The limit rests on the worst of several draws of the unfused chain's errors: in one draw a sum of few
+    terms may be lucky.
 
     Args:
         ours, unfused: a fused module and its original; ``unfused`` is left after one more step on ``x``.
@@ -121,7 +122,7 @@ def _step(model: nn.Module, x: Tensor, seed: int = 0) -> dict[str, Tensor]:
     x = x.detach().clone().requires_grad_()
     model.zero_grad(set_to_none=True)
     y: Any = model(x)
-    y = next(iter(y.values())) if isinstance(y, dict) else y
+    y = next(iter(y.values())) if isinstance(y, dict) else torch.cat(y, 1) if isinstance(y, tuple) else y
     weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     (y * weight.to(y)).sum().backward()
     found = {"y": y.detach(), "dx": x.grad}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
+GATE_TILES, GATE_BWD = "channel_gate/triton_tiles.py", "channel_gate/triton_bwd.py"
 TILES, BWD = "dilated_branches/triton_tiles.py", "dilated_branches/triton_bwd.py"
 
 
@@ -50,6 +51,30 @@ FAULTS = [
            "last = ((p + 1) * den - 1 - lead) // step", "last = (p * den - 1 - lead) // step"),
     _fault("pyramid_pool", "more-bins-than-pixels", "all levels gather from the first level's cells",
            "                s = base + i * cols + j\n", "                s = i * cols + j\n"),
+    _fault("max_pool_pyramid", "one-column", "a window's first row is left out",
+           "m_row = m & (y + i >= k // 2) & (y + i - k // 2 < shape[1])\n        for j in range(0, k):\n"
+           "            inside = m_row & (x + j >=",
+           "m_row = m & (y + i >= k // 2) & (y + i - k // 2 < shape[1]) & (i > 0)\n        for j in range(0, k):\n"
+           "            inside = m_row & (x + j >="),
+    _fault("max_pool_pyramid", "distinct", "a pixel beyond the right border is taken from the next row",
+           "inside = m_row & (x + j >= k // 2) & (x + j - k // 2 < shape[2])", "inside = m_row & (x + j >= k // 2)"),
+    _fault("max_pool_pyramid", "one-column", "the last of equal maxima takes the gradient",
+           "((v > best) |", "((v >= best) |"),
+    _fault("max_pool_pyramid", "many-channels", "every level pools the first size",
+           "        k = tl.where(level == i, SIZES[i], k)\n", "        k = tl.where(level == i, SIZES[0], k)\n"),
+    _fault("max_pool_pyramid", "cascade-descending", "every pool of a cascade reads x",
+           "source = maps[level] if level else x", "source = x"),
+    _fault("max_pool_pyramid", "descending-13x17", "the concat ascends whatever the order",
+           "[:: -1 if descending else 1]", "[::1]"),
+    _fault("max_pool_pyramid", "many-channels", "pixels beyond the map are stored",
+           "tl.store(p_dx + at(n, channel, y, x, dx_strides), acc.to(p_dx.dtype.element_ty), m)",
+           "tl.store(p_dx + at(n, channel, y, x, dx_strides), acc.to(p_dx.dtype.element_ty), channel < shape[0])"),
+    _fault("max_pool_pyramid", "one-column", "a window's gradient goes to the pixel opposite the chosen one",
+           "mine = inside & (place == i * k + j)", "mine = inside & (place == (k - 1 - i) * k + j)"),
+    _fault("max_pool_pyramid", "many-channels", "every level's windows bring the first level's gradient",
+           "        p_dy += dy_step\n", ""),
+    _fault("max_pool_pyramid", "cascade-descending", "x's own slice of the gradient is left out of a cascade",
+           "_gather(dys[level], gradient, kept", "_gather(dys[level or 1], gradient, kept"),
     _fault("upsample_merge", "one-pixel", "the right neighbour is not clamped at the border",
            "return i, tl.minimum(i + 1, size - 1), position - i.to(ACC)", "return i, i + 1, position - i.to(ACC)",
            "_shared/resample.py"),
@@ -170,6 +195,33 @@ FAULTS = [
     _fault("upsample_argmax", "many-classes", "only the last block of classes is looked at",
            "top, first = tl.where(better, b_top, top), tl.where(better, b_first, first)",
            "top, first = b_top, b_first"),
+    _fault("channel_gate", "arm-norm-33x47-split", "every share sums the first pixels",
+           "range(part * steps, (part + 1) * steps)", "range(0, steps)", GATE_TILES),
+    _fault("channel_gate", "arm-norm-33x47-split", "shares that do not exist are added",
+           "m = (part < parts) & (i < c)[None, :]", "m = (part <= parts) & (i < c)[None, :]", GATE_TILES),
+    _fault("channel_gate", "ffm-norms", "the backward sums x, not x dy",
+           "    if p_dy is not None:", "    if False:", GATE_TILES),
+    _fault("channel_gate", "one-channel-17x19", "sums of channels beyond the map are stored",
+           "0 if CHANNELS_LAST else 1), own < c)", "0 if CHANNELS_LAST else 1))", GATE_TILES),
+    _fault("channel_gate", "se", "hidden values before the ReLU go on",
+           "    if RELU:\n        z = ", "    if False:\n        z = ", GATE_TILES),
+    _fault("channel_gate", "wide-hidden", "only the first block of hidden values is multiplied",
+           "for start in range(0, k, BK):", "for start in range(0, BK, BK):"),
+    _fault("channel_gate", "wide-67", "the second block of channels has the first one's means",
+           "i = start + tl.arange(0, BI)\n        mean", "i = tl.arange(0, BI)\n        mean"),
+    _fault("channel_gate", "ffm", "x is left out", "    if RESIDUAL:", "    if False:"),
+    _fault("channel_gate", "arm-bias", "the sigmoid of negative values is one over its divisor",
+           "tl.where(z < 0, t, 1.0)", "tl.where(z < 0, 1.0, 1.0)"),
+    _fault("channel_gate", "arm-bias", "the slope of the sigmoid takes the gate's square",
+           "ACC) * g * (1 - g)", "ACC) * g * (1 - g * g)", GATE_BWD),
+    _fault("channel_gate", "ffm-norms", "the ReLU's mask looks at the value before the affine",
+           "activated(z, j, j < k, p_scale, p_shift, False, ACC) <= 0", "z <= 0", GATE_BWD),
+    _fault("channel_gate", "wide-67", "the gradient of the means is not scaled",
+           "        d *= vector(p_scale, j, j < k, 1.0, ACC)\n", "", GATE_BWD),
+    _fault("channel_gate", "se", "the gradient of the means is that of their sums",
+           "divided(dmean, pixels)", "dmean", GATE_BWD),
+    _fault("channel_gate", "ffm", "the weights' gradients leave out the last image",
+           "for n in range(images):", "for n in range(images - 1):", GATE_BWD),
 ]  # fmt: skip
 
 

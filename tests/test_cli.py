@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import subprocess
@@ -16,7 +17,8 @@ import torch
 from pyramid_kernels import models, progress
 from pyramid_kernels.backends import BACKENDS
 from pyramid_kernels.cli import COMMANDS, main
-from pyramid_kernels.nn import SpatialPyramidPooling
+from pyramid_kernels.cli.networks import paths
+from pyramid_kernels.nn import DeepLabV3PlusDecoder, HRFuse, SpatialPyramidPooling
 from pyramid_kernels.ops import all_ops
 
 needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
@@ -162,6 +164,32 @@ def test_bench_reports_no_network_whose_forms_differ(
     assert main(["bench", "--model", "Small", "--device", "cpu"]) == 1
     out, err = capsys.readouterr()
     assert "gives another result" in err and "Small" not in out
+
+
+def test_paths_of_modules_within_others() -> None:
+    decoder = DeepLabV3PlusDecoder(8, 4, 8, (2,), low_width=6, low_index=0, dropout=0.0, separable=False).eval()
+    maps = [torch.randn(1, 4, 8, 8), torch.randn(1, 8, 8, 8)]
+    assert decoder.why_original(maps) is not None, "maps of one size leave nothing to mix before the upsampling"
+    assert any("dilated_branches" in decision for decision in paths(decoder, maps))
+    assert "fused_forward" not in vars(decoder) | vars(decoder.aspp[0])
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_demo_of_a_network(
+    wrong: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds = {"Small": Small, "Narrow": functools.partial(models.HRNetPose, 3, 4, modules=(1, 1, 1), blocks=1)}
+    monkeypatch.setattr(models, "networks", lambda: kinds)
+    right = HRFuse.fused_forward
+    monkeypatch.setattr(HRFuse, "fused_forward", lambda self, x: [(1 + 0.1 * wrong) * y for y in right(self, x)])
+    for name in kinds:
+        picture = tmp_path / f"{name}.png"
+        assert main(["demo", "--model", name, "--side", "64", "--out", str(picture)]) == (wrong and name == "Narrow")
+        assert picture.stat().st_size > 10_000
+    text = capsys.readouterr().out
+    assert "outputs identical on" in text and "label maps identical on" in text
+    assert "fused modules: pyramid_pool:" in text and "fused modules: upsample_merge:" in text
+    assert main(["demo", "--model", "Narrow", "--side", "64", "--out", str(tmp_path / "x.doc")]) == 2
 
 
 class Terminal(io.StringIO):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 import pyramid_kernels as pk
 from pyramid_kernels.cli.demo_model import load_photo
-from pyramid_kernels.models import Network, backbone, networks
+from pyramid_kernels.models import Network, Segmenter, backbone, networks
 from pyramid_kernels.models.base import library
 from pyramid_kernels.nn.base import Fused
 from pyramid_kernels.ops import all_ops
@@ -32,6 +33,7 @@ TINY: dict[str, tuple[dict[str, Any], str]] = {
     "DeepLabV3Plus": (DILATED | {"width": 8, "low_width": 6, "dropout": 0.0}, "composed"),
     "PSPNet": (DILATED | {"hidden": 8, "dropout": 0.0}, "composed"),
     "SPEED": ({"width": 4, "bins": (1, 2, 1, 2)}, "reference"),
+    "BiSeNet": ({"classes": 3, "backbone": "test_resnet", "width": 4}, "composed"),
     "HRNetPose": (HRNET | {"joints": 3}, "reference"),
     "HRNetSegmentation": (HRNET | {"classes": 3}, "composed"),
 }
@@ -136,6 +138,17 @@ def test_shapes_of_the_whole_networks(case: str) -> None:
     assert (tuple(y.shape), seen) == (result, [inner])
 
 
+@pytest.mark.parametrize("name", [name for name, cls in networks().items() if issubclass(cls, Segmenter)])
+def test_predict_takes_the_logits_before_they_are_resized(name: str) -> None:
+    _, network = pair(name, "auto")
+    x = noise()[:2, :, :, :24]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("error", "predict builds logits of full size")
+        assert torch.equal(pk.predict(network.eval(), x, backend="reference"), network(x).argmax(1))
+    with pytest.raises(ValueError, match="x must be images of at least"):
+        pk.predict(network, x[:, :, :4])
+
+
 def test_sppnet_on_the_sizes_that_ceil_windows_refuse() -> None:
     network = networks()["SPPNet"](width=2, hidden=4, classes=3, windows="ceil", backend="reference").eval()
     assert network(torch.zeros(1, 3, 20, 20)).shape == (1, 3)
@@ -159,6 +172,42 @@ def test_deeplab_v3_has_torchvisions_keys() -> None:
         ours = networks()["DeepLabV3"](backbone="resnet50", output_stride=8)
     shapes = [{key: tuple(t.shape) for key, t in net.state_dict().items()} for net in (ours, theirs)]
     assert shapes[0] == {key: shape for key, shape in shapes[1].items() if not key.startswith("aux_classifier")}
+
+
+@pytest.mark.parametrize(("name", "channels"), [("resnet18", (256, 512)), ("resnet101", (1024, 2048))])
+def test_bisenet_of_the_original(name: str, channels: tuple[int, ...]) -> None:
+    """Three maps of the image's size in training, one in evaluation; norms that are never called are in the state."""
+    with torch.device("meta"):
+        network = networks()["BiSeNet"](10, name, fused=False)
+        x = torch.empty(16, 3, 512, 512)
+        sizes = [tuple(y.shape) for y in network(x)]
+        context = [tuple(m.shape[1:]) for m in network.context_path(x)]
+        scores = [tuple(y.shape[2:]) for y in network.scores(x)]
+        assert network.eval()(x).shape == (16, 10, 512, 512)
+    assert sizes == [(16, 10, 512, 512)] * 3 and scores == [(64, 64)] * 3
+    assert context == [(channels[0], 32, 32), (channels[1], 16, 16)]
+    assert network.feature_fusion_module.convblk.conv.weight.shape == (10, 256 + sum(channels), 3, 3)
+    assert {"conv.bias", "bn.running_mean"} <= network.attention_refinement_module1.state_dict().keys()
+
+
+def test_bisenet_is_the_published_chain() -> None:
+    """Classifiers behind the upsampling, context maps upsampled and concatenated ahead of the fusion."""
+    network = networks()["BiSeNet"](3, "test_resnet", width=4, fused=False).double().train()
+    x = noise().double()
+    found = network(x)
+    detail, (fine, coarse) = network.spatial_path(x), network.context_path(x)
+    tail = coarse.mean((2, 3), keepdim=True)
+    fine, coarse = (
+        torch.nn.functional.interpolate(m, detail.shape[2:], mode="bilinear")
+        for m in (network.attention_refinement_module1(fine), network.attention_refinement_module2(coarse) * tail)
+    )
+    joined = network.feature_fusion_module(detail, torch.cat([fine, coarse], 1))
+    size = x.shape[2:]
+    aux = [network.supervision1(fine), network.supervision2(coarse)]
+    expected = [network.conv(torch.nn.functional.interpolate(joined, scale_factor=8, mode="bilinear"))]
+    expected += [torch.nn.functional.interpolate(m, size, mode="bilinear") for m in aux]
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("width", [18, 32, 48])

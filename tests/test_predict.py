@@ -131,6 +131,11 @@ def wrapped(model: Any) -> None:
     up.forward = lambda x: -forward(x)
 
 
+def one_by_one(model: Any) -> None:
+    forward = model.decoder.forward
+    model.decoder.forward = lambda *features: forward(*features)
+
+
 CHANGED: list[tuple[str, Any, str]] = [
     ("deeplabv3", negated, "DeepLabV3 has another forward than _SimpleSegmentationModel"),
     ("deeplabv3", subclassed, "Negated has another forward than _SimpleSegmentationModel"),
@@ -139,6 +144,7 @@ CHANGED: list[tuple[str, Any, str]] = [
     ("smp-fpn", head(1, nn.Upsample(scale_factor=4)), r"its head upsamples by Upsample\(scale_factor=4.*nearest"),
     ("smp-fpn", wrapped, "its head has another forward"),
     ("smp-fpn", lambda m: setattr(m, "segmentation_head", nn.Sequential(*m.segmentation_head)), "head is a Sequential"),
+    ("smp-fpn", one_by_one, "its decoder takes maps one by one, as before segmentation_models_pytorch 0.5"),
 ]
 
 

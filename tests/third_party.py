@@ -135,3 +135,96 @@ class HighResolutionNet(nn.Module):
             others = [F.interpolate(m, size=size, mode="bilinear", align_corners=True) for m in x[1:]]
             feats = torch.cat([x[0], *others], 1)
         return [self.aux_head(feats), self.conv3x3_ocr(feats)]
+
+
+class ClassifierModule(nn.Module):
+    """DeepLab v2's sum as in very many repositories."""
+
+    def __init__(self, inplanes: int, dilations: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.conv2d_list = nn.ModuleList(
+            nn.Conv2d(inplanes, classes, kernel_size=3, stride=1, padding=d, dilation=d, bias=True) for d in dilations
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv2d_list[0](x)
+        for conv in self.conv2d_list[1:]:
+            out = out + conv(x)
+        return out
+
+
+class EarlyClassifierModule(ClassifierModule):
+    """Same parameters and shapes; AdaptSegNet's copy returns within the loop, after two branches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2d_list[0](x) + self.conv2d_list[1](x)
+
+
+class KazutoASPP(nn.Module):
+    """kazuto1011/deeplab-pytorch's sum: the branches are its children."""
+
+    def __init__(self, in_ch: int, out_ch: int, rates: tuple[int, ...]) -> None:
+        super().__init__()
+        for i, rate in enumerate(rates):
+            self.add_module(f"c{i}", nn.Conv2d(in_ch, out_ch, 3, 1, padding=rate, dilation=rate, bias=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(stage(x) for stage in self.children())
+
+
+class PoseModule(nn.Module):
+    """HighResolutionModule of the official pose network: a map on its own way is None among the layers."""
+
+    #: What ends the way of a coarser map to the output that is ``steps`` halvings finer.
+    upsampled: Any = staticmethod(lambda steps: [nn.Upsample(scale_factor=2**steps, mode="nearest")])
+
+    def __init__(self, channels: tuple[int, ...], multi_scale_output: bool = True) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Sequential(nn.Conv2d(c, c, 3, padding=1), nn.ReLU()) for c in channels)
+        outputs = channels if multi_scale_output else channels[:1]
+        self.fuse_layers = nn.ModuleList(
+            nn.ModuleList(self._path(channels, j, i) for j in range(len(channels))) for i in range(len(outputs))
+        )
+        self.relu = nn.ReLU(True)
+
+    def _path(self, channels: tuple[int, ...], j: int, i: int) -> nn.Module | None:
+        if j == i:
+            return None
+        if j > i:
+            conv = nn.Conv2d(channels[j], channels[i], 1, 1, 0, bias=False)
+            return nn.Sequential(conv, nn.BatchNorm2d(channels[i]), *self.upsampled(j - i))
+        steps = []
+        for k in range(i - j):
+            out = channels[i] if k == i - j - 1 else channels[j]
+            act = [] if k == i - j - 1 else [nn.ReLU(True)]
+            steps.append(nn.Sequential(nn.Conv2d(channels[j], out, 3, 2, 1, bias=False), nn.BatchNorm2d(out), *act))
+        return nn.Sequential(*steps)
+
+    def forward(self, x: list[Tensor]) -> list[Tensor]:
+        for i, branch in enumerate(self.branches):
+            x[i] = branch(x[i])
+        x_fuse = []
+        for i in range(len(self.fuse_layers)):
+            y = x[0] if i == 0 else self.fuse_layers[i][0](x[0])
+            for j in range(1, len(self.branches)):
+                y = y + (x[j] if i == j else self.resized(self.fuse_layers[i][j](x[j]), x[i]))
+            x_fuse.append(self.relu(y))
+        return x_fuse
+
+    def resized(self, z: Tensor, like: Tensor) -> Tensor:
+        return z
+
+
+class SegmentationModule(PoseModule):
+    """The same module of the segmentation network: same keys and shapes, the forward upsamples bilinearly."""
+
+    upsampled: Any = staticmethod(lambda steps: [])
+
+    def resized(self, z: Tensor, like: Tensor) -> Tensor:
+        return F.interpolate(z, size=like.shape[-2:], mode="bilinear", align_corners=True)
+
+
+class BilinearPoseModule(PoseModule):
+    """Same parameters; another upsampling among its layers."""
+
+    upsampled: Any = staticmethod(lambda steps: [nn.Upsample(scale_factor=2**steps, mode="bilinear")])

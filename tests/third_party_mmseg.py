@@ -35,7 +35,11 @@ class ConvModule(nn.Module):
         return getattr(self, self.norm_name) if self.norm_name else None
 
     def forward(self, x: Tensor) -> Tensor:
-        steps = {"conv": self.conv, "norm": self.norm or nn.Identity(), "act": self.activate}
+        steps = {
+            "conv": self.conv,
+            "norm": self.norm or nn.Identity(),
+            "act": self._modules.get("activate") or nn.Identity(),
+        }
         for name in self.order:
             x = steps[name](x)
         return x

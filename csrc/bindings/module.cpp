@@ -4,6 +4,8 @@
 #include "common/observe.h"
 
 namespace pk::bindings {
+void bind_channel_gate(py::module_& m);
+void bind_max_pool_pyramid(py::module_& m);
 void bind_pyramid_pool(py::module_& m);
 void bind_pyramid_project(py::module_& m);
 void bind_separable_pyramid(py::module_& m);
@@ -26,6 +28,8 @@ PYBIND11_MODULE(PK_MODULE_NAME, m, py::mod_gil_not_used()) {
             launches.append(py::make_tuple(kernel, pk::name_of(dtype)));
         return launches;
     });
+    pk::bindings::bind_channel_gate(m);
+    pk::bindings::bind_max_pool_pyramid(m);
     pk::bindings::bind_pyramid_pool(m);
     pk::bindings::bind_pyramid_project(m);
     pk::bindings::bind_separable_pyramid(m);

@@ -60,15 +60,23 @@ __device__ __forceinline__ void each_class(const Upsampled& m, const Place& at, 
     for (int first = 0; first < m.c; first += K) {
         const T* g_first = g_image + first * m.strides[1];
         A low[K], high[K];
-        int row = -1;  // that `low` holds
+        int row = -1, next = -1;  // that `low` and `high` hold
 #pragma unroll
         for (int r = 0; r < rows_deep<T>; ++r) {
             if (at.y + r >= m.y.full) break;
             const Taps<A> down = m.y.source<A>(at.y + r);
             if (down.low != row) {
                 row = down.low;
-                blend_columns(m, g_first + down.low * m.strides[2], right, m.c - first, low);
-                blend_columns(m, g_first + down.high * m.strides[2], right, m.c - first, high);
+                if (row == next) {
+#pragma unroll
+                    for (int k = 0; k < K; ++k) low[k] = high[k];
+                } else {
+                    blend_columns(m, g_first + row * m.strides[2], right, m.c - first, low);
+                }
+            }
+            if (down.high != next) {
+                next = down.high;
+                blend_columns(m, g_first + next * m.strides[2], right, m.c - first, high);
             }
             A v[K];
             blend_rows(m, low, high, down.above, v);

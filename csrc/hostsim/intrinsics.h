@@ -21,7 +21,7 @@ inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __ddiv_rn(double a, double b) { return a / b; }
 inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
 inline float __fdividef(float a, float b) { return a / b; }
-inline float __expf(float a) { return expf(a); }
+inline float __expf(float a) { return exp2f(a * 1.44269504f); }  // as the hardware does it
 inline float __exp2f(float a) { return exp2f(a); }
 inline float __logf(float a) { return logf(a); }
 inline float __log2f(float a) { return log2f(a); }

@@ -38,7 +38,7 @@ __device__ __forceinline__ A whole(const Loss<A>& p) {
     return sum;
 }
 
-// Two to five roundings off for arguments from -10 to 0, where probabilities count.
+// At most two roundings off from -1 to 0, four to -3, nine to -10: the smaller the probability, the more.
 __device__ __forceinline__ float exponential(float v) { return __expf(v); }
 __device__ __forceinline__ double exponential(double v) { return exp(v); }
 

@@ -15,8 +15,8 @@ from .common import UsageError, unknown
 COMMANDS = {
     "info": "what is installed here, and which backends each op has",
     "verify": "check every op and backend against its float64 reference",
-    "demo": "fuse a DeepLab v3 on a photograph: proof, cost, one picture",
-    "bench": "time the ops against PyTorch eager and torch.compile",
+    "demo": "fuse a network on a photograph: proof, cost, one picture",
+    "bench": "time the ops and networks against PyTorch eager and torch.compile",
     "tune": "measure the kernels on this GPU, for what backend='auto' takes",
 }
 

@@ -104,9 +104,14 @@ def require(module: str) -> Any:
         raise UsageError(f"demo needs {error.name}; install it with: pip install 'pyramid_kernels[demo]'") from None
 
 
+def as_image(photo: Any) -> Tensor:
+    """The photograph, normalised, (1, 3, H, W)."""
+    return torch.from_numpy(photo.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
 def as_batch(photo: Any, target: Any, device: str) -> tuple[Tensor, Tensor]:
     """The photograph and its mirror image, darker, normalised, (2, 3, H, W), and their labels (2, H, W)."""
-    x = torch.from_numpy(photo.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    x = as_image(photo)
     y = torch.from_numpy(target.copy()).long()[None]
     x, y = torch.cat([x, 0.6 * x.flip(3) - 0.3]), torch.cat([y, y.flip(2)])
     return x.contiguous(memory_format=torch.channels_last).to(device), y.to(device)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import MaxNLocator
 
 from .demo_model import CLASSES
 
 if TYPE_CHECKING:
     from .demo import Outcome
+    from .demo_network import Outcome as NetworkOutcome
 
 COLOURS = {"unfused": "#7f8c9b", "fused": "#d1495b"}
 LABELS = ListedColormap(["#264653", "#2a9d8f", "#e9c46a", "#f4a261", "#e76f51"])
@@ -24,15 +26,55 @@ INK = "#333333"
 
 def draw(outcome: Outcome, path: Path) -> None:
     """Write the picture to ``path``."""
-    rows, columns, _ = outcome.photo.shape
-    figure = Figure(figsize=(13, 4.4 + 3.2 * rows / columns), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2, 4, height_ratios=[3.2 * rows / columns, 3.3])
+    figure, grid = _figure(outcome.photo)
     _maps([figure.add_subplot(grid[0, i]) for i in range(4)], outcome)
     _curves(figure.add_subplot(grid[1, :2]), outcome)
-    _costs(figure.add_subplot(grid[1, 2]), figure.add_subplot(grid[1, 3]), outcome)
-    figure.suptitle("DeepLab v3, its ASPP unfused and fused", fontsize=15, color=INK)
+    _costs(figure.add_subplot(grid[1, 2]), figure.add_subplot(grid[1, 3]), outcome, "training step")
+    _save(figure, "DeepLab v3, its ASPP unfused and fused", path)
+
+
+def draw_network(outcome: NetworkOutcome, path: Path) -> None:
+    """Write the picture of a whole network to ``path``."""
+    figure, grid = _figure(outcome.photo)
+    _image(figure.add_subplot(grid[0, 0]), "photograph", outcome.photo)
+    unfused, fused = (outcome.views[name].numpy() for name in ("unfused", "fused"))
+    if unfused.ndim == 1:
+        _vectors(figure.add_subplot(grid[0, 1:]), {"unfused": unfused, "fused": fused})
+    else:
+        different = unfused != fused
+        _image(figure.add_subplot(grid[0, 1]), "unfused", unfused, "viridis")
+        _image(figure.add_subplot(grid[0, 2]), "fused (same weights)", fused, "viridis")
+        share = f"difference: {1 - different.mean():.3%} identical"
+        _image(figure.add_subplot(grid[0, 3]), share, different, "Reds", 1)
+    _costs(figure.add_subplot(grid[1, :2]), figure.add_subplot(grid[1, 2:]), outcome, "inference")
+    _save(figure, f"{outcome.name} with random weights, unfused and fused", path)
+
+
+def _figure(photo: Any) -> tuple[Figure, GridSpec]:
+    """Four columns; a row as high as the photograph, and one below it."""
+    height = 3.2 * photo.shape[0] / photo.shape[1]
+    figure = Figure(figsize=(13, 4.4 + height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_gridspec(2, 4, height_ratios=[height, 3.3])
+
+
+def _save(figure: Figure, title: str, path: Path) -> None:
+    figure.suptitle(title, fontsize=15, color=INK)
     figure.savefig(path, dpi=110, metadata={})
+
+
+def _image(axis: Axes, title: str, values: Any, colours: str | None = None, most: float | None = None) -> None:
+    axis.set_title(title, fontsize=11, color=INK)
+    axis.axis("off")
+    axis.imshow(values, colours, interpolation="nearest", vmax=most)
+
+
+def _vectors(axis: Axes, values: dict[str, Any]) -> None:
+    for name, width in (("unfused", 3.0), ("fused", 1.0)):
+        axis.plot(values[name], label=name, color=COLOURS[name], linewidth=width)
+    axis.set_title("output", fontsize=11, color=INK)
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def _maps(axes: list[Axes], outcome: Outcome) -> None:
@@ -63,10 +105,10 @@ def _curves(axis: Axes, outcome: Outcome) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _costs(time: Axes, memory: Axes, outcome: Outcome) -> None:
+def _costs(time: Axes, memory: Axes, outcome: Outcome | NetworkOutcome, work: str) -> None:
     note = "same path" if outcome.ratio is None else f"unfused / fused: {outcome.ratio:.2f}"
-    _bars(time, {k: 1e3 * v for k, v in outcome.seconds.items()}, "ms", f"training step, {note}")
-    _bars(memory, {k: v / 1e6 for k, v in outcome.peak.items()}, "MB", "peak memory of a step")
+    _bars(time, {k: 1e3 * v for k, v in outcome.seconds.items()}, "ms", f"{work}, {note}")
+    _bars(memory, {k: v / 1e6 for k, v in outcome.peak.items()}, "MB", f"peak memory, {work}")
 
 
 def _bars(axis: Axes, values: dict[str, float], unit: str, title: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,10 +30,10 @@ def pair(name: str, x: Tensor) -> dict[str, models.Network]:
     bench_module("modules").define_detection_schemas()
     torch.manual_seed(0)
     try:
-        plain = cls(fused=False)
-        fused = cls()
-    except ImportError as error:
-        raise UsageError(str(error)) from None
+        plain, fused = cls(fused=False), cls()
+        plain.check_image(x)
+    except (ImportError, ValueError) as error:
+        raise UsageError(f"{name}: {error}") from None
     settle(plain.to(x.device), x.float())
     fused.load_state_dict(plain.state_dict())
     return {form: net.to(x).eval() for form, net in (("unfused", plain), ("fused", fused))}
@@ -53,28 +54,25 @@ def settle(network: nn.Module, x: Tensor) -> None:
 
 @torch.no_grad()
 def paths(network: nn.Module, x: Tensor) -> list[str]:
-    """The distinct decisions of the fused modules of ``network`` on x."""
+    """The distinct decisions of the modules that run fused on x; none where all run the forward they were made from."""
     found: list[str] = []
-
-    def record(module: Any, inputs: tuple[Any, ...]) -> None:
-        found.extend(module.decisions(inputs[0]))
-
-    handles = [module.register_forward_pre_hook(record) for module in _outermost(network)]
+    fused: list[Any] = [module for module in network.modules() if isinstance(module, Fused)]
+    for module in fused:
+        # Not a hook: those of a fused module within another would send the outer one to its original forward.
+        module.fused_forward = _recorded(module, found)
     try:
         network(x)
     finally:
-        for handle in handles:
-            handle.remove()
+        for module in fused:
+            del module.fused_forward
     return list(dict.fromkeys(found))
 
 
-def _outermost(module: nn.Module) -> list[nn.Module]:
-    """The fused modules that lie in no other: one within another must have no hooks, or the outer one runs unfused."""
-    if isinstance(module, Fused):
-        return [module]
-    return [found for child in module.children() for found in _outermost(child)]
+def _recorded(module: Fused, found: list[str]) -> Callable[[Any], Any]:
+    own = module.fused_forward
 
+    def fused_forward(x: Any) -> Any:
+        found.extend(module.decisions(x))
+        return own(x)
 
-def same_path(decisions: list[str]) -> bool:
-    """Whether every fused module runs the forward that it was made from."""
-    return all(decision.startswith("original") for decision in decisions)
+    return fused_forward

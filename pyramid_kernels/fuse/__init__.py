@@ -2,10 +2,13 @@
 
 from ..nn.aspp import ASPPForward
 from ..nn.deeplabv3plus import DeepLabV3PlusForward
+from ..nn.dilated import ASPPv2Forward
 from ..nn.heads import PSPForward
+from ..nn.hrnet import HRFuseForward
 from ..nn.hrnetv2 import HRNetV2Forward
 from ..nn.ppm import PPMForward
 from ..nn.segformer import SegFormerForward
+from ..nn.spp import SPPFForward, SPPForward
 from ..nn.upernet import UPerForward
 from . import mmseg, repositories
 from .registry import register_adapter
@@ -14,13 +17,17 @@ from .swap import fuse_, fused, unfuse_
 
 __all__ = [
     "ASPPForward",
+    "ASPPv2Forward",
     "DeepLabV3PlusForward",
     "Entry",
     "FuseError",
     "FuseReport",
+    "HRFuseForward",
     "HRNetV2Forward",
     "PPMForward",
     "PSPForward",
+    "SPPFForward",
+    "SPPForward",
     "SegFormerForward",
     "UPerForward",
     "fuse_",

@@ -89,8 +89,8 @@ def _compare(module: Fused, weight: Tensor, eval_only: bool) -> str | None:
     return None
 
 
-def _fused(module: Fused, x: Any) -> Tensor:
-    return module.fused_forward(x)
+def _fused(module: Fused, *x: Any) -> Tensor:
+    return module.fused_forward(list(x) if module.spreads_maps else x[0])
 
 
 def _outcome(module: Fused, forward: Callable[..., Tensor], x: Any, training: bool) -> list[Tensor]:
@@ -100,4 +100,7 @@ def _outcome(module: Fused, forward: Callable[..., Tensor], x: Any, training: bo
         module.train(training)
         # Some forwards write to the list of maps that they are given.
         own = list(x) if isinstance(x, list) else x
-        return [forward(module, own), *(buffer.clone() for buffer in module.buffers())]
+        return [
+            forward(module, *own) if module.spreads_maps else forward(module, own),
+            *(buffer.clone() for buffer in module.buffers()),
+        ]

@@ -23,15 +23,19 @@ def unit(block: Any) -> Unit:
     return Unit(block.conv, block.norm)
 
 
-def why_not_block(path: str, block: Any) -> str | None:
-    """Why ``block`` is not a ConvModule of a convolution, a norm and a ReLU, called in that order."""
+def why_not_block(path: str, block: Any, *, normed: bool = True, act: type[nn.Module] | None = nn.ReLU) -> str | None:
+    """Why ``block`` is not a ConvModule of a convolution, a norm if ``normed``, and ``act``, called in that order."""
     if type(block).__name__ != "ConvModule":
         return f"{path} is a {type(block).__name__}, not a ConvModule"
     order = getattr(block, "order", ORDER)
     if tuple(order) != ORDER:
         return f"{path} has order={order}, not {ORDER}"
     norm = getattr(block, "norm_name", None) or "norm"
-    kinds = {"conv": nn.Conv2d, norm: nn.Module, "activate": nn.ReLU}
+    kinds: dict[str, type[nn.Module]] = {"conv": nn.Conv2d}
+    if normed:
+        kinds[norm] = nn.Module
+    if act is not None:
+        kinds["activate"] = act
     return structure.why_not_children_of(path, block, kinds)
 
 

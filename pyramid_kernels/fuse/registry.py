@@ -11,6 +11,12 @@ from torch import nn
 
 from ..nn.aspp import ASPP, ASPPForward, ReferenceASPP
 from ..nn.base import Fused
+from ..nn.bisenet import (
+    AttentionRefinementModule,
+    FeatureFusionModule,
+    ReferenceAttentionRefinementModule,
+    ReferenceFeatureFusionModule,
+)
 from ..nn.deeplabv3plus import DeepLabV3PlusDecoder, ReferenceDeepLabV3PlusDecoder
 from ..nn.dilated import ASPPv2, LargeFOV, ReferenceASPPv2, ReferenceLargeFOV
 from ..nn.dspp import DSPP, MDSPP, ReferenceDSPP, ReferenceMDSPP
@@ -20,8 +26,9 @@ from ..nn.hrnetv2 import HRNetV2Head, ReferenceHRNetV2Head
 from ..nn.ppm import PPM, PPMForward, ReferencePPM
 from ..nn.segformer import ReferenceSegFormerHead, SegFormerForward, SegFormerHead
 from ..nn.spatial_pyramid_pooling import ReferenceSpatialPyramidPooling, SpatialPyramidPooling
+from ..nn.spp import SPP, SPPF, ReferenceSPP, ReferenceSPPF, SPPFForward, SPPForward
 from ..nn.upernet import ReferenceUPerHead, UPerForward, UPerHead
-from . import mmseg, repositories
+from . import gates, hrnet, mmseg, mobile, repositories
 
 #: Module whose presence means that the library is in use, and the file here that holds its adapters.
 LIBRARIES = {
@@ -33,11 +40,16 @@ LIBRARIES = {
     "transformers.models.upernet.modeling_upernet": "upernet",
 }
 
+#: Adapters, or why a class is left alone, by module and name, for which no library is imported.
+NAMED = gates.CLASSES | hrnet.CLASSES | mmseg.CLASSES | mobile.CLASSES | repositories.CLASSES
+
 #: Adapters by the exact class they know; a subclass is fused too unless it overrides ``forward``.
 adapters: dict[type[nn.Module], type[Fused]] = {
     ReferenceASPP: ASPP,
     ReferenceASPPv2: ASPPv2,
     ReferenceDSPP: DSPP,
+    ReferenceAttentionRefinementModule: AttentionRefinementModule,
+    ReferenceFeatureFusionModule: FeatureFusionModule,
     ReferenceLargeFOV: LargeFOV,
     ReferenceMDSPP: MDSPP,
     ReferenceHRFuse: HRFuse,
@@ -47,6 +59,8 @@ adapters: dict[type[nn.Module], type[Fused]] = {
     ReferenceDeepLabV3PlusDecoder: DeepLabV3PlusDecoder,
     ReferenceHRNetV2Head: HRNetV2Head,
     ReferenceSegFormerHead: SegFormerHead,
+    ReferenceSPP: SPP,
+    ReferenceSPPF: SPPF,
     ReferenceUPerHead: UPerHead,
 }
 
@@ -54,6 +68,8 @@ adapters: dict[type[nn.Module], type[Fused]] = {
 layouts: dict[str, type[Fused]] = {
     "torchvision's ASPP": ASPPForward,
     "semseg's PPM": PPMForward,
+    "ultralytics' SPP": SPPForward,
+    "ultralytics' SPPF": SPPFForward,
     "transformers' SegformerDecodeHead": SegFormerForward,
     "transformers' UperNetHead": UPerForward,
 }
@@ -87,7 +103,7 @@ def load_libraries() -> None:
     for module, file in LIBRARIES.items():
         if module in sys.modules:
             importlib.import_module(f"{__package__}.{file}")
-    for (module, name), adapter in (mmseg.CLASSES | repositories.CLASSES).items():
+    for (module, name), adapter in NAMED.items():
         cls = getattr(sys.modules.get(module), name, None)
         if cls is None:
             continue

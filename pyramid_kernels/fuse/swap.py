@@ -126,7 +126,8 @@ def _consider(path: str, module: nn.Module, backend: str, swapped: list[nn.Modul
         reason = registry.notes.get(cls) or _look_alike(module)
         return Entry(path, cls.__name__, False, reason) if reason else None
     adapter = registry.adapters[known]
-    reason = _overridden(module, known, adapter) or structure.why_not_children(module) or adapter.why_not(module)
+    reason = _overridden(module, known, adapter)
+    reason = reason or structure.why_not_children(module, adapter.called) or adapter.why_not(module)
     if reason is None:
         fused_class = registry.fused_class(cls, adapter)
         swapped.append(module)

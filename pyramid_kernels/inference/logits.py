@@ -6,6 +6,7 @@ the forward's own order, and the upsampling behind them is left out.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -117,12 +118,19 @@ def _smp(model: Any, image: Tensor) -> Logits:
     return _sized(logits, [scale * v for v in logits.maps.shape[2:]], image)
 
 
+def _own_network(model: Any, image: Tensor) -> Logits:
+    model.check_image(image)
+    return Logits(model.logits(image), model.align_corners)
+
+
 def _why_not_smp(model: Any) -> str | None:
     head = model.segmentation_head
     if type(head).__name__ != "SegmentationHead" or type(head).forward is not nn.Sequential.forward or len(head) != 3:
         return f"its head is a {type(head).__name__}, not SegmentationHead"
     if any("forward" in vars(m) for m in (head, *head)):
         return "its head has another forward"
+    if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(model.decoder.forward).parameters.values()):
+        return "its decoder takes maps one by one, as before segmentation_models_pytorch 0.5"
     _, up, last = head
     activation = last.activation if type(last).__name__ == "Activation" else last
     if type(activation) is not nn.Identity:
@@ -140,6 +148,7 @@ def _whole(scale: Any) -> bool:
 
 #: By module and name, so that no library is imported for it.
 KNOWN = {
+    ("pyramid_kernels.models.base", "Segmenter"): Known(_own_network),
     ("torchvision.models.segmentation._utils", "_SimpleSegmentationModel"): Known(_torchvision, ("aux_classifier",)),
     ("torchvision.models.segmentation.lraspp", "LRASPP"): Known(_torchvision_lraspp),
     ("transformers.models.upernet.modeling_upernet", "UperNetForSemanticSegmentation"): Known(

@@ -1,6 +1,7 @@
 """Whole networks made of pyramid modules, each fused or in plain PyTorch, with one ``state_dict``."""
 
 from .base import Network, Segmenter, backbone
+from .bisenet import BiSeNet
 from .deeplab import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus
 from .hrnet import HRNetPose, HRNetSegmentation
 from .pspnet import PSPNet
@@ -9,6 +10,7 @@ from .sppnet import SPPNet
 
 __all__ = [
     "SPEED",
+    "BiSeNet",
     "DeepLabV1",
     "DeepLabV2",
     "DeepLabV3",

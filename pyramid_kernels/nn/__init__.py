@@ -1,6 +1,12 @@
 """Drop-in pyramid modules: the parameters and ``state_dict`` keys of the module each one names."""
 
 from .aspp import ASPP, ReferenceASPP
+from .bisenet import (
+    AttentionRefinementModule,
+    FeatureFusionModule,
+    ReferenceAttentionRefinementModule,
+    ReferenceFeatureFusionModule,
+)
 from .deeplabv3plus import DeepLabV3PlusDecoder, ReferenceDeepLabV3PlusDecoder
 from .dilated import ASPPv2, LargeFOV, ReferenceASPPv2, ReferenceLargeFOV
 from .dspp import DSPP, MDSPP, ReferenceDSPP, ReferenceMDSPP
@@ -11,13 +17,16 @@ from .losses import UpsampleCrossEntropyLoss
 from .ppm import PPM, ReferencePPM
 from .segformer import ReferenceSegFormerHead, SegFormerHead
 from .spatial_pyramid_pooling import ReferenceSpatialPyramidPooling, SpatialPyramidPooling
+from .spp import SPP, SPPF, ReferenceSPP, ReferenceSPPF
 from .upernet import ReferenceUPerHead, UPerHead
 
 __all__ = [
     "ASPP",
     "ASPPv2",
+    "AttentionRefinementModule",
     "DSPP",
     "DeepLabV3PlusDecoder",
+    "FeatureFusionModule",
     "HRFuse",
     "HRNetV2Head",
     "LargeFOV",
@@ -26,17 +35,23 @@ __all__ = [
     "PSPHead",
     "ReferenceASPP",
     "ReferenceASPPv2",
+    "ReferenceAttentionRefinementModule",
     "ReferenceDSPP",
     "ReferenceDeepLabV3PlusDecoder",
+    "ReferenceFeatureFusionModule",
     "ReferenceHRFuse",
     "ReferenceHRNetV2Head",
     "ReferenceLargeFOV",
     "ReferenceMDSPP",
     "ReferencePPM",
     "ReferencePSPHead",
+    "ReferenceSPP",
+    "ReferenceSPPF",
     "ReferenceSegFormerHead",
     "ReferenceSpatialPyramidPooling",
     "ReferenceUPerHead",
+    "SPP",
+    "SPPF",
     "SegFormerHead",
     "SpatialPyramidPooling",
     "UPerHead",

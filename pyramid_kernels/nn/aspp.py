@@ -61,7 +61,7 @@ def _conv_norm_relu(
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
 
 
-class _Parts(NamedTuple):
+class Parts(NamedTuple):
     branches: list[Unit]
     pool: Unit
     project: Unit
@@ -81,10 +81,10 @@ class ASPPForward(Fused):
     image_pooling: ClassVar[type[nn.Module] | None] = None
 
     @classmethod
-    def parts(cls, module: Any) -> _Parts:
+    def parts(cls, module: Any) -> Parts:
         *convs, pool = module.convs
         project, norm, _, *dropout = module.project
-        return _Parts([unit_of(*conv) for conv in convs], Unit(pool[1], pool[2]), Unit(project, norm), dropout)
+        return Parts([unit_of(*conv) for conv in convs], Unit(pool[1], pool[2]), Unit(project, norm), dropout)
 
     @classmethod
     def units(cls, module: nn.Module) -> list[Unit]:
@@ -104,7 +104,7 @@ class ASPPForward(Fused):
             or structure.why_not_sequence("project", project, nn.Conv2d, nn.Module, nn.ReLU, *dropout[:1])
             or structure.why_not_conv("project.0", project[0], (1, 3))
             or structure.why_not_units(cls.units(module))
-            or cls._why_not_project(module)
+            or cls.why_not_project("project.0", module)
         )
 
     @classmethod
@@ -130,13 +130,13 @@ class ASPPForward(Fused):
         return reason or structure.why_not_conv(f"{path}.1", pool[1])
 
     @classmethod
-    def _why_not_project(cls, module: nn.Module) -> str | None:
+    def why_not_project(cls, path: str, module: nn.Module) -> str | None:
         *branches, project = cls.units(module)
         if project.conv.kernel_size != (1, 1) and project.conv.dilation != (1, 1):
-            return f"project.0 has dilation={project.conv.dilation}, not 1"
+            return f"{path} has dilation={project.conv.dilation}, not 1"
         joined = sum(unit.conv.out_channels for unit in branches)
         if joined != project.conv.in_channels:
-            return f"project.0 takes {project.conv.in_channels} channels, and the branches give {joined}"
+            return f"{path} takes {project.conv.in_channels} channels, and the branches give {joined}"
         return None
 
     def fused_forward(self, x: Tensor) -> Tensor:
@@ -160,12 +160,12 @@ class ASPPForward(Fused):
         found = problems_of(functional.pyramid_pool, x, [1])
         return found + [problem for op in ops for problem in problems_of(op, x, weights, dilations=dilations)]
 
-    def _is_whole(self, parts: _Parts) -> bool:
+    def _is_whole(self, parts: Parts) -> bool:
         """Whether one op computes it all: dense branches, every norm in eval mode."""
         units = [*parts.branches, parts.pool, parts.project]
         return not any(unit.depthwise is not None or uses_batch(unit.norm) for unit in units)
 
-    def _whole(self, x: Tensor, parts: _Parts) -> Tensor:
+    def _whole(self, x: Tensor, parts: Parts) -> Tensor:
         return functional.aspp(
             x,
             [unit.conv.weight for unit in parts.branches],
@@ -179,7 +179,7 @@ class ASPPForward(Fused):
             backend=self.kernel_backend,
         )
 
-    def _stepwise(self, x: Tensor, parts: _Parts) -> Tensor:
+    def _stepwise(self, x: Tensor, parts: Parts) -> Tensor:
         """The image-level branch stays one vector per image: the projection adds what it would contribute."""
         backend = self.kernel_backend
         pooled = parts.pool.conv(functional.pyramid_pool(x, [1], backend=backend)[..., None])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -46,6 +46,10 @@ class Fused(_Base):
     channels_last_weights: ClassVar[bool] = True
     #: Whether a norm that takes statistics of the batch is called itself, and not computed by an op.
     calls_norms: ClassVar[bool] = False
+    #: Whether ``forward`` takes the maps of a list as so many arguments; ``x`` is that list everywhere else.
+    spreads_maps: ClassVar[bool] = False
+    #: Children that the fused forward calls as they are: their hooks run, and their own forward, if they have one.
+    called: ClassVar[tuple[str, ...]] = ()
     #: Methods that the own forward calls and the fused one does not: a class that overrides one is another function.
     helpers: ClassVar[tuple[str, ...]] = ()
 
@@ -62,7 +66,7 @@ class Fused(_Base):
     @classmethod
     def like(cls, module: nn.Module) -> Tensor:
         """A tensor whose dtype and device ``module`` takes."""
-        return cls.units(module)[0].conv.weight.detach()
+        return next(module.parameters()).detach()
 
     @classmethod
     def example(cls, module: nn.Module, new: Callable[[int, int], Tensor]) -> Any:
@@ -90,7 +94,7 @@ class Fused(_Base):
         """Why this call takes the original forward; None if it runs the ops."""
         if torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():
             return "exported graphs hold PyTorch's own operators"
-        if has_hooks(self):
+        if has_hooks(self, self.called):
             return "a child has hooks, which only its own call runs"
         units = self.units(self)
         if not self.calls_norms and any(synchronises(unit.norm) for unit in units):
@@ -159,14 +163,14 @@ def check_backend(backend: str) -> str:
     return backend
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether any child has hooks, or hooks are set on all modules: fused children are never called themselves."""
-    return bool(_has_any_global_hook()) or any(map(hooked, _descendants(module)))
+def has_hooks(module: nn.Module, called: Sequence[str] = ()) -> bool:
+    """Whether any child but the ``called`` ones has hooks, or hooks are set on all modules."""
+    return bool(_has_any_global_hook()) or any(map(hooked, _descendants(module, called)))
 
 
-def _descendants(module: nn.Module) -> Iterator[nn.Module]:
-    for child in module._modules.values():
-        if child is not None:
+def _descendants(module: nn.Module, called: Sequence[str] = ()) -> Iterator[nn.Module]:
+    for name, child in module._modules.items():
+        if child is not None and name not in called:
             yield child
             yield from _descendants(child)
 

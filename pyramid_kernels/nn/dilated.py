@@ -112,9 +112,13 @@ class ASPPv2Forward(Fused):
     """The fused forward of every sum of branches: children that are a dilated 3x3 each, or a 3x3 and two 1x1."""
 
     @classmethod
+    def named_branches(cls, module: nn.Module) -> dict[str, nn.Module]:
+        return dict(module.named_children())
+
+    @classmethod
     def branches(cls, module: nn.Module) -> list[list[Any]]:
         """The convolutions of every branch."""
-        found: Any = module.children()
+        found = cls.named_branches(module).values()
         return [list(branch)[::2] if isinstance(branch, nn.Sequential) else [branch] for branch in found]
 
     @classmethod
@@ -123,7 +127,7 @@ class ASPPv2Forward(Fused):
 
     @classmethod
     def why_not(cls, module: nn.Module) -> str | None:
-        found = dict(module.named_children())
+        found = cls.named_branches(module)
         deep = any(isinstance(branch, nn.Sequential) for branch in found.values())
         for name, branch in found.items():
             reason = _why_not_branch(name, branch, deep)

@@ -10,9 +10,11 @@ from torch.nn.utils.parametrize import is_parametrized
 from .base import Unit, why_not_unit
 
 
-def why_not_children(module: nn.Module) -> str | None:
-    """Why no child may be bypassed: its parameters are not plainly its own, or it has its own ``forward``."""
+def why_not_children(module: nn.Module, called: Sequence[str] = ()) -> str | None:
+    """Why no child but the ``called`` ones may be bypassed: parameters not plainly its own, or its own ``forward``."""
     for path, child in module.named_modules():
+        if path.split(".")[0] in called:
+            continue
         name = path or "the module"
         if "forward" in vars(child):
             return f"{name} has its own forward"

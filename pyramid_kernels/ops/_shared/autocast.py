@@ -1,4 +1,4 @@
-"""What each op does inside ``torch.autocast``: GEMM ops cast, memory-bound ops promote."""
+"""What each op does inside ``torch.autocast``: ops with weights cast, the others promote."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 A ``spec.py`` holds ``CASES`` (small: tests and verify), ``BENCH`` (published shapes), ``launches(case, channels_last,
 backend)`` -> the kernels one forward and one backward launch, and ``cost(case, itemsize)``. Where an activation
-follows, it may hold ``margin(tensors)``: the distance of every output's pre-activation from zero, in float64.
+follows, it may hold ``margin(tensors)``: the distance of every output's pre-activation from zero, in float64. A
+memory-bound op that takes the autocast dtype, as convolutions do, says ``CASTS = True``.
 """
 
 from __future__ import annotations

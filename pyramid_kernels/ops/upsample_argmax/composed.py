@@ -8,6 +8,9 @@ from torch import Tensor
 from ...backends import Problem
 from .._shared.bands import bands, upsampled
 
+#: Elements of a band. Fewer tensors of its size live at once than in the loss, and larger ones measured faster.
+BAND = 1 << 19
+
 
 def supports(problem: Problem) -> str | None:
     return None
@@ -23,7 +26,7 @@ def forward(logits: Tensor, labels: Tensor, align_corners: bool) -> None:
     """Fill labels (N, H, W)."""
     size = labels.shape[1:]
     classes = torch.arange(logits.shape[1], dtype=torch.int32, device=logits.device)[:, None, None]
-    for band in bands(logits, size, align_corners):
+    for band in bands(logits, size, align_corners, BAND):
         v = upsampled(logits, band, size, align_corners)
         top = v.amax(0)
         # torch.argmax across classes is not vectorised, but it knows NaN.

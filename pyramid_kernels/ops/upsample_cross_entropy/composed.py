@@ -64,7 +64,8 @@ def backward(
     size, c = target.shape[1:], logits.shape[1]
     smoothing = settings.label_smoothing / c
     whole = c if weight is None else weight.sum()
-    dx = torch.zeros(logits.shape[1:], dtype=accumulation(logits), device=logits.device)
+    exact = accumulation(logits)
+    dx = dlogits.zero_() if dlogits.dtype == exact else torch.zeros_like(dlogits, dtype=exact)
     for band in bands(logits, size, settings.align_corners):
         v = upsampled(logits, band, size, settings.align_corners)
         label, live, share = _labelled(target, weight, band, settings, v.dtype)
@@ -74,10 +75,9 @@ def backward(
         p.scatter_add_(0, label[None], -hit[None])
         if smoothing:
             p.sub_(smoothing * scale if weight is None else weight[:, None, None] * (smoothing * scale))
-        add_adjoint(dx, p, band, size, settings.align_corners)
-        if band.rows.stop == size[0]:
-            dlogits[band.n] = dx
-            dx.zero_()
+        add_adjoint(dx[band.n], p, band, size, settings.align_corners)
+    if dx is not dlogits:
+        dlogits.copy_(dx)
 
 
 def _labelled(

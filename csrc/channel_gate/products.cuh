@@ -1,0 +1,79 @@
+// The small products between the passes over a map: one image's vectors lie in shared memory, weights are read from L2.
+#pragma once
+
+#include "channel_gate/channel_gate.h"
+#include "common/norm.cuh"
+#include "common/platform.cuh"
+#include "common/reduce.cuh"
+
+namespace pk::channel_gate {
+
+inline constexpr int product_threads = 256, product_warps = product_threads / 32;
+/// Channels of one image whose gates, or gradients of means, a block owns: those of a warp.
+inline constexpr int owned = 32;
+
+/// What a block of either direction's products is told.
+struct Layers {
+    int c, k, parts, pixels;
+    bool relu;
+    ChannelGateWeight weight1, weight2;
+    ChannelVector bias1, scale1, shift1, bias2;
+};
+
+/// The sum of channel i over all parts (parts, c) of an image, in order.
+template <class A>
+__device__ __forceinline__ A finished(const A* g_part, const Layers& p, int i) {
+    A sum = 0;
+#pragma unroll 8
+    for (int part = 0; part < p.parts; ++part) sum += g_part[static_cast<long long>(part) * p.c + i];
+    return sum;
+}
+
+/// The product of a row of `count` weights, `step` apart, and s_in; every lane of the warp gets it.
+template <class T>
+__device__ __forceinline__ Acc<T> row_product(const T* g_row, int64_t step, const Acc<T>* s_in, int count) {
+    Sum<Acc<T>> sum;
+#pragma unroll 4
+    for (int i = threadIdx.x % 32; i < count; i += 32) sum.take(widen(g_row[i * step]) * s_in[i], i);
+    join_lanes(sum, 1, 32);
+    return sum.value;
+}
+
+/// Lane l of warp 0 gets the product of s_in (depth,) and column l of 32, of which `columns` exist. For the whole
+/// block; s_part holds a value per thread.
+template <class T>
+__device__ __forceinline__ Acc<T> column_product(const T* g_columns, int64_t down, int64_t across, int columns,
+                                                 const Acc<T>* s_in, int depth, Acc<T>* s_part) {
+    const int lane = threadIdx.x % 32;
+    Acc<T> sum = 0;
+    if (lane < columns)
+#pragma unroll 4
+        for (int i = threadIdx.x / 32; i < depth; i += product_warps)
+            sum += widen(g_columns[i * down + lane * across]) * s_in[i];
+    s_part[threadIdx.x] = sum;
+    __syncthreads();
+    sum = 0;
+    if (threadIdx.x < 32)
+        for (int warp = 0; warp < product_warps; ++warp) sum += s_part[warp * 32 + lane];
+    __syncthreads();
+    return sum;
+}
+
+/// The first affine of the product z of hidden channel j, without ReLU.
+template <class T>
+__device__ __forceinline__ Acc<T> affine(const Layers& p, Acc<T> z, int j) {
+    return z * vector_or<T>(p.scale1, j, 1) + vector_or<T>(p.shift1, j, 0);
+}
+
+/// ReLU where there is one; NaN stays.
+template <class A>
+__device__ __forceinline__ A activated(const Layers& p, A z) {
+    return p.relu && z < 0 ? 0 : z;
+}
+
+template <class A>
+__device__ __forceinline__ A sigmoid(A z) {
+    return A(1) / (A(1) + exp(-z));
+}
+
+}  // namespace pk::channel_gate

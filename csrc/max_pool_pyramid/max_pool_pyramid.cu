@@ -1,0 +1,114 @@
+// Launchers of max_pool_pyramid.
+#include "common/launch.cuh"
+#include "max_pool_pyramid/max_pool_pyramid.h"
+#include "max_pool_pyramid/max_pool_pyramid_bwd.cuh"
+#include "max_pool_pyramid/max_pool_pyramid_fwd.cuh"
+
+namespace pk {
+namespace {
+
+using max_pool::Tiles;
+constexpr int64_t int_max = 2147483647;
+
+Status check(const MaxPoolPyramidProblem& p) {
+    PK_CHECK(p.n >= 0 && p.c >= 1 && p.h >= 1 && p.w >= 1, "sizes must be positive, got ", p.n, " x ", p.c, " x ", p.h,
+             " x ", p.w);
+    PK_CHECK(p.n <= int_max && p.c <= int_max / 9 && p.h * p.w <= int_max, "the map is too large: ", p.n, " x ", p.c,
+             " x ", p.h, " x ", p.w);
+    PK_CHECK(p.processors >= 1, "the device must have multiprocessors, got ", p.processors);
+    PK_CHECK(1 <= p.pools.levels && p.pools.levels <= MaxPools::max_levels, "1 to ", MaxPools::max_levels,
+             " levels, got ", p.pools.levels);
+    int reach = 0;
+    for (int i = 0; i < p.pools.levels; ++i) {
+        const int size = p.pools.size[i], before = i && !p.pools.cascade ? p.pools.size[i - 1] : 0;
+        PK_CHECK(size % 2 == 1 && before < size && size <= MaxPools::max_size,
+                 "pools must be odd, ascending and at most ", MaxPools::max_size, ", got ", size);
+        reach += size / 2;
+    }
+    PK_CHECK(!p.pools.cascade || reach <= MaxPools::max_reach, "a cascade reaches at most ", MaxPools::max_reach,
+             " pixels, got ", reach);
+    return {};
+}
+
+/// Halve a side until the pixels that its tile reaches fit; then tiles of one size.
+void share_pixels(Tiles& t, int unit_bytes) {
+    int side = max_pool::largest_tile;
+    const auto held = [&](int size) { return smaller(size, smaller(side, size) + 2 * t.reach); };
+    while (held(t.h) * held(t.w) * unit_bytes > max_pool::shared_bytes && side > max_pool::smallest_tile) side /= 2;
+    t.down = ceil_div(t.h, side), t.right = ceil_div(t.w, side);
+    t.rows = ceil_div(t.h, t.down), t.cols = ceil_div(t.w, t.right);
+    t.area = smaller(t.h, t.rows + 2 * t.reach) * smaller(t.w, t.cols + 2 * t.reach);
+}
+
+/// `unit`: channels of one. More units per block as long as they fit and every multiprocessor has two blocks.
+Status share(Tiles& t, const MaxPoolPyramidProblem& p, const MaxPools& pools, int unit, int unit_bytes, Shape& shape) {
+    t.n = static_cast<int>(p.n), t.c = static_cast<int>(p.c);
+    t.h = static_cast<int>(p.h), t.w = static_cast<int>(p.w);
+    t.pools = pools, t.reach = 0;
+    for (int i = 0; i < pools.levels; ++i)
+        t.reach = pools.cascade ? t.reach + pools.size[i] / 2 : larger(t.reach, pools.size[i] / 2);
+    share_pixels(t, unit_bytes);
+    const int all = ceil_div(t.c, unit);
+    const int64_t tiles = int64_t{t.n} * t.down * t.right;
+    const auto blocks = [&] { return tiles * ceil_div(all, t.units); };
+    t.units = max_pool::most_units;
+    while (t.units > 1 &&
+           (t.area * t.units * unit_bytes > max_pool::usual_bytes || t.units / 2 >= all || blocks() < 2 * p.processors))
+        t.units /= 2;
+    t.groups = ceil_div(all, t.units);
+    PK_CHECK(blocks() <= int_max, "max_pool_pyramid: ", blocks(), " blocks are too many");
+    shape = {dim3(static_cast<unsigned>(blocks())), dim3(max_pool::threads),
+             static_cast<size_t>(t.area) * t.units * unit_bytes};
+    return {};
+}
+
+/// Without places, windows that ascend are a cascade of what each adds to the one before: the same values for less.
+MaxPools as_cascade(const MaxPools& pools) {
+    MaxPools steps = pools;
+    steps.cascade = true;
+    for (int i = 1; i < pools.levels && !pools.cascade; ++i) steps.size[i] = pools.size[i] - pools.size[i - 1] + 1;
+    return steps;
+}
+
+template <class Body>
+Status visit_bool(bool value, Body&& body) {
+    return value ? body(std::true_type{}) : body(std::false_type{});
+}
+
+}  // namespace
+
+Status launch_max_pool_pyramid_fwd(const MaxPoolPyramidFwdParams& p, Queue queue) {
+    PK_TRY(check(p.problem));
+    return visit_dtype(p.problem.dtype, [&](auto type) {
+        using T = typename decltype(type)::type;
+        return visit_bool(p.problem.channels_last, [&](auto last) {
+            return visit_bool(p.indices != nullptr, [&](auto keep) {
+                constexpr int V = max_pool::Forward<T, last, keep>::V;
+                const MaxPools pools = keep ? p.problem.pools : as_cascade(p.problem.pools);
+                Tiles tiles;
+                Shape shape;
+                PK_TRY(share(tiles, p.problem, pools, V, max_pool::fwd_bytes<T, V, keep>, shape));
+                return launch("max_pool_pyramid_fwd_kernel", p.problem.dtype,
+                              max_pool_pyramid_fwd_kernel<T, last, keep>, shape, queue, p, tiles);
+            });
+        });
+    });
+}
+
+Status launch_max_pool_pyramid_bwd(const MaxPoolPyramidBwdParams& p, Queue queue) {
+    PK_TRY(check(p.problem));
+    return visit_dtype(p.problem.dtype, [&](auto type) {
+        using T = typename decltype(type)::type;
+        return visit_bool(p.problem.channels_last, [&](auto last) {
+            constexpr int V = max_pool::bwd_unit<T, last>;
+            const MaxPools& pools = p.problem.pools;
+            Tiles tiles;
+            Shape shape;
+            PK_TRY(share(tiles, p.problem, pools, V, max_pool::bwd_bytes<T, V>(pools.cascade), shape));
+            return launch("max_pool_pyramid_bwd_dx_kernel", p.problem.dtype, max_pool_pyramid_bwd_dx_kernel<T, last>,
+                          shape, queue, p, tiles);
+        });
+    });
+}
+
+}  // namespace pk

@@ -1,0 +1,208 @@
+"""``channel_gate``: a map times a gate per channel, computed from its own means; what ARM, FFM and SE blocks end in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...backends import Op, Problem, describe, explained_by, select
+from ...registration import OpFunction, register_op
+from .._shared.affine import ACTIVATIONS, dense_vectors
+from .._shared.autocast import autocast
+from .._shared.checks import check_choice, check_floating, check_like, check_map, check_vector
+from .._shared.layout import as_map, empty_map, is_channels_last
+from .._shared.precision import accumulation
+from . import composed, reference
+
+OP = Op("channel_gate", "memory", reference, composed)
+
+#: C + K up to which a block keeps one image's means and hidden values in shared memory.
+WIDEST = 8192
+
+#: weight1, bias1, scale1, shift1, weight2, bias2, as kernels take them.
+Layers = tuple[Tensor | None, ...]
+
+
+def _problem(x: Tensor, weight1: Tensor, residual: bool) -> tuple[Problem, tuple[int, ...]]:
+    # Traced, the comparison is no bool.
+    wide = True if x.shape[1] + weight1.shape[0] > WIDEST else False
+    return describe(x, is_channels_last(x), wide, residual), tuple(x.shape)
+
+
+def _problems(x: Tensor, weight1: Tensor, *_args: Any, residual: bool = False, **_: Any) -> list[Any]:
+    x, *_casts = autocast(x)
+    return [(OP, *_problem(x, weight1, residual))]
+
+
+@explained_by(_problems)
+def channel_gate(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None = None,
+    weight2: Tensor | None = None,
+    bias2: Tensor | None = None,
+    *,
+    scale1: Tensor | None = None,
+    shift1: Tensor | None = None,
+    hidden_activation: str | None = None,
+    residual: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    """Weigh the channels of ``x`` by a gate that its own means decide; x is read twice and written once.
+
+    Equivalent to ``g = conv2d(x.mean((2, 3), keepdim=True), weight1, bias1)``, ``g = activation(g * scale1 + shift1)``,
+    ``g = conv2d(g, weight2, bias2)`` if there is a weight2, then ``x * g.sigmoid()``, plus x if ``residual``.
+
+    Args:
+        x: (N, C, H, W), contiguous or channels_last; float16, bfloat16, float32 or float64.
+        weight1: (K, C) or (K, C, 1, 1) in x's dtype; K is C unless there is a weight2.
+        bias1: (K,) or None, float32 or x's dtype.
+        weight2, bias2: (C, K) or (C, K, 1, 1), and (C,), or None.
+        scale1, shift1: (K,) each or None, float32 or x's dtype: an eval-mode norm behind the first convolution.
+        hidden_activation: None or "relu", behind scale1 and shift1.
+        residual: add x: ``x * (1 + gate)``.
+        backend: "auto", "cuda", "triton", "composed" or "reference".
+
+    Returns:
+        (N, C, H, W) in x's dtype (the autocast dtype under autocast) and memory format. Kernels keep means and gates in
+        float32 (float64 for float64).
+
+    Raises:
+        TypeError, ValueError: naming the argument. BackendError: a named backend cannot run.
+
+    Source: Hu et al., Squeeze-and-Excitation Networks, 2018; Yu et al., BiSeNet, 2018 (ARM, FFM).
+    """
+    check_map("x", x)
+    x, weight1, bias1, weight2, bias2 = autocast(x, weight1, bias1, weight2, bias2)
+    _check_weights(x, weight1, weight2)
+    hidden, c = weight1.shape[0], x.shape[1]
+    if bias2 is not None and weight2 is None:
+        raise ValueError("bias2 must be None without weight2, got a tensor; give weight2 or add it to bias1")
+    named = {"bias1": (bias1, hidden), "bias2": (bias2, c), "scale1": (scale1, hidden), "shift1": (shift1, hidden)}
+    for name, (vector, length) in named.items():
+        if vector is not None:
+            check_vector(name, vector, length, x)
+    check_choice("hidden_activation", hidden_activation, ACTIVATIONS)
+    backend = select(OP, *_problem(x, weight1, residual), backend)
+    layers = (weight1, *dense_vectors(bias1, scale1, shift1), weight2, *dense_vectors(bias2))
+    if backend in ("reference", "composed"):
+        return OP.python(backend)(x, *layers, activation=hidden_activation, residual=residual)
+    return ChannelGate.run(hidden_activation == "relu", residual, backend, x, *layers)[0]
+
+
+def _check_weights(x: Tensor, weight1: Any, weight2: Any) -> None:
+    c = x.shape[1]
+    check_floating("weight1", weight1)
+    k = weight1.shape[0] if weight1.dim() else 0
+    if weight2 is None:
+        _check_weight("weight1", weight1, x, (c, c), "(C, C) without weight2")
+        return
+    check_floating("weight2", weight2)
+    _check_weight("weight1", weight1, x, (k, c), "(K, C)")
+    _check_weight("weight2", weight2, x, (c, k), "(C, K) with weight1's K")
+
+
+def _check_weight(name: str, weight: Tensor, x: Tensor, shape: tuple[int, int], what: str) -> None:
+    check_like(name, weight, "x", x)
+    if weight.dim() not in (2, 4) or tuple(weight.shape) not in (shape, (*shape, 1, 1)) or 0 in shape:
+        raise ValueError(
+            f"{name} must be {what}, here {shape}, or (*{shape}, 1, 1), got {tuple(weight.shape)} "
+            f"for x with C = {x.shape[1]}"
+        )
+
+
+class ChannelGate(OpFunction):
+    op_name = "channel_gate"
+
+    @staticmethod
+    def forward(relu: bool, residual: bool, backend: str, x: Tensor, *layers: Tensor | None) -> tuple[Tensor, ...]:
+        return _fwd(x, *layers, relu, residual, backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.relu, ctx.residual, ctx.backend, x, *layers = inputs
+        weight1, _, scale1, shift1, weight2, _ = layers
+        _, *small = output
+        ctx.mark_non_differentiable(*small)
+        ctx.dtypes = [None if t is None else t.dtype for t in layers]
+        ctx.save_for_backward(x, *small, weight1, scale1, shift1, weight2)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, *rest = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[3:]
+        settings = (ctx.relu, ctx.residual, wanted[0], any(wanted[1:]), ctx.backend)
+        dx, dweight1, dweight2, vectors = _bwd(as_map(dy, x), x, *rest, *settings)
+        k = dweight1.shape[0]
+        dbias1, dscale1, dshift1, dbias2 = vectors.split([k, k, k, len(vectors) - 3 * k])
+        found = (dweight1, dbias1, dscale1, dshift1, dweight2, dbias2)
+        kept = [g.to(t) if w else None for g, w, t in zip(found, wanted[1:], ctx.dtypes, strict=True)]
+        return None, None, None, dx if wanted[0] else None, *kept
+
+
+def _allocate(x: Tensor, weight1: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The result; means (N, C), products of the first convolution and its bias (N, K), gates (N, C)."""
+    n, c = x.shape[:2]
+    mean, hidden, gate = (
+        torch.empty((n, width), dtype=accumulation(x), device=x.device) for width in (c, weight1.shape[0], c)
+    )
+    return empty_map(x, x.shape), mean, hidden, gate
+
+
+def _forward(
+    x: Tensor, weight1: Tensor, bias1: Tensor | None, scale1: Tensor | None, shift1: Tensor | None,
+    weight2: Tensor | None, bias2: Tensor | None, relu: bool, residual: bool, backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    results = _allocate(x, weight1)
+    layers = (weight1, bias1, scale1, shift1, weight2, bias2)
+    OP.kernels(backend).forward(x, layers, relu, residual, *results)
+    return results
+
+
+def _allocate_gradients(
+    dy: Tensor, x: Tensor, mean: Tensor, hidden: Tensor, gate: Tensor, weight1: Tensor, scale1: Any, shift1: Any,
+    weight2: Tensor | None, relu: bool, residual: bool, want_x: bool, want_layers: bool, backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """dx, dweight1, dweight2 (empty where there is none), and one of the gradients of bias1, scale1, shift1, bias2."""
+    k, c = weight1.shape[0], x.shape[1]
+    dx = empty_map(x, x.shape if want_x else (0, *x.shape[1:]))
+    dweight1 = torch.empty_like(weight1)
+    dweight2 = weight1.new_empty(0) if weight2 is None else torch.empty_like(weight2)
+    return dx, dweight1, dweight2, mean.new_empty(3 * k + (0 if weight2 is None else c))
+
+
+def _backward(
+    dy: Tensor, x: Tensor, mean: Tensor, hidden: Tensor, gate: Tensor, weight1: Tensor, scale1: Tensor | None,
+    shift1: Tensor | None, weight2: Tensor | None, relu: bool, residual: bool, want_x: bool, want_layers: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    gradients = _allocate_gradients(
+        dy, x, mean, hidden, gate, weight1, scale1, shift1, weight2, relu, residual, want_x, want_layers, backend
+    )
+    saved = (mean, hidden, gate)
+    layers = (weight1, None, scale1, shift1, weight2, None)
+    OP.kernels(backend).backward(dy, x, saved, layers, relu, residual, *_wanted(gradients, want_x, want_layers))
+    return gradients
+
+
+def _wanted(gradients: tuple[Tensor, ...], want_x: bool, want_layers: bool) -> tuple[Tensor | None, Any]:
+    """dx, and (dweight1, dweight2, dvectors); None where nobody asks for them."""
+    dx, *rest = gradients
+    return dx if want_x else None, rest if want_layers else None
+
+
+_LAYERS = "Tensor weight1, Tensor? bias1, Tensor? scale1, Tensor? shift1, Tensor? weight2, Tensor? bias2"
+_fwd = register_op(
+    f"channel_gate_fwd(Tensor x, {_LAYERS}, bool relu, bool residual, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
+    _forward,
+    _allocate,
+)
+_bwd = register_op(
+    "channel_gate_bwd(Tensor dy, Tensor x, Tensor mean, Tensor hidden, Tensor gate, Tensor weight1, Tensor? scale1, "
+    "Tensor? shift1, Tensor? weight2, bool relu, bool residual, bool want_x, bool want_layers, str backend) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    _backward,
+    _allocate_gradients,
+)

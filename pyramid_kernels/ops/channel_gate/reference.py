@@ -1,0 +1,29 @@
+"""Specification of ``channel_gate``: one mean per channel, one or two 1x1 convolutions of it, a sigmoid, a product."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._shared.affine import affine
+from .._shared.layout import as_map
+
+
+def channel_gate(x: Tensor, *layers: Tensor | None, activation: str | None, residual: bool) -> Tensor:
+    """x (N, C, H, W) times its gate, plus x where ``residual``."""
+    y = x * gate_of(x, *layers, activation=activation)
+    return as_map(y + x if residual else y, x)
+
+
+def gate_of(x: Tensor, *layers: Tensor | None, activation: str | None) -> Tensor:
+    """The gate (N, C, 1, 1) of every channel; layers: weight1, bias1, scale1, shift1, weight2, bias2."""
+    weight1, bias1, scale1, shift1, weight2, bias2 = layers
+    assert weight1 is not None
+    g = _project(x.mean((2, 3), keepdim=True), weight1, bias1)
+    g = affine(g, scale1, shift1, activation)
+    return (g if weight2 is None else _project(g, weight2, bias2)).sigmoid()
+
+
+def _project(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(N, C, 1, 1) -> (N, O, 1, 1)."""
+    return F.conv2d(z, weight.view(*weight.shape[:2], 1, 1), None if bias is None else bias.to(z.dtype))

@@ -1,0 +1,140 @@
+"""``max_pool_pyramid``: a map and its stride-1 max pools, the spatial pyramid of YOLO, as one concat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...backends import Op, Problem, describe, explained_by, select
+from ...registration import OpFunction, register_op
+from .._shared.checks import check_choice, check_map
+from .._shared.layout import empty_map, is_channels_last
+from . import composed, reference
+from .checks import beyond, check_kernel_sizes
+
+OP = Op("max_pool_pyramid", "memory", reference, composed)
+
+ORDERS = ("ascending", "descending")
+
+
+def _problem(x: Tensor, kernel_sizes: list[int], cascade: bool) -> Problem:
+    """Options: the kernels' limit that is exceeded, or None; whether a gradient is needed."""
+    return describe(x, is_channels_last(x), beyond(kernel_sizes, cascade), _differentiated(x))
+
+
+def _differentiated(x: Tensor) -> bool:
+    return x.requires_grad and torch.is_grad_enabled()
+
+
+def _problems(x: Tensor, kernel_sizes: Any = None, *, cascade: bool = False, **_: Any) -> list[Any]:
+    return [(OP, _problem(x, check_kernel_sizes(kernel_sizes, cascade), cascade), tuple(x.shape))]
+
+
+@explained_by(_problems)
+def max_pool_pyramid(
+    x: Tensor,
+    kernel_sizes: Sequence[int] | None = None,
+    *,
+    cascade: bool = False,
+    order: str = "ascending",
+    backend: str = "auto",
+) -> Tensor:
+    """``x`` and its stride-1, same-padded max pools, concatenated.
+
+    Equivalent to ``cat([x, *[max_pool2d(x, k, 1, k // 2) for k in kernel_sizes]], 1)``; with ``cascade=True`` each
+    pool takes the result of the one before. Windows and values of (5, 5, 5) in a cascade are those of (5, 9, 13), but
+    of equal maxima another one may take the gradient.
+
+    Args:
+        x: (N, C, H, W), contiguous or channels_last; float16, bfloat16, float32 or float64.
+        kernel_sizes: K odd sizes; ascending, default (5, 9, 13) (SPP), or where ``cascade=True`` equal, default
+            (5, 5, 5) (SPPF).
+        cascade: pool in series.
+        order: "ascending" puts x first, then every pool; "descending" the widest window first and x last (YOLOv4).
+        backend: "auto", "cuda", "triton", "composed" or "reference".
+
+    Returns:
+        (N, C * (1 + K), H, W) in the dtype and memory format of x. Of equal maxima the first, row by row, takes the
+        gradient, as in ``max_pool2d``; NaN propagates.
+
+    Raises:
+        TypeError, ValueError: naming the argument. BackendError: a named backend cannot run.
+
+    Source: Redmon and Farhadi, YOLOv3 (the SPP variant), 2018; Bochkovskiy et al., YOLOv4, 2020; Jocher, YOLOv5 (SPPF).
+    """
+    check_map("x", x)
+    check_choice("order", order, ORDERS)
+    sizes = check_kernel_sizes(kernel_sizes, cascade)
+    backend = select(OP, _problem(x, sizes, cascade), tuple(x.shape), backend)
+    if backend in ("reference", "composed"):
+        return OP.python(backend)(x, sizes, cascade=cascade, order=order)
+    return MaxPoolPyramid.run(x, sizes, cascade, order, _differentiated(x), backend)[0]
+
+
+class MaxPoolPyramid(OpFunction):
+    op_name = "max_pool_pyramid"
+
+    @staticmethod
+    def forward(
+        x: Tensor, kernel_sizes: list[int], cascade: bool, order: str, keep: bool, backend: str
+    ) -> tuple[Tensor, Tensor]:
+        return _fwd(x, kernel_sizes, cascade, order, keep, backend)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, kernel_sizes, cascade, order, _, backend = inputs
+        ctx.channels_last, ctx.settings = is_channels_last(x), (kernel_sizes, cascade, order, backend)
+        ctx.save_for_backward(output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return _bwd(dy, *ctx.saved_tensors, ctx.channels_last, *ctx.settings), None, None, None, None, None
+
+
+def _allocate(x: Tensor, kernel_sizes: list[int], keep: bool) -> tuple[Tensor, Tensor]:
+    """The concat and, if ``keep``, one byte per level and pixel: the place of the maximum in its window, row-major."""
+    n, c, h, w = x.shape
+    k = len(kernel_sizes)
+    indices = empty_map(x, (n, k * c, h, w), torch.uint8) if keep else x.new_empty(0, dtype=torch.uint8)
+    return empty_map(x, (n, (1 + k) * c, h, w)), indices
+
+
+def _forward(
+    x: Tensor, kernel_sizes: list[int], cascade: bool, order: str, keep: bool, backend: str
+) -> tuple[Tensor, Tensor]:
+    y, indices = _allocate(x, kernel_sizes, keep)
+    OP.kernels(backend).forward(x, y, indices if keep else None, kernel_sizes, cascade, order == "descending")
+    return y, indices
+
+
+def _backward(
+    dy: Tensor, indices: Tensor, channels_last: bool, kernel_sizes: list[int], cascade: bool, order: str, backend: str
+) -> Tensor:
+    dx = _allocate_dx(dy, indices, channels_last, kernel_sizes)
+    OP.kernels(backend).backward(dy, indices, dx, kernel_sizes, cascade, order == "descending")
+    return dx
+
+
+def _allocate_dx(dy: Tensor, indices: Tensor, channels_last: bool, kernel_sizes: list[int], *_: Any) -> Tensor:
+    n, c, h, w = dy.shape
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    shape = (n, c // (1 + len(kernel_sizes)), h, w)
+    return torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=layout)
+
+
+_fwd = register_op(
+    "max_pool_pyramid_fwd(Tensor x, int[] kernel_sizes, bool cascade, str order, bool keep, str backend)"
+    " -> (Tensor, Tensor)",
+    _forward,
+    lambda x, kernel_sizes, cascade, order, keep, backend: _allocate(x, kernel_sizes, keep),
+)
+_bwd = register_op(
+    "max_pool_pyramid_bwd(Tensor dy, Tensor indices, bool channels_last, int[] kernel_sizes, bool cascade, str order,"
+    " str backend) -> Tensor",
+    _backward,
+    _allocate_dx,
+)

@@ -1,0 +1,124 @@
+"""Two gloo processes on the CPU: gradients of one process on the joint batch, and a sharded training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.nn.functional import all_reduce
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.testing import assert_close
+
+from tests.test_heads import HEADS
+from tests.test_nn import MODULES
+
+pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
+
+RANKS, IMAGES = 2, 4
+#: Modules that compute a norm's statistics in an op, and so leave SyncBatchNorm to their own forward.
+OWN_STATISTICS = ("aspp",)
+
+
+def build(name: str, share: slice = slice(None)) -> tuple[Any, Any]:
+    """A fused module in float64 with weights that every rank draws alike, and its share of the images."""
+    torch.manual_seed(0)
+    make, shapes = HEADS[name] if name in HEADS else (MODULES[name], [(6, 7, 5)])
+    module = make(backend="reference").double()
+    for dropout in (m for m in module.modules() if isinstance(m, nn.Dropout)):
+        dropout.p = 0.0
+    maps = [torch.randn(IMAGES, *shape, dtype=torch.float64)[share] for shape in shapes]
+    return module, maps if len(maps) > 1 else maps[0]
+
+
+def gradients(module: nn.Module, x: Any) -> dict[str, Tensor]:
+    module(x).square().mean().backward()
+    return {name.removeprefix("module."): p.grad for name, p in module.named_parameters()}
+
+
+def synchronised(norm: nn.SyncBatchNorm, x: Tensor) -> Tensor:
+    """PyTorch's SyncBatchNorm refuses tensors of a CPU: the same statistics, added up through gloo."""
+    if not norm.training:
+        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    count = torch.full((x.shape[1],), x.numel() / x.shape[1], dtype=x.dtype)
+    total, squares, n = all_reduce(torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3)), count]))
+    mean, var = total / n, squares / n - (total / n) ** 2
+    gain = norm.weight * (var + norm.eps).rsqrt()
+    return x * gain[:, None, None] + (norm.bias - mean * gain)[:, None, None]
+
+
+def on_every_rank(check: Callable[..., None], folder: Path, *args: Any) -> None:
+    torch.multiprocessing.spawn(_rank, (check, str(folder / "rendezvous"), *args), nprocs=RANKS)
+
+
+def _rank(rank: int, check: Callable[..., None], path: str, *args: Any) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=RANKS)
+    nn.SyncBatchNorm.forward = synchronised  # type: ignore[method-assign]
+    DistributedDataParallel._passing_sync_batchnorm_handle = lambda *_: None  # which asks for a GPU likewise
+    try:
+        check(slice(rank * IMAGES // RANKS, (rank + 1) * IMAGES // RANKS), *args)
+    finally:
+        dist.destroy_process_group()
+
+
+def data_parallel(share: slice) -> None:
+    for name in (*MODULES, *HEADS):
+        module, whole = build(name)
+        expected = gradients(module.to_reference(), whole)
+        module, x = build(name, share)
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        own = name.startswith(OWN_STATISTICS)
+        assert (module.why_original(x) is not None) == own, f"{name}: {module.why_original(x)}"
+        for key, grad in gradients(DistributedDataParallel(module), x).items():
+            # A sum of squares less the square of a sum: of the statistics of a few values some digits are lost.
+            assert_close(grad, expected[key], rtol=1e-6, atol=1e-9, msg=lambda m, at=(name, key): f"{at}: {m}")
+
+
+def sharded(share: slice) -> None:
+    for name in (*MODULES, *HEADS):
+        module, x = build(name, share)
+        module.eval()  # statistics of the batch are not what is sharded
+        ran = []
+        with mock.patch.object(type(module), "fused_forward", noting(type(module).fused_forward, ran)):
+            ours = _step(module, x)
+        assert ran, f"{name}: its own forward ran"
+        plain = _step(build(name)[0].eval().to_reference(), x)
+        for key in plain:
+            assert_close(ours[key], plain[key], rtol=1e-9, atol=1e-9)
+
+
+def noting(forward: Callable[..., Tensor], ran: list[nn.Module]) -> Callable[..., Tensor]:
+    def noted(module: nn.Module, x: Any) -> Tensor:
+        ran.append(module)
+        return forward(module, x)
+
+    return noted
+
+
+def _step(module: Any, x: Any) -> dict[str, Tensor]:
+    """Every parameter, gathered, after a step of the sharded module."""
+    for p in module.parameters():
+        p.data = p.data.contiguous()  # fully_shard raises on all others
+    fully_shard(module)
+    optimiser = torch.optim.SGD(module.parameters(), 0.1)
+    module(x).square().mean().backward()
+    optimiser.step()
+    assert all(isinstance(p, DTensor) for p in module.parameters())
+    return {name: p.detach().full_tensor() for name, p in module.named_parameters()}
+
+
+def test_data_parallel_gradients_are_those_of_the_joint_batch(tmp_path: Path) -> None:
+    on_every_rank(data_parallel, tmp_path)
+
+
+def test_fully_sharded_step(tmp_path: Path) -> None:
+    on_every_rank(sharded, tmp_path)

@@ -1,0 +1,102 @@
+"""YOLO's pooling modules in our own words, as ultralytics, YOLOv5 and YOLOX have them, and look-alikes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Conv(nn.Module):
+    """ultralytics: a convolution, its norm and an activation; ``fold_`` is what ``model.fuse()`` does to it."""
+
+    def __init__(self, c1: int, c2: int, act: bool = True) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c1, c2, 1, bias=False)
+        self.bn = nn.BatchNorm2d(c2, eps=1e-3, momentum=0.03)
+        self.act = nn.SiLU() if act else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(self.conv(x)))
+
+    def forward_fuse(self, x: Tensor) -> Tensor:
+        return self.act(self.conv(x))
+
+    def fold_(self) -> None:
+        self.conv = nn.utils.fuse_conv_bn_eval(self.conv, self.bn)
+        del self.bn
+        self.forward = self.forward_fuse  # type: ignore[method-assign]
+
+
+class SPP(nn.Module):
+    """ultralytics, YOLOv5: parallel pools."""
+
+    def __init__(self, c1: int, c2: int, k: tuple[int, ...] = (5, 9, 13)) -> None:
+        super().__init__()
+        self.cv1, self.cv2 = Conv(c1, c1 // 2), Conv(c1 // 2 * (len(k) + 1), c2)
+        self.m = nn.ModuleList([nn.MaxPool2d(kernel_size=x, stride=1, padding=x // 2) for x in k])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.cv1(x)
+        return self.cv2(torch.cat([x] + [m(x) for m in self.m], 1))
+
+
+class SPPF(nn.Module):
+    """ultralytics from 8.4 on: no activation behind cv1, ``n`` pools, a shortcut."""
+
+    def __init__(self, c1: int, c2: int, k: int = 5, n: int = 3, shortcut: bool = False) -> None:
+        super().__init__()
+        self.cv1, self.cv2 = Conv(c1, c1 // 2, act=False), Conv(c1 // 2 * (n + 1), c2)
+        self.m = nn.MaxPool2d(kernel_size=k, stride=1, padding=k // 2)
+        self.n = n
+        self.add = shortcut and c1 == c2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = [self.cv1(x)]
+        y.extend(self.m(y[-1]) for _ in range(getattr(self, "n", 3)))
+        y = self.cv2(torch.cat(y, 1))
+        return y + x if getattr(self, "add", False) else y
+
+
+def older_sppf(c1: int, c2: int) -> SPPF:
+    """YOLOv5 and ultralytics before 8.4, and what old pickles hold: SiLU behind cv1, neither ``n`` nor ``add``."""
+    module = SPPF(c1, c2)
+    module.cv1 = Conv(c1, c1 // 2)
+    del module.n, module.add
+    return module
+
+
+class LargestFirstSPP(SPP):
+    """Same parameters and shapes, concatenated as in YOLOv4: 13, 9, 5, x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.cv1(x)
+        return self.cv2(torch.cat([m(x) for m in self.m][::-1] + [x], 1))
+
+
+class SPPBottleneck(nn.Module):
+    """YOLOX."""
+
+    def __init__(self, c1: int, c2: int, k: tuple[int, ...] = (5, 9, 13)) -> None:
+        super().__init__()
+        self.conv1, self.m = Conv(c1, c1 // 2), nn.ModuleList([nn.MaxPool2d(x, 1, x // 2) for x in k])
+        self.conv2 = Conv(c1 // 2 * (len(k) + 1), c2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        return self.conv2(torch.cat([x] + [m(x) for m in self.m], dim=1))
+
+
+class PoolingsBottleneck(nn.Module):
+    """mmdetection's SPPBottleneck."""
+
+    def __init__(self, c1: int, c2: int, k: tuple[int, ...] = (5, 9, 13)) -> None:
+        super().__init__()
+        self.conv1 = Conv(c1, c1 // 2)
+        self.poolings = nn.ModuleList([nn.MaxPool2d(kernel_size=x, stride=1, padding=x // 2) for x in k])
+        self.conv2 = Conv(c1 // 2 * (len(k) + 1), c2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        with torch.autocast(x.device.type, enabled=False):
+            x = torch.cat([x] + [pooling(x) for pooling in self.poolings], dim=1)
+        return self.conv2(x)
