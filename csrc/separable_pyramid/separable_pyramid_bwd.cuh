@@ -16,8 +16,9 @@ struct DdepthwiseBlock {
     static constexpr int CHANNELS = 16, SLOTS = 16, THREADS = CHANNELS * SLOTS, TAPS = 9;
 };
 
+// Two blocks per multiprocessor: for more, ptxas spills in double.
 template <class T>
-__global__ void __launch_bounds__(DdepthwiseBlock::THREADS)
+__global__ void __launch_bounds__(DdepthwiseBlock::THREADS, 2)
     separable_pyramid_bwd_ddepthwise_kernel(const __grid_constant__ SeparablePyramidBwdDdepthwiseParams p) {
     constexpr int CHANNELS = DdepthwiseBlock::CHANNELS, SLOTS = DdepthwiseBlock::SLOTS, TAPS = DdepthwiseBlock::TAPS;
     __shared__ Acc<T> s_sums[TAPS][CHANNELS][SLOTS + 1];
