@@ -48,6 +48,14 @@ def ppm(channels: int, rows: int, cols: int) -> Build:
     return lambda: (nn.ReferencePPM(channels, channels // 4, (1, 2, 3, 6)), (2, channels, rows, cols))
 
 
+def dspp(images: int) -> Build:
+    return lambda: (nn.ReferenceDSPP(512, 128), (images, 512, 12, 16))
+
+
+def mdspp(channels: int, rows: int, cols: int) -> Build:
+    return lambda: (nn.ReferenceMDSPP(channels, channels), (1, channels, rows, cols))
+
+
 def psp_head(channels: int, classes: int, size: int) -> Build:
     return lambda: (nn.ReferencePSPHead(channels, classes, dropout=0.0), (2, channels, size, size))
 
@@ -127,6 +135,8 @@ MODULES: dict[str, dict[str, Build]] = {
         "w48-128x256": hr_fuse(48, 128, 256, "bilinear"),
     },
     "nn.PPM": {"2048-60x60": ppm(2048, 60, 60), "768-16x16": ppm(768, 16, 16)},
+    "nn.DSPP": {"n1": dspp(1), "n16": dspp(16)},
+    "nn.MDSPP": {"64-12x16": mdspp(64, 12, 16), "32-24x32": mdspp(32, 24, 32)},
     "nn.PSPHead": {"2048-60x60": psp_head(2048, 150, 60)},
     "nn.UPerHead": {"resnet-512-64x64": uper_head(RESNET, 512, 64)},
     "nn.DeepLabV3PlusDecoder": {"2048-256-129x129": deeplab_decoder(2048, 256, 129, 33)},

@@ -9,6 +9,7 @@ from .ops.pyramid_conv.compose import compose_levels
 from .ops.pyramid_conv.op import pyramid_conv
 from .ops.pyramid_pool.op import pyramid_grids, pyramid_pool
 from .ops.pyramid_project.op import pyramid_levels, pyramid_project
+from .ops.separable_pyramid.op import separable_pyramid
 from .ops.upsample_argmax.op import upsample_argmax
 from .ops.upsample_cross_entropy.op import upsample_cross_entropy
 from .ops.upsample_merge.op import upsample_merge
@@ -25,6 +26,7 @@ __all__ = [
     "pyramid_levels",
     "pyramid_pool",
     "pyramid_project",
+    "separable_pyramid",
     "upsample_argmax",
     "upsample_cross_entropy",
     "upsample_merge",

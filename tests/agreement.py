@@ -22,6 +22,7 @@ NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 def fair_(model: nn.Module, x: Tensor, head: str = "") -> nn.Module:
     """Random affines, offsets of 2 below ``head``, the running statistics of ``x``, no dropout; left in train mode."""
     generator = torch.Generator().manual_seed(1)
+    momenta = {module: module.momentum for module in model.modules() if isinstance(module, NORMS)}
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout | nn.Dropout2d):
             module.p = 0.0
@@ -32,9 +33,8 @@ def fair_(model: nn.Module, x: Tensor, head: str = "") -> nn.Module:
     model.train()
     with torch.no_grad():
         model(x)
-    for module in model.modules():
-        if isinstance(module, NORMS):
-            module.momentum = 0.1
+    for norm, momentum in momenta.items():
+        norm.momentum = momentum
     return model
 
 

@@ -70,8 +70,8 @@ def test_strict_turns_the_warning_into_an_error(monkeypatch: pytest.MonkeyPatch)
 
 def test_auto_passes_over_a_verified_kernel_that_cannot_run() -> None:
     verified()
-    problem = HOPPER._replace(options=("avg", "fixed", 1, True, 32, 32))
-    with pytest.warns(UserWarning, match="at most 16 bins along an axis"):
+    problem = HOPPER._replace(options=("avg", "fixed", 1, True, 64, 64))
+    with pytest.warns(UserWarning, match="at most 32 bins along an axis"):
         assert resolve(POOL, problem, "auto").backend == "reference"
 
 

@@ -14,6 +14,7 @@ from pyramid_kernels.testing import count_launches
 
 X = torch.zeros(2, 4, 6, 5)
 W1, W3, V = torch.zeros(3, 4, 1, 1), torch.zeros(3, 4, 3, 3), torch.ones(3)
+D3 = torch.zeros(4, 1, 3, 3)
 NORM = (V, V, V, V, 1e-5)
 LABELS = torch.zeros(2, 12, 10, dtype=torch.int64)
 
@@ -27,6 +28,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "dilated_branches_train": {
         "x": X, "weights": [W1, W3], "dilations": (1, 2), "gamma": [V, V], "beta": [V, None], "eps": [1e-5, 1e-5],
     },
+    "separable_pyramid": {"x": X, "bins": (1, 2), "depthwise": [D3, D3], "pointwise": [W1, W1], "bias": [V, None]},
     "max_pool_pyramid": {"x": X},
     "upsample_cross_entropy": {"logits": X, "target": LABELS},
     "upsample_argmax": {"logits": X, "size": (12, 10)},
@@ -129,6 +131,17 @@ BAD: list[Row] = [
     ("dilated_branches_train", {"eps": 1e-5}, TypeError, "eps must be a list or tuple, one entry per branch, got"),
     ("dilated_branches_train", {"x": X[:1, :, :1, :1]}, ValueError,
      "Expected more than 1 value per channel when training, got input size torch.Size([1, 3, 1, 1])"),
+    ("separable_pyramid", {"x": X.int()}, TypeError, "x must be float16, ...got torch.int32; convert it with x"),
+    ("separable_pyramid", {"bins": (1, 6)}, ValueError,
+     "bins: windows='fixed' gives a window of size 0 for bin 6 on a map of size 5; use bins of at most 5"),
+    ("separable_pyramid", {"windows": "same"}, ValueError, "windows must be one of 'adaptive', 'fixed', 'ceil', got"),
+    ("separable_pyramid", {"depthwise": [D3]}, ValueError, "depthwise must have one entry per level (2), got 1"),
+    ("separable_pyramid", {"depthwise": [D3, W3]}, ValueError, "depthwise[1] must be (C, 1, 3, 3) with x's C = 4, got"),
+    ("separable_pyramid", {"pointwise": W1}, TypeError, "pointwise must be a list or tuple, one entry per level, got"),
+    ("separable_pyramid", {"pointwise": [W1, W3]}, ValueError, "pointwise[1] must be (O, C, 1, 1) with x's C = 4, got"),
+    ("separable_pyramid", {"pointwise": [W1, W1.half()]}, TypeError, "pointwise[1] must have the dtype of x, got"),
+    ("separable_pyramid", {"bias": [V, V[:2]]}, ValueError, "bias[1] must have shape (3,), ...got (2,)"),
+    ("separable_pyramid", {"bias": [V]}, ValueError, "bias must have one entry per level (2), got 1"),
     ("max_pool_pyramid", {"x": X[0]}, ValueError, "x must be 4-D (N, C, H, W), got 3-D (4, 6, 5); add a batch dimens"),
     ("max_pool_pyramid", {"x": X.int()}, TypeError, "x must be float16, ...got torch.int32; convert it with x.float()"),
     ("max_pool_pyramid", {"kernel_sizes": 5}, TypeError, "kernel_sizes must be a list or tuple of odd ints, got int"),

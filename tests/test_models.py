@@ -32,6 +32,7 @@ TINY: dict[str, tuple[dict[str, Any], str]] = {
     "DeepLabV3": (DILATED | {"width": 8, "dropout": 0.0}, "reference"),
     "DeepLabV3Plus": (DILATED | {"width": 8, "low_width": 6, "dropout": 0.0}, "composed"),
     "PSPNet": (DILATED | {"hidden": 8, "dropout": 0.0}, "composed"),
+    "SPEED": ({"width": 4, "bins": (1, 2, 1, 2)}, "reference"),
     "BiSeNet": ({"classes": 3, "backbone": "test_resnet", "width": 4}, "composed"),
     "HRNetPose": (HRNET | {"joints": 3}, "reference"),
     "HRNet": (HRNET | {"classes": 3}, "composed"),
@@ -114,6 +115,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...], s
     ),
     "deeplab-v3plus": ("DeepLabV3Plus", {}, (2, 3, 513, 513), (2, 21, 513, 513), "decoder", (2, 256, 129, 129)),
     "pspnet": ("PSPNet", {}, (2, 3, 473, 473), (2, 19, 473, 473), "head", (2, 19, 60, 60)),
+    "speed": ("SPEED", {}, (16, 3, 192, 256), (16, 1, 48, 64), "dspp", (16, 1024, 12, 16)),
     "hrnet-pose": ("HRNetPose", {}, (2, 3, 256, 192), (2, 17, 64, 48), "final_layer", (2, 17, 64, 48)),
     "hrnet-pose-w48": ("HRNetPose", {"width": 48}, (1, 3, 256, 192), (1, 17, 64, 48), "final_layer", (1, 17, 64, 48)),
     "hrnet-segmentation": (

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import pyramid_kernels as pk
 from pyramid_kernels.backends import select
-from pyramid_kernels.nn import ASPP, ASPPv2, HRFuse, LargeFOV, ReferenceASPPv2, SpatialPyramidPooling
+from pyramid_kernels.nn import ASPP, DSPP, MDSPP, ASPPv2, HRFuse, LargeFOV, ReferenceASPPv2, SpatialPyramidPooling
 from pyramid_kernels.nn.base import Fused
 from tests.kernels import DEVICE
 from tests.test_nn import freeze_norms
@@ -31,6 +31,8 @@ MODULES: dict[str, tuple[Callable[..., Fused], tuple[int, int, int] | list[tuple
     "aspp-v2-hidden": (lambda **kw: ASPPv2(6, 3, (1, 3), hidden=4, **kw), MAP, "dilated_branches"),
     "spp": (lambda **kw: SpatialPyramidPooling((4, (1, 2), 1), **kw), MAP, "pyramid_pool"),
     "spp-ceil": (lambda **kw: SpatialPyramidPooling((3, 2, 1), windows="ceil", **kw), (4, 8, 7), "pyramid_pool"),
+    "dspp": (lambda **kw: DSPP(4, 3, (1, 2), **kw), (4, 3, 5), "separable_pyramid"),
+    "mdspp": (lambda **kw: MDSPP(4, 8, (1, 2, 1, 2), **kw), (4, 3, 5), "separable_pyramid"),
     "hrfuse": (lambda **kw: HRFuse(WIDTHS, **kw), LEVELS, "upsample_merge"),
     "hrfuse-bilinear": (lambda **kw: HRFuse(WIDTHS, mode="bilinear", **kw), ODD, "upsample_merge"),
     "hrfuse-corners": (

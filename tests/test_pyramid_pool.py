@@ -71,7 +71,7 @@ def test_the_largest_pyramids(backend: str, bins: tuple[Any, ...], windows: str,
     "backend,bins,windows,limit",
     [
         ("triton", (1, 32), "adaptive", "at most 32 bins along an axis, all levels together"),
-        ("triton", ((1, 16), (1, 1)), "fixed", "at most 16 bins along an axis"),
+        ("triton", ((1, 32), (1, 1)), "fixed", "at most 32 bins along an axis"),
         ("triton", (1,) * 9, "adaptive", "at most 8 levels, got 9"),
         ("cuda", (65,), "adaptive", "at most 64 bins per level"),
         ("cuda", (1,) * 9, "adaptive", "at most 8 levels, got 9"),

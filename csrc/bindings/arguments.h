@@ -49,4 +49,12 @@ struct Map {
         : at(bindings::at(static_cast<Address>(v.at(0)))), n(v.at(1)), c(v.at(2)), h(v.at(3)), w(v.at(4)) {}
 };
 
+/// Address and strides of an (N, C, S) tensor.
+struct Cells {
+    void* at;
+    std::int64_t n, c, s;
+    explicit Cells(const Ints& v)
+        : at(bindings::at(static_cast<Address>(v.at(0)))), n(v.at(1)), c(v.at(2)), s(v.at(3)) {}
+};
+
 }  // namespace pk::bindings

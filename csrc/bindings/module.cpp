@@ -8,6 +8,7 @@ void bind_channel_gate(py::module_& m);
 void bind_max_pool_pyramid(py::module_& m);
 void bind_pyramid_pool(py::module_& m);
 void bind_pyramid_project(py::module_& m);
+void bind_separable_pyramid(py::module_& m);
 void bind_upsample_merge(py::module_& m);
 void bind_pyramid_conv(py::module_& m);
 void bind_upsample_argmax(py::module_& m);
@@ -31,6 +32,7 @@ PYBIND11_MODULE(PK_MODULE_NAME, m, py::mod_gil_not_used()) {
     pk::bindings::bind_max_pool_pyramid(m);
     pk::bindings::bind_pyramid_pool(m);
     pk::bindings::bind_pyramid_project(m);
+    pk::bindings::bind_separable_pyramid(m);
     pk::bindings::bind_upsample_merge(m);
     pk::bindings::bind_pyramid_conv(m);
     pk::bindings::bind_upsample_argmax(m);

@@ -9,14 +9,6 @@ namespace pk::bindings {
 
 namespace {
 
-/// Address and strides of an (N, C, S) tensor.
-struct Cells {
-    void* at;
-    std::int64_t n, c, s;
-    explicit Cells(const Ints& v)
-        : at(bindings::at(static_cast<Address>(v.at(0)))), n(v.at(1)), c(v.at(2)), s(v.at(3)) {}
-};
-
 /// sizes: tf32, n, c, full. levels: cells, channels, address and strides of the weight, then of gain, bias, mean and
 /// variance, as far as they are given, the address and whether they have the call's dtype.
 ProjectPyramid pyramid_of(int dtype, const Ints& sizes, const std::vector<Ints>& levels,

@@ -19,6 +19,7 @@ from ..nn.bisenet import (
 )
 from ..nn.deeplabv3plus import DeepLabV3PlusDecoder, ReferenceDeepLabV3PlusDecoder
 from ..nn.dilated import ASPPv2, LargeFOV, ReferenceASPPv2, ReferenceLargeFOV
+from ..nn.dspp import DSPP, MDSPP, ReferenceDSPP, ReferenceMDSPP
 from ..nn.heads import PSPHead, ReferencePSPHead
 from ..nn.hrnet import HRFuse, ReferenceHRFuse
 from ..nn.hrnetv2 import HRNetV2Head, ReferenceHRNetV2Head
@@ -46,9 +47,11 @@ NAMED = gates.CLASSES | hrnet.CLASSES | mmseg.CLASSES | mobile.CLASSES | reposit
 adapters: dict[type[nn.Module], type[Fused]] = {
     ReferenceASPP: ASPP,
     ReferenceASPPv2: ASPPv2,
+    ReferenceDSPP: DSPP,
     ReferenceAttentionRefinementModule: AttentionRefinementModule,
     ReferenceFeatureFusionModule: FeatureFusionModule,
     ReferenceLargeFOV: LargeFOV,
+    ReferenceMDSPP: MDSPP,
     ReferenceHRFuse: HRFuse,
     ReferenceSpatialPyramidPooling: SpatialPyramidPooling,
     ReferencePPM: PPM,

@@ -5,9 +5,11 @@ from .bisenet import BiSeNet
 from .deeplab import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus
 from .hrnet import HRNet, HRNetPose
 from .pspnet import PSPNet
+from .speed import SPEED
 from .sppnet import SPPNet
 
 __all__ = [
+    "SPEED",
     "BiSeNet",
     "DeepLabV1",
     "DeepLabV2",

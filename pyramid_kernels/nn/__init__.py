@@ -9,6 +9,7 @@ from .bisenet import (
 )
 from .deeplabv3plus import DeepLabV3PlusDecoder, ReferenceDeepLabV3PlusDecoder
 from .dilated import ASPPv2, LargeFOV, ReferenceASPPv2, ReferenceLargeFOV
+from .dspp import DSPP, MDSPP, ReferenceDSPP, ReferenceMDSPP
 from .heads import PSPHead, ReferencePSPHead
 from .hrnet import HRFuse, ReferenceHRFuse
 from .hrnetv2 import HRNetV2Head, ReferenceHRNetV2Head
@@ -23,24 +24,25 @@ __all__ = [
     "ASPP",
     "ASPPv2",
     "AttentionRefinementModule",
-    "PPM",
-    "SPP",
-    "SPPF",
+    "DSPP",
     "DeepLabV3PlusDecoder",
     "FeatureFusionModule",
     "HRFuse",
     "HRNetV2Head",
     "LargeFOV",
+    "MDSPP",
     "PPM",
     "PSPHead",
     "ReferenceASPP",
     "ReferenceASPPv2",
     "ReferenceAttentionRefinementModule",
+    "ReferenceDSPP",
     "ReferenceDeepLabV3PlusDecoder",
     "ReferenceFeatureFusionModule",
     "ReferenceHRFuse",
     "ReferenceHRNetV2Head",
     "ReferenceLargeFOV",
+    "ReferenceMDSPP",
     "ReferencePPM",
     "ReferencePSPHead",
     "ReferenceSPP",
@@ -48,6 +50,8 @@ __all__ = [
     "ReferenceSegFormerHead",
     "ReferenceSpatialPyramidPooling",
     "ReferenceUPerHead",
+    "SPP",
+    "SPPF",
     "SegFormerHead",
     "SpatialPyramidPooling",
     "UPerHead",

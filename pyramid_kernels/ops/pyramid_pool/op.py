@@ -37,7 +37,7 @@ def _problem(x: Tensor, mode: str, windows: str, levels: list[tuple[int, int]]) 
 
 def bound(bins: int) -> int:
     """The first of the limits that backends have which ``bins`` keeps; comparisons alone, which tracing generalises."""
-    for limit in (16, 32, 64):
+    for limit in (32, 64):
         if bins <= limit:
             return limit
     return sys.maxsize

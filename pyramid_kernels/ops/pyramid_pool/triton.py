@@ -21,7 +21,7 @@ from .._shared.precision import accumulation
 from .._shared.triton import accumulator, cannot_launch, divided, tile
 from .._shared.windows import axis_windows
 
-#: Edges along one axis are sorted in registers: two per window, and one per band.
+#: Edges along one axis are sorted in registers: at most two per bin, and one per band.
 MAX_LEVELS, MAX_EDGES = 8, 64
 #: Rectangles are cut further, into bands of at least BAND rows, until about this many programs run.
 PROGRAMS, BAND = 512, 8
@@ -33,10 +33,9 @@ Levels = list[tuple[int, int]]
 def supports(problem: Problem) -> str | None:
     if problem.options[2] > MAX_LEVELS:
         return f"at most {MAX_LEVELS} levels, got {problem.options[2]}"
-    _, windows, *_, bins = problem.options
-    most = MAX_EDGES // (4 if windows == "fixed" else 2)  # "fixed" may give twice as many windows as bins
-    if bins > most:
-        return f"at most {most} bins along an axis, all levels together, for windows={windows!r}"
+    # Two edges per bin: "fixed" may give twice as many windows as bins, but these share their edges.
+    if problem.options[-1] > MAX_EDGES // 2:
+        return f"at most {MAX_EDGES // 2} bins along an axis, all levels together"
     return cannot_launch(problem)
 
 
@@ -63,11 +62,15 @@ def edges(BINS: tl.constexpr, AXIS: tl.constexpr, size, splits, WINDOWS: tl.cons
     for level in tl.static_range(len(BINS) // 2):
         count, step, lead, tail, den = axis(BINS[2 * level + AXIS], size, WINDOWS)
         i = r - base
-        start = tl.maximum(i * step + lead, 0) // den
-        end = tl.minimum(((i - count + 1) * step + tail) // den, size)
-        edge = tl.where((i >= 0) & (i < count), start, edge)
-        edge = tl.where((i >= count) & (i < 2 * count), end, edge)
-        base += 2 * count
+        if WINDOWS == "fixed":  # each window ends where the next begins
+            edge = tl.where((i >= 0) & (i <= count), i * step, edge)
+            base += count + 1
+        else:
+            start = tl.maximum(i * step + lead, 0) // den
+            end = tl.minimum(((i - count + 1) * step + tail) // den, size)
+            edge = tl.where((i >= 0) & (i < count), start, edge)
+            edge = tl.where((i >= count) & (i < 2 * count), end, edge)
+            base += 2 * count
     repeated = (edge[None, :] == edge[:, None]) & (r[None, :] < r[:, None])
     return tl.where(tl.max(repeated.to(tl.int32), 1) > 0, FAR, edge)
 
@@ -246,7 +249,7 @@ def rectangles(bins: tuple[int, ...], size: int, windows: str, splits: int) -> t
     axes = [axis_windows(b, size, windows) for b in bins]
     found = {r * size // splits for r in range(splits)}
     found |= {edge for a in axes for i in range(a.count) for edge in (a.start(i), a.end(i))}
-    slots = splits + 2 * sum(a.count for a in axes)
+    slots = splits + sum(a.count + 1 if windows == "fixed" else 2 * a.count for a in axes)
     return len(found) - 1, triton.next_power_of_2(slots)
 
 

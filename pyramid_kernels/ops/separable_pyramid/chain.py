@@ -1,0 +1,93 @@
+"""The launches of one call, in order: pool, depthwise, pointwise, merge, and back.
+
+``kernels`` is this op's module of a backend: ``pool``, ``project`` and ``merge`` are the same backend's modules of
+``pyramid_pool``, ``pyramid_project`` and ``upsample_merge``, ``launch_depthwise`` and ``launch_ddepthwise`` its own.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from .._shared.layout import cells_are_channels_last, empty_cells
+from .._shared.windows import grids
+from ..pyramid_project.op import pyramid_levels
+
+Levels = list[tuple[int, int]]
+
+
+def forward(
+    kernels: ModuleType, x: Tensor, depthwise: list[Tensor], pointwise: list[Tensor], bias: list[Tensor | None],
+    y: Tensor, cells: Tensor, filtered: Tensor, bins: Levels, windows: str, include_input: bool,
+) -> None:  # fmt: skip
+    """Fill y (N, [C +] sum O, H, W), cells (N, C, S) and filtered (N, C, S)."""
+    levels = grids(bins, (x.shape[2], x.shape[3]), windows)
+    kernels.pool.forward(x, cells, _no_indices(cells), bins, "avg", windows)
+    kernels.launch_depthwise(cells, depthwise, filtered, levels, False)
+    mixed = _empty_mixed(cells, pointwise, levels)
+    kernels.project.forward(filtered, _counts(levels), pointwise, *_epilogue(bias), False, mixed, None)
+    maps = pyramid_levels(mixed, levels, _channels(pointwise))
+    kernels.merge.forward([x, *maps] if include_input else maps, y, "bilinear", False, "concat", None, None, False)
+
+
+def backward(
+    kernels: ModuleType, dy: Tensor, cells: Tensor, filtered: Tensor, depthwise: list[Tensor],
+    pointwise: list[Tensor], dx: Tensor, ddepthwise: list[Tensor], dpointwise: list[Tensor], dbias: Tensor,
+    bins: Levels, windows: str, needs: list[bool],
+) -> None:  # fmt: skip
+    """Fill what ``needs`` asks for: dx through the pyramid, the weights' gradients, and row 1 of dbias (2, sum O)."""
+    levels, channels = grids(bins, (dy.shape[2], dy.shape[3]), windows), _channels(pointwise)
+    counts = _counts(levels)
+    dmixed = _empty_mixed(cells, pointwise, levels)
+    first = dy.shape[1] - sum(channels)
+    firsts = list(accumulate(channels[:-1], initial=first))
+    kernels.merge.backward_maps(dy, None, None, pyramid_levels(dmixed, levels, channels), firsts, "bilinear", False)
+    if needs[3]:
+        # In place: with no gain and no norm dz is dy.
+        none: list[Tensor | None] = [None] * len(levels)
+        kernels.project.backward_dz(dmixed, None, None, counts, channels, *_epilogue(none), dmixed, dbias)
+    if needs[2]:
+        kernels.project.backward_dweights(dmixed, filtered, counts, dpointwise)
+    if not (needs[0] or needs[1]):
+        return
+    dfiltered = _empty_like(cells)
+    kernels.project.backward_dpooled(dmixed, pointwise, counts, dfiltered)
+    if needs[1]:
+        kernels.launch_ddepthwise(dfiltered, cells, ddepthwise, levels)
+    if needs[0]:
+        dcells = _empty_like(cells)
+        kernels.launch_depthwise(dfiltered, depthwise, dcells, levels, True)
+        kernels.pool.backward(dcells, _no_indices(cells), dx, bins, "avg", windows)
+
+
+def _counts(levels: Levels) -> list[int]:
+    return [rows * cols for rows, cols in levels]
+
+
+def _channels(pointwise: list[Tensor]) -> list[int]:
+    return [p.shape[0] for p in pointwise]
+
+
+def _epilogue(bias: list[Tensor | None]) -> tuple[list[list[Tensor | None]], list[float]]:
+    """``bias`` as ``pyramid_project`` takes it: gain, bias, mean, variance, and eps."""
+    none: list[Tensor | None] = [None] * len(bias)
+    return [none, bias, none, none], [0.0] * len(bias)
+
+
+def _empty_mixed(cells: Tensor, pointwise: list[Tensor], levels: Levels) -> Tensor:
+    """(N, sum O, S'), S' the cells of the largest level."""
+    last = cells_are_channels_last(cells)
+    return empty_cells(last, cells, cells.shape[0], sum(_channels(pointwise)), max(_counts(levels)))
+
+
+def _empty_like(cells: Tensor) -> Tensor:
+    n, c, s = cells.shape
+    return empty_cells(cells_are_channels_last(cells), cells, n, c, s)
+
+
+def _no_indices(cells: Tensor) -> Tensor:
+    """What pooling keeps of a maximum: nothing, for an average."""
+    return empty_cells(cells_are_channels_last(cells), cells, 0, cells.shape[1], cells.shape[2], torch.int32)

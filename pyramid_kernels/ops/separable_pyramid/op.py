@@ -1,0 +1,234 @@
+"""``separable_pyramid``: a depthwise-separable convolution per level of a pooled pyramid, at the map's size again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...backends import Op, Problem, explained_by, select
+from ...registration import OpFunction, register_op
+from .._shared.affine import dense_vectors
+from .._shared.autocast import autocast
+from .._shared.checks import check_choice, check_floating, check_length, check_like, check_map, check_vector, pairs
+from .._shared.layout import empty_cells, empty_map, is_channels_last
+from .._shared.windows import WINDOWS, grids
+from ..pyramid_pool import op as pool_op
+from . import chain, reference
+
+OP = Op("separable_pyramid", "gemm", reference)
+
+
+def _problem(x: Tensor, levels: list[tuple[int, int]], windows: str) -> Problem:
+    """Pooling alone has limits of its own: the problem is that of ``pyramid_pool``."""
+    return pool_op._problem(x, "avg", windows, levels)
+
+
+def _problems(x: Tensor, bins: pool_op.Bins, *_: Any, windows: str = "fixed", **__: Any) -> list[Any]:
+    (x,) = autocast(x)
+    return [(OP, _problem(x, pairs("bins", bins), windows), tuple(x.shape))]
+
+
+@explained_by(_problems)
+def separable_pyramid(
+    x: Tensor,
+    bins: pool_op.Bins,
+    depthwise: Sequence[Tensor],
+    pointwise: Sequence[Tensor],
+    bias: Sequence[Tensor | None] | None = None,
+    *,
+    windows: str = "fixed",
+    include_input: bool = True,
+    backend: str = "auto",
+) -> Tensor:
+    """SPEED's pyramid: pool to every grid, depthwise 3x3 and pointwise 1x1 there, resize to x's size, concatenate.
+
+    Equivalent, for level l with its pooled map z, to ``conv2d(conv2d(z, depthwise[l], padding=1, groups=C),
+    pointwise[l], bias[l])``, then ``interpolate(..., (H, W), mode="bilinear")``; levels are concatenated after x.
+
+    Args:
+        x: (N, C, H, W), contiguous or channels_last; float16, bfloat16, float32 or float64.
+        bins, windows: the grids, as in ``pyramid_pool``; "fixed" pools by Keras's window = stride = (H//b, W//b).
+        depthwise: one (C, 1, 3, 3) per level, in x's dtype.
+        pointwise: one (O_l, C, 1, 1) per level, likewise.
+        bias: one (O_l,) or None per level, float32 or x's dtype; or None for all.
+        include_input: whether x comes first in the result.
+        backend: "auto", "cuda", "triton", "composed" or "reference".
+
+    Returns:
+        (N, [C +] sum O_l, H, W) in x's dtype (the autocast dtype under autocast) and memory format.
+
+    Raises:
+        TypeError, ValueError: naming the argument. BackendError: a named backend cannot run.
+
+    Source: Papa et al., SPEED: Separable Pyramidal Pooling EncodEr-Decoder, 2022.
+    """
+    check_map("x", x)
+    check_choice("windows", windows, WINDOWS)
+    levels = pairs("bins", bins)
+    grids(levels, (x.shape[2], x.shape[3]), windows)
+    x, depthwise, pointwise = _check_weights(x, depthwise, pointwise, len(levels))
+    vectors = _check_bias(x, bias, pointwise)
+    backend = select(OP, _problem(x, levels, windows), tuple(x.shape), backend)
+    if backend in ("reference", "composed"):
+        return OP.python(backend)(
+            x, levels, depthwise, pointwise, vectors, windows=windows, include_input=include_input
+        )
+    settings = ([v for level in levels for v in level], windows, include_input, backend)
+    return SeparablePyramid.run(settings, x, *depthwise, *pointwise, *vectors)[0]
+
+
+def _check_weights(x: Tensor, depthwise: Any, pointwise: Any, levels: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    for name, weights in (("depthwise", depthwise), ("pointwise", pointwise)):
+        check_length(name, weights, levels, "level")
+        for i, w in enumerate(weights):
+            check_floating(f"{name}[{i}]", w)
+    x, *weights = autocast(x, *depthwise, *pointwise)
+    depthwise, pointwise = weights[:levels], weights[levels:]
+    c = x.shape[1]
+    for i, (d, p) in enumerate(zip(depthwise, pointwise, strict=True)):
+        check_like(f"depthwise[{i}]", d, "x", x)
+        check_like(f"pointwise[{i}]", p, "x", x)
+        if tuple(d.shape) != (c, 1, 3, 3):
+            raise ValueError(f"depthwise[{i}] must be (C, 1, 3, 3) with x's C = {c}, got {tuple(d.shape)}")
+        if p.dim() != 4 or tuple(p.shape[1:]) != (c, 1, 1) or p.shape[0] < 1:
+            raise ValueError(f"pointwise[{i}] must be (O, C, 1, 1) with x's C = {c}, got {tuple(p.shape)}")
+    return x, depthwise, pointwise
+
+
+def _check_bias(x: Tensor, bias: Any, pointwise: list[Tensor]) -> tuple[Tensor | None, ...]:
+    """One dense vector or None per level."""
+    vectors = [None] * len(pointwise) if bias is None else bias
+    check_length("bias", vectors, len(pointwise), "level")
+    for i, (b, p) in enumerate(zip(vectors, pointwise, strict=True)):
+        if b is not None:
+            check_vector(f"bias[{i}]", b, p.shape[0], x)
+    return dense_vectors(*vectors)
+
+
+class SeparablePyramid(OpFunction):
+    """Inputs: settings, x, then depthwise, pointwise and bias of every level. Results: y, pooled and filtered cells."""
+
+    op_name = "separable_pyramid"
+
+    @staticmethod
+    def forward(settings: tuple[Any, ...], x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        return _fwd(x, *_thirds(tensors), *settings)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.settings, x, *tensors = inputs
+        depthwise, pointwise, bias = _thirds(tensors)
+        ctx.channels_last, ctx.dtypes = is_channels_last(x), [None if b is None else b.dtype for b in bias]
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:], *depthwise, *pointwise)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        bins, windows, include_input, backend = ctx.settings
+        cells, filtered, *weights = ctx.saved_tensors
+        levels, wanted = len(ctx.dtypes), ctx.needs_input_grad
+        depthwise, pointwise = weights[:levels], weights[levels:]
+        needs = [wanted[1], *(any(part) for part in _thirds(wanted[2:]))]
+        dy = dy.contiguous(memory_format=_format(ctx.channels_last))
+        dx, ddepthwise, dpointwise, dbias = _bwd(
+            dy, cells, filtered, depthwise, pointwise, bins, windows, ctx.channels_last, needs, backend
+        )
+        if needs[0] and include_input:
+            dx.add_(dy.narrow(1, 0, cells.shape[1]))
+        none = [None] * levels
+        return (
+            None,
+            dx if needs[0] else None,
+            *(ddepthwise if needs[1] else none),
+            *(dpointwise if needs[2] else none),
+            *(_spread(dbias, pointwise, ctx.dtypes) if needs[3] else none),
+        )
+
+
+def _thirds(values: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+    """What belongs to depthwise, to pointwise and to bias."""
+    levels = len(values) // 3
+    return values[:levels], values[levels : 2 * levels], values[2 * levels :]
+
+
+def _spread(sums: Tensor, pointwise: list[Tensor], dtypes: list[torch.dtype | None]) -> list[Tensor | None]:
+    """Each level's part of the biases' gradients, in its dtype; None where it has no bias."""
+    parts = sums[1].split([p.shape[0] for p in pointwise])
+    return [None if dtype is None else part.to(dtype) for part, dtype in zip(parts, dtypes, strict=True)]
+
+
+def _format(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def _levels(bins: list[int]) -> list[tuple[int, int]]:
+    return list(zip(bins[::2], bins[1::2], strict=True))
+
+
+def _allocate(
+    x: Tensor, pointwise: list[Tensor], bins: list[int], windows: str, include_input: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the pooled cells and what the depthwise convolutions make of them."""
+    n, c, h, w = x.shape
+    channels = sum(p.shape[0] for p in pointwise) + (c if include_input else 0)
+    s = sum(rows * cols for rows, cols in grids(_levels(bins), (h, w), windows))
+    cells, filtered = (empty_cells(is_channels_last(x), x, n, c, s) for _ in range(2))
+    return empty_map(x, (n, channels, h, w)), cells, filtered
+
+
+def _forward(
+    x: Tensor, depthwise: list[Tensor], pointwise: list[Tensor], bias: list[Tensor | None], bins: list[int],
+    windows: str, include_input: bool, backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    results = _allocate(x, pointwise, bins, windows, include_input)
+    chain.forward(OP.kernels(backend), x, depthwise, pointwise, bias, *results, _levels(bins), windows, include_input)
+    return results
+
+
+def _allocate_gradients(
+    dy: Tensor, cells: Tensor, depthwise: list[Tensor], pointwise: list[Tensor], channels_last: bool, needs: list[bool]
+) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
+    """dx, weight gradients with the weights' strides, and (2, sum O) sums; empty where not needed."""
+    n, _, h, w = dy.shape
+    dx = torch.empty(
+        (n if needs[0] else 0, cells.shape[1], h, w), dtype=dy.dtype, device=dy.device,
+        memory_format=_format(channels_last),
+    )  # fmt: skip
+    ddepthwise = [torch.empty_like(d) for d in depthwise] if needs[1] else []
+    dpointwise = [torch.empty_like(p) for p in pointwise] if needs[2] else []
+    wide = torch.float64 if dy.dtype == torch.float64 else torch.float32
+    channels = sum(p.shape[0] for p in pointwise) if needs[3] else 0
+    return dx, ddepthwise, dpointwise, torch.empty((2, channels), dtype=wide, device=dy.device)
+
+
+def _backward(
+    dy: Tensor, cells: Tensor, filtered: Tensor, depthwise: list[Tensor], pointwise: list[Tensor], bins: list[int],
+    windows: str, channels_last: bool, needs: list[bool], backend: str,
+) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:  # fmt: skip
+    gradients = _allocate_gradients(dy, cells, depthwise, pointwise, channels_last, needs)
+    chain.backward(
+        OP.kernels(backend), dy, cells, filtered, depthwise, pointwise, *gradients, _levels(bins), windows, needs
+    )
+    return gradients
+
+
+_WEIGHTS = "Tensor[] depthwise, Tensor[] pointwise"
+_fwd = register_op(
+    f"separable_pyramid_fwd(Tensor x, {_WEIGHTS}, Tensor?[] bias, int[] bins, str windows, bool include_input, "
+    "str backend) -> (Tensor, Tensor, Tensor)",
+    _forward,
+    lambda x, depthwise, pointwise, bias, bins, windows, include_input, backend: _allocate(
+        x, pointwise, bins, windows, include_input
+    ),
+)
+_bwd = register_op(
+    f"separable_pyramid_bwd(Tensor dy, Tensor cells, Tensor filtered, {_WEIGHTS}, int[] bins, str windows, "
+    "bool channels_last, bool[] needs, str backend) -> (Tensor, Tensor[], Tensor[], Tensor)",
+    _backward,
+    lambda dy, cells, filtered, depthwise, pointwise, bins, windows, channels_last, needs, backend: _allocate_gradients(
+        dy, cells, depthwise, pointwise, channels_last, needs
+    ),
+)

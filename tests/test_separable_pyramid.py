@@ -1,0 +1,120 @@
+"""``separable_pyramid``, DSPP and MDSPP against outputs that Keras itself computed (tests/data/dspp_keras.npz)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyramid_kernels import functional
+from pyramid_kernels.nn import DSPP, MDSPP
+from pyramid_kernels.nn.base import Fused
+from pyramid_kernels.ops._shared.precision import ieee_convolutions
+from tests.kernels import DEVICE, backends
+
+DATA = Path(__file__).parent / "data" / "dspp_keras.npz"
+
+
+def golden(name: str) -> dict[str, Tensor]:
+    """Keras's arrays of ``name`` as PyTorch lays them out."""
+    with np.load(DATA) as data:
+        arrays = {key.split("/")[1]: torch.from_numpy(data[key]) for key in data.files if key.startswith(f"{name}/")}
+    return {key: from_keras(key, t).to(DEVICE) for key, t in arrays.items()}
+
+
+def from_keras(key: str, t: Tensor) -> Tensor:
+    """(N, H, W, C) maps -> (N, C, H, W); (kh, kw, C, 1) and (1, 1, C, O) kernels -> (C, 1, kh, kw) and (O, C, 1, 1)."""
+    if key.startswith("dw"):
+        return t.permute(2, 3, 0, 1)
+    if key.startswith("pw"):
+        return t.permute(3, 2, 0, 1)
+    return t.permute(0, 3, 1, 2) if t.dim() == 4 else t
+
+
+#: Keras's own sizes take Triton's interpreter many seconds.
+BACKENDS = [
+    pytest.param(b, marks=[pytest.mark.slow] if b == "triton" and DEVICE == "cpu" else [])
+    for b in ("reference", *backends("separable_pyramid"))
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_equals_keras(backend: str) -> None:
+    given = golden("dspp_12x16")
+    depthwise, pointwise, bias = ([given[f"{kind}{i}"] for i in range(4)] for kind in ("dw", "pw", "b"))
+    with ieee_convolutions():
+        y = functional.separable_pyramid(given["x"], (2, 4, 6, 8), depthwise, pointwise, bias, backend=backend)
+    torch.testing.assert_close(y, given["y"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", [b for b in backends("separable_pyramid") if b != "triton" or DEVICE == "cuda"])
+def test_gradients_one_at_a_time(backend: str) -> None:
+    """Whatever is frozen, the others get the gradients that they get together; one level has no bias."""
+    torch.manual_seed(0)
+    x, depthwise = torch.randn(1, 3, 4, 4, device=DEVICE), torch.randn(2, 3, 1, 3, 3, device=DEVICE)
+    pointwise, bias = torch.randn(2, 5, 3, 1, 1, device=DEVICE), torch.randn(5, device=DEVICE)
+    leaves = [x, depthwise, pointwise, bias]
+
+    def gradients(wanted: list[int]) -> list[Tensor]:
+        given = [t.clone().requires_grad_(i in wanted) for i, t in enumerate(leaves)]
+        y = functional.separable_pyramid(given[0], (1, 2), [*given[1]], [*given[2]], [None, given[3]], backend=backend)
+        return list(torch.autograd.grad(y.square().sum(), [given[i] for i in wanted]))
+
+    for i, together in enumerate(gradients([0, 1, 2, 3])):
+        torch.testing.assert_close(gradients([i])[0], together, rtol=0, atol=0)
+
+
+def test_grids_are_windows_not_sizes() -> None:
+    assert functional.pyramid_grids((2, 4, 6, 8), (12, 16), "fixed") == [(2, 2), (4, 4), (6, 8), (12, 8)]
+
+
+def filled(module: DSPP | MDSPP, given: dict[str, Tensor]) -> DSPP | MDSPP:
+    """``module`` with Keras's weights; those of its pairs are numbered after the levels'."""
+    convolutions = [*module.levels, *getattr(module, "pairs", [])]
+    for i, (depthwise, pointwise) in enumerate(convolutions):  # type: ignore[misc]
+        depthwise.weight.data.copy_(given[f"dw{i}"])
+        pointwise.weight.data.copy_(given[f"pw{i}"])
+        if pointwise.bias is not None:
+            pointwise.bias.data.copy_(given[f"b{i}"])
+    return module.to(DEVICE)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["dspp", "mdspp"])
+def test_modules_equal_keras(name: str, backend: str) -> None:
+    given = golden(f"{name}_12x16")
+    module = DSPP(16, 8, backend=backend) if name == "dspp" else MDSPP(16, 16, backend=backend)
+    filled(module, given)
+    forms: list[nn.Module] = [module, module.to_reference()]
+    assert [isinstance(m, Fused) for m in forms] == [True, False]
+    for form in forms:
+        with ieee_convolutions(), torch.no_grad():
+            torch.testing.assert_close(form(given["x"]), given["y"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("module", [DSPP(3, 4), MDSPP(3, 4)], ids=["dspp", "mdspp"])
+def test_maps_smaller_than_a_bin(module: DSPP | MDSPP) -> None:
+    for form in (module, module.to_reference()):
+        with pytest.raises(ValueError, match="gives a window of size 0 for bin 8 on a map of size 7"):
+            form(torch.zeros(1, 3, 8, 7))
+
+
+def test_arguments_of_modules() -> None:
+    with pytest.raises(ValueError, match="filters must be a positive multiple of 4, got 6"):
+        MDSPP(3, 6)
+    with pytest.raises(ValueError, match=r"bins must have one entry per level \(4\), got 2"):
+        MDSPP(3, 4, (1, 2))
+    with pytest.raises(ValueError, match="bins must be positive, got 0"):
+        DSPP(3, 4, (1, 0))
+    with pytest.raises(ValueError, match="backend must be one of"):
+        DSPP(3, 4, backend="cudnn")
+
+
+def test_an_altered_level_is_not_fused() -> None:
+    plain = DSPP(3, 4).to_reference()
+    plain.levels[1][0].stride = (2, 2)  # type: ignore[index, union-attr]
+    with pytest.raises(ValueError, match=r"as ReferenceDSPP makes it: levels.1.0 has stride=\(2, 2\), not 1"):
+        DSPP.from_reference(plain)
