@@ -232,6 +232,7 @@ def forward(
         pooled, tuple(weights), *map(tuple, vectors), tuple(eps), y, z, n, c, full, tuple(cells), tuple(channels),
         pooled.stride(), _channel_strides(weights), y.stride(),
         RELU=relu, PRECISION=conv_precision(pooled.dtype), **block,
+        maxnreg=168,  # three blocks per multiprocessor: unbounded, ptxas spills for a fourth
     )  # fmt: skip
 
 
