@@ -18,29 +18,46 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
-from tests.test_heads import HEADS
-from tests.test_nn import MODULES
+from pyramid_kernels.nn import ASPP, AttentionRefinementModule, ReferenceFeatureFusionModule
+from tests import test_gates, test_heads, test_nn, test_nn_pyramids, test_spp
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 
 RANKS, IMAGES = 2, 4
-#: Modules that compute a norm's statistics in an op, and so leave SyncBatchNorm to their own forward.
-OWN_STATISTICS = ("aspp",)
+#: Every module of ``nn`` that has parameters, and the (C, H, W) of its maps.
+MODULES: dict[str, tuple[Callable[..., Any], list[tuple[int, int, int]]]] = {
+    **{f"nn {name}": (make, [(6, 7, 5)]) for name, make in test_nn.MODULES.items()},
+    **{f"spp {name}": (make, [(8, 15, 14)]) for name, make in test_spp.MODULES.items()},
+    **{f"head {name}": case for name, case in test_heads.HEADS.items()},
+    **{f"gate {name}": case for name, case in test_gates.MODULES.items()},
+    **{
+        f"pyramid {name}": (make, shapes if isinstance(shapes, list) else [shapes])
+        for name, (make, shapes, op) in test_nn_pyramids.MODULES.items()
+        if op != "pyramid_pool" or "aspp" in name
+    },
+}
+#: Those whose ops cannot leave a norm's statistics to the norm: SyncBatchNorm runs in their own forward.
+OWN_STATISTICS = (ASPP, AttentionRefinementModule)
 
 
-def build(name: str, share: slice = slice(None)) -> tuple[Any, Any]:
+def build(name: str, share: slice = slice(None)) -> tuple[Any, list[Tensor]]:
     """A fused module in float64 with weights that every rank draws alike, and its share of the images."""
     torch.manual_seed(0)
-    make, shapes = HEADS[name] if name in HEADS else (MODULES[name], [(6, 7, 5)])
+    make, shapes = MODULES[name]
     module = make(backend="reference").double()
     for dropout in (m for m in module.modules() if isinstance(m, nn.Dropout)):
         dropout.p = 0.0
-    maps = [torch.randn(IMAGES, *shape, dtype=torch.float64)[share] for shape in shapes]
-    return module, maps if len(maps) > 1 else maps[0]
+    return module, [torch.randn(IMAGES, *shape, dtype=torch.float64)[share] for shape in shapes]
 
 
-def gradients(module: nn.Module, x: Any) -> dict[str, Tensor]:
-    module(x).square().mean().backward()
+def loss(module: Any, maps: list[Tensor]) -> Tensor:
+    spread = len(maps) == 1 or isinstance(getattr(module, "module", module), ReferenceFeatureFusionModule)
+    y = module(*maps) if spread else module(maps)
+    return sum(t.square().mean() for t in (y if isinstance(y, list) else [y]))
+
+
+def gradients(module: nn.Module, maps: list[Tensor]) -> dict[str, Tensor | None]:
+    loss(module, maps).backward()
     return {name.removeprefix("module."): p.grad for name, p in module.named_parameters()}
 
 
@@ -71,27 +88,28 @@ def _rank(rank: int, check: Callable[..., None], path: str, *args: Any) -> None:
 
 
 def data_parallel(share: slice) -> None:
-    for name in (*MODULES, *HEADS):
+    for name in MODULES:
         module, whole = build(name)
         expected = gradients(module.to_reference(), whole)
-        module, x = build(name, share)
+        module, maps = build(name, share)
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
-        own = name.startswith(OWN_STATISTICS)
-        assert (module.why_original(x) is not None) == own, f"{name}: {module.why_original(x)}"
-        for key, grad in gradients(DistributedDataParallel(module), x).items():
-            # A sum of squares less the square of a sum: of the statistics of a few values some digits are lost.
+        reason = module.why_original(maps[0] if len(maps) == 1 else maps)
+        assert reason is None or isinstance(module, OWN_STATISTICS), f"{name}: {reason}"
+        parallel = DistributedDataParallel(module, find_unused_parameters=True)
+        for key, grad in gradients(parallel, maps).items():
+            # Variances as a difference of sums lose some digits where values are few.
             assert_close(grad, expected[key], rtol=1e-6, atol=1e-9, msg=lambda m, at=(name, key): f"{at}: {m}")
 
 
 def sharded(share: slice) -> None:
-    for name in (*MODULES, *HEADS):
-        module, x = build(name, share)
+    for name in MODULES:
+        module, maps = build(name, share)
         module.eval()  # statistics of the batch are not what is sharded
-        ran = []
+        ran: list[nn.Module] = []
         with mock.patch.object(type(module), "fused_forward", noting(type(module).fused_forward, ran)):
-            ours = _step(module, x)
+            ours = _step(module, maps)
         assert ran, f"{name}: its own forward ran"
-        plain = _step(build(name)[0].eval().to_reference(), x)
+        plain = _step(build(name)[0].eval().to_reference(), maps)
         for key in plain:
             assert_close(ours[key], plain[key], rtol=1e-9, atol=1e-9)
 
@@ -104,13 +122,13 @@ def noting(forward: Callable[..., Tensor], ran: list[nn.Module]) -> Callable[...
     return noted
 
 
-def _step(module: Any, x: Any) -> dict[str, Tensor]:
+def _step(module: Any, maps: list[Tensor]) -> dict[str, Tensor]:
     """Every parameter, gathered, after a step of the sharded module."""
     for p in module.parameters():
         p.data = p.data.contiguous()  # fully_shard raises on all others
     fully_shard(module)
     optimiser = torch.optim.SGD(module.parameters(), 0.1)
-    module(x).square().mean().backward()
+    loss(module, maps).backward()
     optimiser.step()
     assert all(isinstance(p, DTensor) for p in module.parameters())
     return {name: p.detach().full_tensor() for name, p in module.named_parameters()}
