@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -234,3 +236,36 @@ def test_look_alikes_are_reported() -> None:
     (entry,) = pk.fuse_(OwnSPPF()).entries
     assert not entry.fused and "look-alike of ultralytics' SPPF" in entry.detail
     assert issubclass(SPPFForward, SPPForward) and "fuse.SPPFForward" in entry.detail
+
+
+OWN_NETWORKS = """
+import os, sys, tempfile
+from unittest import mock
+os.environ |= {"YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": tempfile.mkdtemp()}
+sys.modules |= {"cv2": mock.MagicMock(__spec__=None), "thop": None}  # of images, which no module here is about
+import torch
+from torch.utils._pytree import tree_leaves
+from ultralytics.nn.modules.block import SPP, SPPF
+from ultralytics.nn.tasks import DetectionModel
+import pyramid_kernels as pk
+
+def agrees(model, place):
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = tree_leaves(model.eval()(x))
+        assert [row.path for row in pk.fuse_(model, strict=True, backend="composed").fused] == [place]
+        torch.testing.assert_close(tree_leaves(model(x)), before)
+
+for name in ("yolov8n", "yolo11n", "yolo26n"):
+    agrees(DetectionModel(f"{name}.yaml", verbose=False), "model.9")
+    agrees(DetectionModel(f"{name}.yaml", verbose=False).eval().fuse(verbose=False), "model.9")
+for module in (SPP(3, 8), SPPF(3, 8)):
+    agrees(torch.nn.Sequential(module), "0")
+"""
+
+
+@pytest.mark.skipif(find_spec("ultralytics") is None, reason="needs ultralytics")
+def test_ultralytics_own_networks() -> None:
+    """In a process of its own: the library changes torch.save, and here its OpenCV is a stand-in."""
+    done = subprocess.run([sys.executable, "-c", OWN_NETWORKS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
