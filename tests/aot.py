@@ -2,11 +2,12 @@
 
 ``python -m tests.aot`` compiles for compute capability 8.0 and 9.0, prints a table, and fails on a spill (stack or
 local memory), on too much shared memory, and on a half-precision product without tensor cores. No GPU is needed.
-``--quick`` takes one body of each kernel and dtype.
+``--quick`` takes one body of each kernel and dtype, ``--quick 80`` for that capability alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -213,18 +214,24 @@ def gate(capability: int, quick: bool) -> int:
     return len(failed)
 
 
-def main(options: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Both architectures side by side, each in a process that does not interpret kernels."""
+    parser = argparse.ArgumentParser(prog="python -m tests.aot", description="Compile every Triton kernel.")
+    parser.add_argument("--quick", type=int, nargs="*", choices=sorted(SHARED), metavar="CAPABILITY")
+    parser.add_argument("--only", type=int, choices=sorted(SHARED), help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    quick = sorted(SHARED) if args.quick == [] else args.quick or []
+    if args.only:
+        return min(1, gate(args.only, args.only in quick))
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(ROOT / "build" / "aot"), "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    commands = [[sys.executable, "-m", "tests.aot", str(capability), *options] for capability in sorted(SHARED)]
-    runs = [subprocess.Popen(command, cwd=ROOT, env=environment) for command in commands]
+    runs = [
+        subprocess.Popen([sys.executable, "-m", "tests.aot", "--only", str(c), *argv], cwd=ROOT, env=environment)
+        for c in sorted(SHARED)
+    ]
     return max(run.wait() for run in runs)
 
 
 if __name__ == "__main__":
-    capabilities = [int(argument) for argument in sys.argv[1:] if argument.isdigit()]
-    if capabilities:
-        sys.exit(min(1, gate(capabilities[0], "--quick" in sys.argv)))
     sys.exit(main(sys.argv[1:]))

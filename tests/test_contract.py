@@ -192,6 +192,22 @@ def test_empty_batch(op: str, backend: str) -> None:
 
 
 @contract("triton", "cuda", gradients=True)
+def test_hooks_on_saved_tensors_may_lay_them_out_anew(op: str, backend: str) -> None:
+    """``save_on_cpu(pin_memory=True)`` keeps the values of what is saved, and not its strides."""
+    arguments = materialise(cheapest(op, backend, 6)[-1], F32, DEVICE, channels_last=True)
+    expected = torch.autograd.grad(scalar(op, arguments, backend), inputs(arguments))
+
+    def packed(t: torch.Tensor) -> torch.Tensor:
+        return torch.empty(t.shape, dtype=t.dtype).copy_(t)
+
+    with torch.autograd.graph.saved_tensors_hooks(packed, lambda t: t.to(DEVICE)):
+        loss = scalar(op, arguments, backend)
+    for got, want in zip(torch.autograd.grad(loss, inputs(arguments)), expected, strict=True):
+        # A wrong layout mixes elements up; a library's convolution only rounds otherwise in another one.
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
+
+
+@contract("triton", "cuda", gradients=True)
 def test_second_derivative_and_vmap_name_the_op(op: str, backend: str) -> None:
     arguments = materialise(cheapest(op, backend)[0], F32, DEVICE)
     leaves = inputs(arguments)

@@ -12,11 +12,11 @@ from tests import cuda_faults, faults, hostsim
 from tests.faults import Fault
 
 #: Each takes a process of its own for seconds: so many of every op, spread over its list, are enough for `make test`.
-EACH = 4
+EACH = 2
 
 
 def spread(planted: Sequence[Fault]) -> Iterator[Any]:
-    """All faults as parameters, marked slow but for EACH of every op: its first, its last, and between them."""
+    """All faults as parameters, marked slow but for EACH of every op: the first, the last, and between them."""
     for op in dict.fromkeys(fault.op for fault in planted):
         faults = [fault for fault in planted if fault.op == op]
         quick = {round(i * (len(faults) - 1) / (EACH - 1)) for i in range(EACH)}

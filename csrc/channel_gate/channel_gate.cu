@@ -19,6 +19,7 @@ Status check(const ChannelGateProblem& p) {
     PK_CHECK(p.n >= 0 && p.c > 0 && p.h > 0 && p.w > 0 && p.k > 0 && p.parts > 0, "n, c, h, w, k and parts must be ",
              "positive, got ", p.n, ", ", p.c, ", ", p.h, ", ", p.w, ", ", p.k, " and ", p.parts);
     PK_CHECK(1LL * p.h * p.w < int_limit - (1 << 16), "a map of ", p.h, " x ", p.w, " pixels is too large");
+    PK_CHECK(p.parts <= 1 << 16, "at most ", 1 << 16, " shares of a map, got ", p.parts);
     PK_CHECK(p.c + p.k <= channel_gate_widest, "at most ", channel_gate_widest,
              " channels and hidden values together, ", "got ", p.c, " and ", p.k);
     PK_CHECK(p.weight2.at || p.k == p.c, "without a second weight k must be c, got ", p.k, " and ", p.c);
@@ -78,7 +79,7 @@ Shape products_of(const ChannelGateProblem& p, int extra) {
 template <class Body>
 Status visit(const ChannelGateProblem& p, Body&& body) {
     return visit_dtype(p.dtype, [&](auto type) {
-        return p.channels_last ? body(type, std::true_type{}) : body(type, std::false_type{});
+        return visit_bool(p.channels_last, [&](auto channels_last) { return body(type, channels_last); });
     });
 }
 

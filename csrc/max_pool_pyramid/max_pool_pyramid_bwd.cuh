@@ -5,8 +5,7 @@
 // grid:   x tiles x groups of units x images
 // block:  a thread takes every 256th unit of a pixel
 // shared: gradients of a level and its places; the same once gathered along columns; the sum of the levels so far,
-// which
-//         in a cascade is the gradient of the level below
+//         which in a cascade is the gradient of the level below
 // Bound by reads of shared memory and comparisons, about 54 of a unit for SPP.
 #pragma once
 

@@ -1,4 +1,4 @@
-"""What each op does inside ``torch.autocast``: ops with weights cast, the others promote."""
+"""What each op does inside ``torch.autocast``: ops with weights cast, those of several maps promote."""
 
 from __future__ import annotations
 

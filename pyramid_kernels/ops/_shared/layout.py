@@ -20,6 +20,10 @@ def memory_format(x: Tensor) -> torch.memory_format:
     return torch.channels_last if inner and rows_outside else torch.contiguous_format
 
 
+def format_of(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
 def is_channels_last(x: Tensor) -> bool:
     return memory_format(x) == torch.channels_last
 

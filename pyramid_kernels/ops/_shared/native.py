@@ -26,6 +26,11 @@ _current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # a CPU 
 _counting = threading.Lock()
 
 
+def packed(t: Tensor) -> list[int]:
+    """Address and strides of an (N, C, S) tensor."""
+    return [pointer(t), *t.stride()]
+
+
 def cannot_launch(problem: Problem) -> str | None:
     """Why no CUDA kernel of this build can run on this device; None if it can."""
     module = _native.module(problem.device)

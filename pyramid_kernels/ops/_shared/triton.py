@@ -41,7 +41,7 @@ def accumulator(p, ROWS: tl.constexpr, COLS: tl.constexpr, value):
 
 @triton.jit
 def divided(a, b):
-    """a / b for a whole number ``b``; in float64 by Newton steps, because the division is a call and costs stack."""
+    """a / b for b of at least one; in float64 by Newton steps, because the division is a call and costs stack."""
     if a.dtype == tl.float64:
         b = b.to(tl.float64)
         inverse = (1.0 / b.to(tl.float32)).to(tl.float64)

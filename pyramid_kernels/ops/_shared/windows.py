@@ -53,6 +53,11 @@ def axis_windows(bins: int, size: int, windows: str) -> Axis:
     return Axis(size, (size + 2 * pad - step) // step + 1, step, -pad, -pad, 1)
 
 
+def paired(bins: list[int]) -> list[tuple[int, int]]:
+    """(rows, cols) of every level, from the flat list that an operator takes."""
+    return list(zip(bins[::2], bins[1::2], strict=True))
+
+
 def grids(bins: list[tuple[int, int]], size: tuple[int, int], windows: str) -> list[tuple[int, int]]:
     """(rows, cols) of every level."""
     return [(axis_windows(r, size[0], windows).count, axis_windows(c, size[1], windows).count) for r, c in bins]

@@ -75,6 +75,10 @@ def channel_gate(
     Source: Hu et al., Squeeze-and-Excitation Networks, 2018; Yu et al., BiSeNet, 2018 (ARM, FFM).
     """
     check_map("x", x)
+    check_floating("weight1", weight1)
+    for name, t in (("bias1", bias1), ("weight2", weight2), ("bias2", bias2)):
+        if t is not None:
+            check_floating(name, t)
     x, weight1, bias1, weight2, bias2 = autocast(x, weight1, bias1, weight2, bias2)
     _check_weights(x, weight1, weight2)
     hidden, c = weight1.shape[0], x.shape[1]
@@ -92,14 +96,12 @@ def channel_gate(
     return ChannelGate.run(hidden_activation == "relu", residual, backend, x, *layers)[0]
 
 
-def _check_weights(x: Tensor, weight1: Any, weight2: Any) -> None:
+def _check_weights(x: Tensor, weight1: Tensor, weight2: Tensor | None) -> None:
     c = x.shape[1]
-    check_floating("weight1", weight1)
     k = weight1.shape[0] if weight1.dim() else 0
     if weight2 is None:
         _check_weight("weight1", weight1, x, (c, c), "(C, C) without weight2")
         return
-    check_floating("weight2", weight2)
     _check_weight("weight1", weight1, x, (k, c), "(K, C)")
     _check_weight("weight2", weight2, x, (c, k), "(C, K) with weight1's K")
 

@@ -16,7 +16,7 @@ from .._shared.resample import block, offset
 from .._shared.triton import cannot_launch, divided
 from .op import Layers
 from .triton_bwd import backward
-from .triton_tiles import activated, finished, matrix, over_pixels, placed, products, sums, vector
+from .triton_tiles import activated, element, finished, matrix, over_pixels, products, sums, vector
 
 __all__ = ["backward", "forward", "supports"]
 
@@ -94,7 +94,7 @@ def channel_gate_fwd_kernel(
     factor = tl.load(p_gate + n * c + channel, channel < c, 0.0)
     if RESIDUAL:
         factor += 1
-    b_x = tl.load(p_x + placed(n, channel.to(tl.int64), p, w, strides), m, 0.0).to(ACC)
+    b_x = tl.load(p_x + element(n, channel.to(tl.int64), p, w, strides), m, 0.0).to(ACC)
     out = offset(n, channel.to(tl.int64), p, c, pixels, CHANNELS_LAST)
     tl.store(p_y + out, (b_x * factor).to(p_y.dtype.element_ty), m)
 

@@ -20,7 +20,7 @@ PROGRAMS, PARTS = 1024, 64
 
 
 @triton.jit
-def placed(n, channel, p, w, strides):
+def element(n, channel, p, w, strides):
     """Where (n, channel, pixel p) lies in a map of any strides."""
     y, x = (p // w).to(tl.int64), (p % w).to(tl.int64)
     return n * strides[0] + channel * strides[1] + y * strides[2] + x * strides[3]
@@ -64,7 +64,7 @@ def channel_gate_sums_kernel(
     for t in range(part * steps, (part + 1) * steps):
         at = t * BP + p
         m = (at < pixels) & (channel < c)
-        b_x = tl.load(p_x + placed(n, channel.to(tl.int64), at, w, strides), m, 0.0).to(ACC)
+        b_x = tl.load(p_x + element(n, channel.to(tl.int64), at, w, strides), m, 0.0).to(ACC)
         if p_dy is not None:
             b_x *= tl.load(p_dy + offset(n, channel.to(tl.int64), at, c, pixels, CHANNELS_LAST), m, 0.0).to(ACC)
         acc += b_x

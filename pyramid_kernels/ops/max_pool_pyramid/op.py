@@ -11,7 +11,7 @@ from torch import Tensor
 from ...backends import Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
 from .._shared.checks import check_choice, check_map
-from .._shared.layout import empty_map, is_channels_last
+from .._shared.layout import empty_map, format_of, is_channels_last
 from . import composed, reference
 from .checks import beyond, check_kernel_sizes
 
@@ -92,7 +92,10 @@ class MaxPoolPyramid(OpFunction):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return _bwd(dy, *ctx.saved_tensors, ctx.channels_last, *ctx.settings), None, None, None, None, None
+        (indices,) = ctx.saved_tensors
+        # Hooks on saved tensors, such as those that keep them in the host's memory, may have laid them out anew.
+        indices = indices.contiguous(memory_format=format_of(ctx.channels_last))
+        return _bwd(dy, indices, ctx.channels_last, *ctx.settings), None, None, None, None, None
 
 
 def _allocate(x: Tensor, kernel_sizes: list[int], keep: bool) -> tuple[Tensor, Tensor]:
@@ -121,9 +124,8 @@ def _backward(
 
 def _allocate_dx(dy: Tensor, indices: Tensor, channels_last: bool, kernel_sizes: list[int], *_: Any) -> Tensor:
     n, c, h, w = dy.shape
-    layout = torch.channels_last if channels_last else torch.contiguous_format
     shape = (n, c // (1 + len(kernel_sizes)), h, w)
-    return torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=layout)
+    return torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=format_of(channels_last))
 
 
 _fwd = register_op(

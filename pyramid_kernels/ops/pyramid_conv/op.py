@@ -12,6 +12,7 @@ from ...backends import Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
 from .._shared.affine import dense_vectors
 from .._shared.layout import as_map, empty_map, is_channels_last, placed
+from .._shared.precision import accumulation
 from ..upsample_merge.checks import output_size
 from ..upsample_merge.layout import leader
 from ..upsample_merge.op import OP as MERGING
@@ -180,7 +181,7 @@ def _backward(
 
 def _allocate_sums(dy: Tensor, y: Tensor | None, z: Tensor | None, *_: Any) -> Tensor:
     """Row 0: sums of dy behind the ReLU; where z is given, row 1: those of its product with z."""
-    dtype = torch.float64 if dy.dtype == torch.float64 else torch.float32
+    dtype = accumulation(dy)
     return torch.empty((1 if z is None else 2, dy.shape[1]), dtype=dtype, device=dy.device)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...backends import Problem
 from .._shared.native import DTYPES, call, cannot_launch, core, multiprocessors, pointer
+from .._shared.precision import accumulation
 from .._shared.windows import WINDOWS
 
 #: As csrc/pyramid_pool/pyramid_pool.h has them.
@@ -46,7 +47,7 @@ def forward(x: Tensor, y: Tensor, indices: Tensor, bins: Levels, mode: str, wind
     pooled, levels = (*x.shape, *x.stride()), pyramid(bins, mode, windows, x.device)
     kept = places = None
     if count := parts(x.device.type, x.dtype, pooled, tuple(levels)):
-        kept = torch.empty(count, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32, device=x.device)
+        kept = torch.empty(count, dtype=accumulation(x), device=x.device)
         places = torch.empty(count if mode == "max" else 0, dtype=torch.int32, device=x.device)
     call("pyramid_pool_fwd", x, list(pooled), levels, list(y.stride()), *map(pointer, (x, y, indices, kept, places)))
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from ...backends import Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
 from .._shared.checks import check_choice, check_map, pairs
-from .._shared.layout import as_cells, empty_cells, is_channels_last
-from .._shared.windows import WINDOWS, grids
+from .._shared.layout import as_cells, empty_cells, format_of, is_channels_last
+from .._shared.windows import WINDOWS, grids, paired
 from . import composed, reference
 
 OP = Op("pyramid_pool", "memory", reference, composed)
@@ -101,15 +101,12 @@ class PyramidPool(OpFunction):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         (indices,) = ctx.saved_tensors
+        indices = as_cells(indices, ctx.channels_last)  # hooks on saved tensors may have laid them out anew
         return _bwd(dy, indices, ctx.size, ctx.channels_last, *ctx.settings), None, None, None, None
 
 
-def _levels(bins: list[int]) -> list[tuple[int, int]]:
-    return list(zip(bins[::2], bins[1::2], strict=True))
-
-
 def _cells(bins: list[int], size: Sequence[int], windows: str) -> int:
-    return sum(rows * cols for rows, cols in grids(_levels(bins), (size[0], size[1]), windows))
+    return sum(rows * cols for rows, cols in grids(paired(bins), (size[0], size[1]), windows))
 
 
 def _allocate(x: Tensor, bins: list[int], mode: str, windows: str) -> tuple[Tensor, Tensor]:
@@ -122,7 +119,7 @@ def _allocate(x: Tensor, bins: list[int], mode: str, windows: str) -> tuple[Tens
 
 def _forward(x: Tensor, bins: list[int], mode: str, windows: str, backend: str) -> tuple[Tensor, Tensor]:
     y, indices = _allocate(x, bins, mode, windows)
-    OP.kernels(backend).forward(x, y, indices, _levels(bins), mode, windows)
+    OP.kernels(backend).forward(x, y, indices, paired(bins), mode, windows)
     return y, indices
 
 
@@ -137,13 +134,13 @@ def _backward(
     backend: str,
 ) -> Tensor:
     dx = _allocate_dx(dy, indices, size, channels_last)
-    OP.kernels(backend).backward(as_cells(dy, channels_last), indices, dx, _levels(bins), mode, windows)
+    OP.kernels(backend).backward(as_cells(dy, channels_last), indices, dx, paired(bins), mode, windows)
     return dx
 
 
 def _allocate_dx(dy: Tensor, indices: Tensor, size: list[int], channels_last: bool, *_: Any) -> Tensor:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty((*dy.shape[:2], *size), dtype=dy.dtype, device=dy.device, memory_format=layout)
+    shape = (*dy.shape[:2], *size)
+    return torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=format_of(channels_last))
 
 
 _SETTINGS = "int[] bins, str mode, str windows, str backend"

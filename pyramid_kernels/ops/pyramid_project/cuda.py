@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ...backends import Problem
-from .._shared.native import call, cannot_launch, pointer, vector
+from .._shared.native import call, cannot_launch, packed, pointer, vector
 from .._shared.precision import conv_precision
 
 #: Levels per launch, as csrc/pyramid_project/pyramid_project.h has it.
@@ -32,7 +32,7 @@ def forward(
     for part, x, out, saved in _parts(cells, channels, pooled, y, z):
         levels = _levels(pooled, cells[part], channels[part], weights[part], [v[part] for v in vectors])
         sizes = [_tf32(pooled), n, c, y.shape[2], relu]
-        call("pyramid_project_fwd", pooled, sizes, levels, eps[part], _address(x), _address(out), pointer(saved))
+        call("pyramid_project_fwd", pooled, sizes, levels, eps[part], packed(x), packed(out), pointer(saved))
 
 
 def backward_dz(
@@ -46,8 +46,8 @@ def backward_dz(
         levels = _levels(dy, cells[part], channels[part], None, [v[part] for v in vectors])
         saved = next(t for t in (b_y, b_z, b_dy) if t is not None)  # y and z have the same strides
         call(
-            "pyramid_project_bwd_dz", dy, [0, n, 1, full], levels, eps[part], _address(b_dy), pointer(b_dz),
-            _address(saved), pointer(b_y), pointer(b_z), pointer(out), sums.stride(0),
+            "pyramid_project_bwd_dz", dy, [0, n, 1, full], levels, eps[part], packed(b_dy), pointer(b_dz),
+            packed(saved), pointer(b_y), pointer(b_z), pointer(out), sums.stride(0),
         )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def backward_dpooled(dz: Tensor, weights: list[Tensor], cells: list[int], dpoole
     for part, dx, b_dz in _parts(cells, channels, dpooled, dz):
         levels = _levels(dz, cells[part], channels[part], weights[part])
         sizes = [_tf32(dz), n, c, dz.shape[2]]
-        call("pyramid_project_bwd_dpooled", dz, sizes, levels, [], _address(b_dz), _address(dx))
+        call("pyramid_project_bwd_dpooled", dz, sizes, levels, [], packed(b_dz), packed(dx))
 
 
 def backward_dweights(dz: Tensor, pooled: Tensor, cells: list[int], dweights: list[Tensor]) -> None:
@@ -68,16 +68,11 @@ def backward_dweights(dz: Tensor, pooled: Tensor, cells: list[int], dweights: li
     for part, x, b_dz in _parts(cells, channels, pooled, dz):
         levels = _levels(dz, cells[part], channels[part], dweights[part])
         sizes = [_tf32(dz), n, c, dz.shape[2]]
-        call("pyramid_project_bwd_dweights", dz, sizes, levels, [], _address(b_dz), _address(x))
+        call("pyramid_project_bwd_dweights", dz, sizes, levels, [], packed(b_dz), packed(x))
 
 
 def _tf32(x: Tensor) -> int:
     return conv_precision(x.dtype) == "tf32"
-
-
-def _address(t: Tensor) -> list[int]:
-    """Address and strides of an (N, C, S) tensor."""
-    return [pointer(t), *t.stride()]
 
 
 def _parts(cells: list[int], channels: list[int], pooled: Tensor | None, *maps: Tensor | None) -> Iterator[Any]:

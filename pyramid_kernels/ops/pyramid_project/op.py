@@ -14,6 +14,7 @@ from .._shared.affine import ACTIVATIONS, Norm, Vectors, check_affine
 from .._shared.autocast import autocast
 from .._shared.checks import check_choice, check_floating, check_length, check_like, pairs
 from .._shared.layout import as_cells, cells_are_channels_last, empty_cells
+from .._shared.precision import accumulation
 from . import reference
 
 OP = Op("pyramid_project", "gemm", reference)
@@ -184,7 +185,7 @@ def _by_level(vectors: list[Tensor | None]) -> list[list[Tensor | None]]:
 def _allocate_dz(dy: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     """dz with the strides of dy, and row 0 dgain, row 1 dbias."""
     dz = torch.empty_strided(dy.shape, dy.stride(), dtype=dy.dtype, device=dy.device)
-    wide = torch.float64 if dy.dtype == torch.float64 else torch.float32
+    wide = accumulation(dy)
     return dz, torch.empty((2, dy.shape[1]), dtype=wide, device=dy.device)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...backends import Problem
-from .._shared.native import call, pointer
+from .._shared.native import call, packed, pointer
 from ..pyramid_pool import cuda as pool
 from ..pyramid_project import cuda as project
 from ..upsample_merge import cuda as merge
@@ -23,19 +23,14 @@ def launch_depthwise(x: Tensor, weights: list[Tensor], y: Tensor, levels: Levels
     """Fill ``y`` (N, C, S): every level of ``x`` (N, C, S) by its own (C, 1, 3, 3) kernels, or these ``turned``."""
     call(
         "separable_pyramid_depthwise", x,
-        list(x.shape[:2]), _levels(levels, weights), _address(x), _address(y), turned,
+        list(x.shape[:2]), _levels(levels, weights), packed(x), packed(y), turned,
     )  # fmt: skip
 
 
 def launch_ddepthwise(dy: Tensor, x: Tensor, dweights: list[Tensor], levels: Levels) -> None:
     """Fill ``dweights``, one (C, 1, 3, 3) per level, from ``dy`` and ``x`` (N, C, S)."""
     sizes = list(x.shape[:2])
-    call("separable_pyramid_bwd_ddepthwise", dy, sizes, _levels(levels, dweights), _address(dy), _address(x))
-
-
-def _address(t: Tensor) -> list[int]:
-    """Address and strides of an (N, C, S) tensor."""
-    return [pointer(t), *t.stride()]
+    call("separable_pyramid_bwd_ddepthwise", dy, sizes, _levels(levels, dweights), packed(dy), packed(x))
 
 
 def _levels(levels: Levels, weights: list[Tensor]) -> list[list[int]]:

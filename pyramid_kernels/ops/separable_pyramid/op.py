@@ -13,8 +13,9 @@ from ...registration import OpFunction, register_op
 from .._shared.affine import dense_vectors
 from .._shared.autocast import autocast
 from .._shared.checks import check_choice, check_floating, check_length, check_like, check_map, check_vector, pairs
-from .._shared.layout import empty_cells, empty_map, is_channels_last
-from .._shared.windows import WINDOWS, grids
+from .._shared.layout import empty_cells, empty_map, format_of, is_channels_last
+from .._shared.precision import accumulation
+from .._shared.windows import WINDOWS, grids, paired
 from ..pyramid_pool import op as pool_op
 from . import chain, reference
 
@@ -69,7 +70,8 @@ def separable_pyramid(
     check_choice("windows", windows, WINDOWS)
     levels = pairs("bins", bins)
     grids(levels, (x.shape[2], x.shape[3]), windows)
-    x, depthwise, pointwise = _check_weights(x, depthwise, pointwise, len(levels))
+    x, depthwise, pointwise, bias = _in_one_dtype(x, depthwise, pointwise, bias, len(levels))
+    _check_shapes(x, depthwise, pointwise)
     vectors = _check_bias(x, bias, pointwise)
     backend = select(OP, _problem(x, levels, windows), tuple(x.shape), backend)
     if backend in ("reference", "composed"):
@@ -80,13 +82,21 @@ def separable_pyramid(
     return SeparablePyramid.run(settings, x, *depthwise, *pointwise, *vectors)[0]
 
 
-def _check_weights(x: Tensor, depthwise: Any, pointwise: Any, levels: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    for name, weights in (("depthwise", depthwise), ("pointwise", pointwise)):
-        check_length(name, weights, levels, "level")
-        for i, w in enumerate(weights):
-            check_floating(f"{name}[{i}]", w)
-    x, *weights = autocast(x, *depthwise, *pointwise)
-    depthwise, pointwise = weights[:levels], weights[levels:]
+def _in_one_dtype(
+    x: Tensor, depthwise: Any, pointwise: Any, bias: Any, levels: int
+) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor | None]]:
+    """All tensors as autocast has them, one of each kind per level."""
+    bias = [None] * levels if bias is None else bias
+    for name, tensors in (("depthwise", depthwise), ("pointwise", pointwise), ("bias", bias)):
+        check_length(name, tensors, levels, "level")
+        for i, t in enumerate(tensors):
+            if t is not None or name != "bias":
+                check_floating(f"{name}[{i}]", t)
+    x, *tensors = autocast(x, *depthwise, *pointwise, *bias)
+    return x, *_thirds(tensors)  # type: ignore[return-value]
+
+
+def _check_shapes(x: Tensor, depthwise: list[Tensor], pointwise: list[Tensor]) -> None:
     c = x.shape[1]
     for i, (d, p) in enumerate(zip(depthwise, pointwise, strict=True)):
         check_like(f"depthwise[{i}]", d, "x", x)
@@ -95,17 +105,14 @@ def _check_weights(x: Tensor, depthwise: Any, pointwise: Any, levels: int) -> tu
             raise ValueError(f"depthwise[{i}] must be (C, 1, 3, 3) with x's C = {c}, got {tuple(d.shape)}")
         if p.dim() != 4 or tuple(p.shape[1:]) != (c, 1, 1) or p.shape[0] < 1:
             raise ValueError(f"pointwise[{i}] must be (O, C, 1, 1) with x's C = {c}, got {tuple(p.shape)}")
-    return x, depthwise, pointwise
 
 
-def _check_bias(x: Tensor, bias: Any, pointwise: list[Tensor]) -> tuple[Tensor | None, ...]:
+def _check_bias(x: Tensor, bias: list[Tensor | None], pointwise: list[Tensor]) -> tuple[Tensor | None, ...]:
     """One dense vector or None per level."""
-    vectors = [None] * len(pointwise) if bias is None else bias
-    check_length("bias", vectors, len(pointwise), "level")
-    for i, (b, p) in enumerate(zip(vectors, pointwise, strict=True)):
+    for i, (b, p) in enumerate(zip(bias, pointwise, strict=True)):
         if b is not None:
             check_vector(f"bias[{i}]", b, p.shape[0], x)
-    return dense_vectors(*vectors)
+    return dense_vectors(*bias)
 
 
 class SeparablePyramid(OpFunction):
@@ -132,7 +139,7 @@ class SeparablePyramid(OpFunction):
         levels, wanted = len(ctx.dtypes), ctx.needs_input_grad
         depthwise, pointwise = weights[:levels], weights[levels:]
         needs = [wanted[1], *(any(part) for part in _thirds(wanted[2:]))]
-        dy = dy.contiguous(memory_format=_format(ctx.channels_last))
+        dy = dy.contiguous(memory_format=format_of(ctx.channels_last))
         dx, ddepthwise, dpointwise, dbias = _bwd(
             dy, cells, filtered, depthwise, pointwise, bins, windows, ctx.channels_last, needs, backend
         )
@@ -160,21 +167,13 @@ def _spread(sums: Tensor, pointwise: list[Tensor], dtypes: list[torch.dtype | No
     return [None if dtype is None else part.to(dtype) for part, dtype in zip(parts, dtypes, strict=True)]
 
 
-def _format(channels_last: bool) -> torch.memory_format:
-    return torch.channels_last if channels_last else torch.contiguous_format
-
-
-def _levels(bins: list[int]) -> list[tuple[int, int]]:
-    return list(zip(bins[::2], bins[1::2], strict=True))
-
-
 def _allocate(
     x: Tensor, pointwise: list[Tensor], bins: list[int], windows: str, include_input: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the pooled cells and what the depthwise convolutions make of them."""
     n, c, h, w = x.shape
     channels = sum(p.shape[0] for p in pointwise) + (c if include_input else 0)
-    s = sum(rows * cols for rows, cols in grids(_levels(bins), (h, w), windows))
+    s = sum(rows * cols for rows, cols in grids(paired(bins), (h, w), windows))
     cells, filtered = (empty_cells(is_channels_last(x), x, n, c, s) for _ in range(2))
     return empty_map(x, (n, channels, h, w)), cells, filtered
 
@@ -184,7 +183,7 @@ def _forward(
     windows: str, include_input: bool, backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     results = _allocate(x, pointwise, bins, windows, include_input)
-    chain.forward(OP.kernels(backend), x, depthwise, pointwise, bias, *results, _levels(bins), windows, include_input)
+    chain.forward(OP.kernels(backend), x, depthwise, pointwise, bias, *results, paired(bins), windows, include_input)
     return results
 
 
@@ -195,13 +194,12 @@ def _allocate_gradients(
     n, _, h, w = dy.shape
     dx = torch.empty(
         (n if needs[0] else 0, cells.shape[1], h, w), dtype=dy.dtype, device=dy.device,
-        memory_format=_format(channels_last),
+        memory_format=format_of(channels_last),
     )  # fmt: skip
     ddepthwise = [torch.empty_like(d) for d in depthwise] if needs[1] else []
     dpointwise = [torch.empty_like(p) for p in pointwise] if needs[2] else []
-    wide = torch.float64 if dy.dtype == torch.float64 else torch.float32
     channels = sum(p.shape[0] for p in pointwise) if needs[3] else 0
-    return dx, ddepthwise, dpointwise, torch.empty((2, channels), dtype=wide, device=dy.device)
+    return dx, ddepthwise, dpointwise, torch.empty((2, channels), dtype=accumulation(dy), device=dy.device)
 
 
 def _backward(
@@ -210,7 +208,7 @@ def _backward(
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:  # fmt: skip
     gradients = _allocate_gradients(dy, cells, depthwise, pointwise, channels_last, needs)
     chain.backward(
-        OP.kernels(backend), dy, cells, filtered, depthwise, pointwise, *gradients, _levels(bins), windows, needs
+        OP.kernels(backend), dy, cells, filtered, depthwise, pointwise, *gradients, paired(bins), windows, needs
     )
     return gradients
 

@@ -12,7 +12,8 @@ from ...backends import Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
 from .._shared.affine import ACTIVATIONS, dense_vectors
 from .._shared.checks import check_choice, check_vector
-from .._shared.layout import empty_map, is_channels_last
+from .._shared.layout import empty_map, format_of, is_channels_last
+from .._shared.precision import accumulation
 from . import reference
 from .checks import check_maps, output_size
 from .layout import leader
@@ -110,8 +111,7 @@ class UpsampleMerge(OpFunction):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         y, scale, *maps = ctx.saved_tensors
-        layout = torch.channels_last if ctx.channels_last else torch.contiguous_format
-        dy = dy.contiguous(memory_format=layout)
+        dy = dy.contiguous(memory_format=format_of(ctx.channels_last))
         settings = (ctx.mode, ctx.align_corners, ctx.merge, ctx.backend)
         dscale, dshift = _affine_gradients(ctx, dy, y, maps, settings)
         dmaps = _map_gradients(ctx, dy, y, scale, settings)
@@ -165,7 +165,7 @@ def _forward(
 def _allocate_dmaps(
     dy: Tensor, y: Tensor | None, scale: Tensor | None, shapes: list[int], formats: list[bool], *_: Any
 ) -> list[Tensor]:
-    layouts = [torch.channels_last if last else torch.contiguous_format for last in formats]
+    layouts = [format_of(last) for last in formats]
     return [
         torch.empty((dy.shape[0], *shapes[4 * i + 1 : 4 * i + 4]), dtype=dy.dtype, device=dy.device, memory_format=f)
         for i, f in enumerate(layouts)
@@ -183,7 +183,7 @@ def _backward_maps(
 
 def _allocate_sums(dy: Tensor, y: Tensor | None, maps: list[Tensor], *_: Any) -> Tensor:
     """Row 0 is dshift and, where maps are given, row 1 dscale."""
-    dtype = torch.float64 if dy.dtype == torch.float64 else torch.float32
+    dtype = accumulation(dy)
     return torch.empty((2 if maps else 1, dy.shape[1]), dtype=dtype, device=dy.device)
 
 
