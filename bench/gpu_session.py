@@ -27,9 +27,9 @@ MEMORY = (
 GEMM = ("dilated_branches", "dilated_branches_train", "aspp", "pyramid_conv", "separable_pyramid")
 OPS = (*MEMORY, *GEMM)
 MODULES = (
-    "nn.ASPP", "nn.ASPPv2", "nn.LargeFOV", "nn.SpatialPyramidPooling", "nn.HRFuse", "nn.PPM", "nn.PSPHead",
-    "nn.UPerHead", "nn.DeepLabV3PlusDecoder", "nn.HRNetV2Head", "nn.SPP", "nn.SPPF", "nn.AttentionRefinementModule",
-    "nn.FeatureFusionModule", "nn.DSPP", "nn.MDSPP", "transformers.SegformerDecodeHead",
+    "nn.ASPP", "nn.ASPPv2", "nn.LargeFOV", "nn.SpatialPyramidPooling", "nn.HRFuse", "nn.PPM", "nn.DSPP", "nn.MDSPP",
+    "nn.PSPHead", "nn.UPerHead", "nn.DeepLabV3PlusDecoder", "nn.HRNetV2Head", "nn.SPP", "nn.SPPF",
+    "nn.AttentionRefinementModule", "nn.FeatureFusionModule", "transformers.SegformerDecodeHead",
 )  # fmt: skip
 #: Every op's small cases on CUDA; those of Triton pass ten minutes under a sanitizer.
 SMALL = "test_oracle and cuda and not triton and float16 and channels_last"

@@ -19,7 +19,7 @@ from pyramid_kernels import ledger
 from pyramid_kernels.backends import KERNELS
 from pyramid_kernels.ops import all_ops
 
-from . import networks
+from . import networks, systems
 from .subjects import MODES, op_names
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,11 @@ Row = dict[str, str]
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.report", description="Generate tables from results.")
     parser.add_argument("--write", action="store_true", help="write the files")
-    write = parser.parse_args(argv).write
+    parser.add_argument("--passed", type=Path, metavar="FILE", help="first record what a whole run of the suite passed")
+    args = parser.parse_args(argv)
+    if args.passed:
+        systems.record(args.passed.read_text().splitlines())
+    write = args.write
     pages = {path: text() for path, text in generated().items()}
     stale = [path for path, text in pages.items() if not path.is_file() or path.read_text() != text]
     for path in stale:
@@ -48,18 +52,24 @@ def generated() -> dict[Path, Callable[[], str]]:
     """What makes every generated file's content."""
     docs = ROOT / "docs"
     return {
-        ROOT / "README.md": lambda: fill(ROOT / "README.md", "measured", measured()),
+        ROOT / "README.md": readme,
         docs / "gpu-ledger.md": gpu_ledger,
-        docs / "models.md": lambda: fill(docs / "models.md", "sizes", networks.sizes()),
+        docs / "models.md": lambda: fill(docs / "models.md", sizes=networks.sizes()),
     }
 
 
-def fill(page: Path, name: str, content: str) -> str:
-    """The text of ``page`` with the table between the markers of ``name`` put anew."""
-    pattern = rf"(<!-- {name}: .*? -->\n).*?(<!-- end {name} -->)"
-    text, count = re.subn(pattern, lambda m: m[1] + content + m[2], page.read_text(), flags=re.S)
-    if count != 1:
-        raise ValueError(f"{page.name} must hold the markers of table {name!r} once, found {count}")
+def readme() -> str:
+    return fill(ROOT / "README.md", measured=measured(), systems=systems.table(ratios()))
+
+
+def fill(page: Path, **tables: str) -> str:
+    """The text of ``page`` with each of ``tables`` put anew between the markers of its name."""
+    text = page.read_text()
+    for name, content in tables.items():
+        pattern = rf"(<!-- {name}: .*? -->\n).*?(<!-- end {name} -->)"
+        text, count = re.subn(pattern, lambda m, c=content: m[1] + c + m[2], text, flags=re.S)  # type: ignore[misc]
+        if count != 1:
+            raise ValueError(f"{page.name} must hold the markers of table {name!r} once, found {count}")
     return text
 
 
@@ -70,6 +80,26 @@ def measured() -> str:
         if not path.stem.startswith("peers-"):
             parts.append(_device(newest(path)))
     return "\n".join(parts) if parts else "No measurement is committed yet.\n"
+
+
+def ratios() -> dict[str, dict[str, str]]:
+    """Device -> op or module -> eager's time over that of ``auto``: the least and the largest of its newest rows."""
+    found: dict[str, dict[str, list[str]]] = {"CPU": {}, "GPU": {}}
+    for path in RESULTS.glob("*.csv"):
+        if not path.stem.startswith("peers-"):
+            device = found["CPU" if path.stem.startswith("cpu-") else "GPU"]
+            for row in newest(path):
+                if row["provider"] == "auto":
+                    device.setdefault(row["op"], []).append(row["vs_eager"])
+    return {device: {op: _span(values) for op, values in rows.items()} for device, rows in found.items()}
+
+
+def _span(values: list[str]) -> str:
+    measured = sorted(float(v) for v in values if v.replace(".", "", 1).isdigit())
+    if not measured:
+        return "same path"
+    low, high = f"{measured[0]:.1f}", f"{measured[-1]:.1f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def newest(path: Path) -> list[Row]:

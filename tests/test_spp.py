@@ -1,6 +1,6 @@
 """YOLO's SPP and SPPF: the modules beside their plain form, and those of ultralytics and others fused.
 
-ultralytics asks for OpenCV when it is imported, so its classes stand here in our own words, under their own names.
+Their classes stand here in our own words, under their own names; ultralytics' own networks come last.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ from ultralytics.nn.tasks import DetectionModel
 import pyramid_kernels as pk
 
 def agrees(model, place):
-    x = torch.rand(1, 3, 64, 64)
+    x = torch.rand(1, 3, 320, 320)  # maps of 10 x 10 at stride 32: no window is the whole of one
     with torch.no_grad():
         before = tree_leaves(model.eval()(x))
         assert [row.path for row in pk.fuse_(model, strict=True, backend="composed").fused] == [place]
