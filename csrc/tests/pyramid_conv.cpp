@@ -6,6 +6,7 @@
 #include <array>
 #include <memory>
 
+#include "hostsim/race.h"
 #include "tests/check.h"
 #include "tests/resampled.h"
 
@@ -179,6 +180,7 @@ template <class T>
 void check(const Case& c, uint64_t seed) {
     for (const bool channels_last : {false, true})
         for (const bool misaligned : {false, true}) {
+            if (misaligned && hostsim::racing) continue;  // the same ways through shared memory
             hostsim::set_seed(++seed);
             Problem<T> p(c, channels_last, misaligned, seed);
             const std::string what = std::string(c.name) + ' ' + name_of(test::dtype_of<T>()) +
@@ -212,7 +214,7 @@ int main() {
     for (const Case& c : cases) {
         check<float>(c, seed += 100);
         check<half>(c, seed += 100);
-        check<bf16>(c, seed += 100);
+        if (!hostsim::racing) check<bf16>(c, seed += 100);  // which shares memory as half does
         check<double>(c, seed += 100);
     }
     check_arguments();
