@@ -36,6 +36,8 @@ class Network(nn.Module):
     published_size: ClassVar[tuple[int, int]]
     #: How many pixels of the image, along each axis, one pixel of its smallest map needs: no image may have fewer.
     stride: int
+    #: What the rows and the columns of an image must be multiples of.
+    multiple: ClassVar[int] = 1
 
     def __init__(self, *, fused: bool = True, backend: str = "auto") -> None:
         super().__init__()
@@ -48,13 +50,17 @@ class Network(nn.Module):
         return getattr(modules, f"Reference{name}")(*args, **kwargs)
 
     def check_image(self, x: Tensor) -> None:
-        """``x`` is a batch of images that the network's smallest map holds at least one cell of."""
+        """``x`` is a batch of images that the network's smallest map holds at least one cell of, of a size it takes."""
         check_map("x", x)
-        if min(x.shape[2:]) < self.stride:
-            rows, cols = x.shape[2:]
+        rows, cols = x.shape[2:]
+        if min(rows, cols) < self.stride:
             raise ValueError(
                 f"x must be images of at least {self.stride}x{self.stride} px, the stride of {type(self).__name__}, "
                 f"got {rows}x{cols}; resize or pad them"
+            )
+        if rows % self.multiple or cols % self.multiple:
+            raise ValueError(
+                f"x must be images with sides that are multiples of {self.multiple} px, got {rows}x{cols}; resize them"
             )
 
 
