@@ -15,7 +15,7 @@ import torch
 
 from pyramid_kernels import models, progress
 from pyramid_kernels.backends import BACKENDS
-from pyramid_kernels.cli import COMMANDS, demo_network, main
+from pyramid_kernels.cli import COMMANDS, demo, demo_network, main
 from pyramid_kernels.cli.common import UsageError
 from pyramid_kernels.cli.networks import pair, paths
 from pyramid_kernels.nn import DeepLabV3PlusDecoder, HRFuse, SpatialPyramidPooling
@@ -41,7 +41,7 @@ BAD = {
     ("bench", "--mode", "sideways"): "invalid choice: 'sideways'",
     ("demo", "missing.jpg"): "IMAGE 'missing.jpg' is not a file",
     ("demo", "pyproject.toml"): "is not an image that can be read",
-    ("demo", "--model", "deeplabv4"): "did you mean 'deeplabv3'?",
+    ("demo", "--model", "deeplabv3"): "did you mean 'deeplabv3-narrow'?",
     ("demo", "--out", "picture.doc"): "--out must end in one of",
     ("demo", "--out", "no/such/folder/picture.png"): "does not exist",
     ("demo", "--steps", "0"): "--steps at least 1",
@@ -216,6 +216,11 @@ def test_demo_gives_a_network_a_size_that_it_takes(
     monkeypatch.setattr(demo_network, "pair", on_meta)
     assert main(["demo", "--model", name]) == 2
     assert "both forms were made" in capsys.readouterr().err
+
+
+def test_no_models_of_the_demo_differ_by_case_alone() -> None:
+    names = [demo.TRAINED, *models.networks()]
+    assert len({name.lower() for name in names}) == len(names)
 
 
 class Terminal(io.StringIO):
