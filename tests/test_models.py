@@ -174,6 +174,18 @@ def test_deeplab_v3_has_torchvisions_keys() -> None:
     assert shapes[0] == {key: shape for key, shape in shapes[1].items() if not key.startswith("aux_classifier")}
 
 
+@pytest.mark.parametrize(("name", "firsts"), [("DeepLabV2", (2, 4)), ("DeepLabV3", (1, 2)), ("PSPNet", (1, 2))])
+def test_dilations_of_a_resnet_at_output_stride_8(name: str, firsts: tuple[int, int]) -> None:
+    """DeepLab v2 as in its paper's code, the others as in torchvision."""
+    settings = {"output_stride": 8} if name == "DeepLabV3" else {}
+    with torch.device("meta"):
+        layers = networks()[name](backbone="resnet50", **settings).backbone
+    found = [[block.conv2 for block in getattr(layers, f"layer{i}")] for i in (1, 2, 3, 4)]
+    expected = [[1] * 3, [1] * 4, [firsts[0]] + [2] * 5, [firsts[1]] + [4] * 2]
+    assert [[conv.dilation for conv in convs] for convs in found] == [[(r, r) for r in rates] for rates in expected]
+    assert all(conv.padding == conv.dilation for convs in found for conv in convs)
+
+
 @pytest.mark.parametrize(("name", "channels"), [("resnet18", (256, 512)), ("resnet101", (1024, 2048))])
 def test_bisenet_of_the_original(name: str, channels: tuple[int, ...]) -> None:
     """Three maps of the image's size in training, one in evaluation; norms that are never called are in the state."""

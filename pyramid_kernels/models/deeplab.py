@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -70,8 +71,17 @@ class DeepLabV1(Network):
         return self.classifier(self.features(x))
 
 
+def even_rates_(resnet: nn.Module) -> None:
+    """Give the first 3x3 of both dilated stages its stage's rate: torchvision's has that of the stage before."""
+    stages: Any = [resnet.layer3, resnet.layer4]
+    for first, second, *_ in stages:
+        first.conv2.dilation = first.conv2.padding = second.conv2.dilation
+
+
 class DeepLabV2(Network):
     """A dilated ResNet or VGG at output stride 8, and a sum of branches with several fields of view.
+
+    A ResNet of torchvision has rate 2 in all of layer3 and rate 4 in all of layer4, as in the paper's code.
 
     x: (N, 3, H, W) -> class scores at an eighth: (21, 41, 41) of an image of 321 px on a ResNet, which rounds up, and
     (21, 28, 28) of one of 224 px on a VGG, which rounds down.
@@ -105,6 +115,8 @@ class DeepLabV2(Network):
             channels = 512
         else:
             self.backbone, (channels,) = base.backbone(backbone, output_stride=8, stages=(4,))
+            if backbone in base.RESNETS:
+                even_rates_(self.backbone)
         self.classifier = self.pyramid("ASPPv2", channels, classes, rates, hidden=hidden if vgg else None)
 
     def forward(self, x: Tensor) -> Tensor:
