@@ -105,6 +105,8 @@ SHAPES: dict[str, tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...], s
     "sppnet": ("SPPNet", {}, (2, 3, 224, 224), (2, 1000), "spp", (2, 10752)),
     "sppnet-smallest": ("SPPNet", {}, (2, 3, 8, 9), (2, 1000), "conv4", (2, 512, 1, 1)),
     "deeplab-v1": ("DeepLabV1", {}, (1, 3, 321, 321), (1, 21, 41, 41), "features", (1, 512, 41, 41)),
+    "deeplab-v1-even": ("DeepLabV1", {}, (1, 3, 320, 328), (1, 21, 41, 42), "features", (1, 512, 41, 42)),
+    "deeplab-v1-16": ("DeepLabV1", {}, (1, 3, 16, 15), (1, 21, 3, 3), "features", (1, 512, 3, 3)),
     "deeplab-v2": ("DeepLabV2", {}, (1, 3, 321, 321), (1, 21, 41, 41), "backbone.layer4", (1, 2048, 41, 41)),
     "deeplab-v2-vgg": (
         "DeepLabV2", {"backbone": "vgg16"}, (4, 3, 224, 224), (4, 21, 28, 28), "backbone", (4, 512, 28, 28),

@@ -39,7 +39,8 @@ def dilated_vgg(name: str, first_pool: nn.MaxPool2d) -> nn.Sequential:
 class DeepLabV1(Network):
     """VGG-16 with dilations for its last strides, and a classifier with a large field of view.
 
-    x: (N, 3, H, W) -> class scores (N, classes, ceil(H / 8), ceil(W / 8)): (21, 41, 41) of an image of 321 px.
+    x: (N, 3, H, W) -> class scores, of ceil((H - 1) / 8) + 1 rows and of columns alike, for every pool rounds up behind
+    its padding: (21, 41, 41) of an image of 321 px, or of 320.
 
     Args:
         classes: channels of the result.
