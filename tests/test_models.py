@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from typing import Any
 
@@ -242,9 +243,42 @@ def test_stages_of_a_backbone(name, output_stride):
     assert [tuple(m.shape) for m in maps] == [(2, c, 64 // s, 96 // s) for c, s in zip(channels, strides, strict=True)]
 
 
-def test_backbones_that_are_none():
-    with pytest.raises(ValueError, match="name must be a backbone of torchvision or timm, got 'resnet5'; near it: .*"):
-        backbone("resnet5")
+VGGS = "one of vgg11, vgg13, vgg16, vgg19"
+#: The network, its backbone, the error, and the pattern of all that it says; "..." in it is any words.
+BACKBONES: dict[str, tuple[str, Any, type[Exception], str]] = {
+    "unknown": ("PSPNet", "resnet5", ValueError, "be a model of torchvision or timm, got 'resnet5'; near it: ..."),
+    "nothing-near": ("BiSeNet", "?", ValueError, "be a model of torchvision or timm, got '?'"),
+    "vgg": ("DeepLabV1", "vgg61", ValueError, f"be {VGGS}, got 'vgg61'; near it: ..."),
+    "none": ("DeepLabV3", None, TypeError, "be the name of a model of torchvision or timm, got None"),
+    "list-v1": ("DeepLabV1", ["vgg16"], TypeError, f"be the name of {VGGS}, got ['vgg16']"),
+    "list-v2": ("DeepLabV2", ["vgg16"], TypeError, "be the name of a model of torchvision or timm, got ['vgg16']"),
+    "assertion": (
+        "DeepLabV2", "vgg16_bn", ValueError,
+        "give maps at output stride 8, got 'vgg16_bn', which does not (its library does not say why); resnet50 does",
+    ),
+    "argument": (
+        "DeepLabV3", "vit_tiny_patch16_224", ValueError,
+        "give maps at output stride 16, got 'vit_tiny_patch16_224', which does not (...); resnet50 does",
+    ),
+    "basic-blocks": (
+        "DeepLabV3Plus", "resnet18", ValueError,
+        "give maps at output stride 16, got 'resnet18', which does not (...BasicBlock); resnet50 does",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BACKBONES)
+def test_networks_name_the_backbone_that_they_refuse(case: str) -> None:
+    name, given, error, pattern = BACKBONES[case]
+    with torch.device("meta"), pytest.raises(error) as raised:
+        networks()[name](backbone=given)
+    message = str(raised.value)
+    assert re.fullmatch("backbone must " + re.escape(pattern).replace(r"\.\.\.", ".+"), message), message
+    near = message.partition("near it: ")[2].split(", ")
+    assert len(set(near)) == len(near)
+
+
+def test_output_strides_and_stages_that_are_none():
     with pytest.raises(ValueError, match="output_stride must be 8, 16 or 32, got 4"):
         backbone("resnet50", output_stride=4)
     with pytest.raises(ValueError, match=r"stages must be some of 1, 2, 3 and 4, ascending, got \(4, 1\)"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
@@ -115,26 +115,45 @@ def backbone(
         output_stride: 8, 16 or 32.
 
     Raises:
-        ValueError: unknown name, with those nearest to it; an output stride or stages that are none.
+        ValueError: unknown name, with those nearest to it; one that does not take the output stride; an output stride
+            or stages that are none. TypeError: a name that is no string.
         ImportError: torchvision or timm is not installed.
     """
     if output_stride not in (8, 16, 32):
         raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride!r}")
     if not stages or list(stages) != sorted(set(stages) & {1, 2, 3, 4}):
         raise ValueError(f"stages must be some of 1, 2, 3 and 4, ascending, got {tuple(stages)}")
-    if name in RESNETS:
-        dilate = [output_stride <= 8, output_stride <= 16]
-        net = library("torchvision").models.get_model(name, replace_stride_with_dilation=[False, *dilate])
-        return Stages(net, stages), [out_channels(getattr(net, f"layer{i}")) for i in stages]
-    timm = library("timm")
-    if not timm.is_model(name):
-        near = get_close_matches(name, [*RESNETS, *timm.list_models()], 3)
-        hint = f"; near it: {', '.join(near)}" if near else ""
-        raise ValueError(f"name must be a backbone of torchvision or timm, got {name!r}{hint}")
-    net = timm.create_model(
-        name, features_only=True, output_stride=output_stride, out_indices=[stage - 5 for stage in stages]
-    )
+    if name not in RESNETS and not (isinstance(name, str) and library("timm").is_model(name)):
+        raise unknown_backbone(name, [*RESNETS, *library("timm").list_models()], "a model of torchvision or timm")
+    make = _torchvision_stages if name in RESNETS else _timm_stages
+    try:
+        return make(name, output_stride, stages)
+    except (AssertionError, RuntimeError, TypeError) as error:  # how the libraries refuse an output stride
+        raise ValueError(
+            f"backbone must give maps at output stride {output_stride}, got {name!r}, which does not "
+            f"({str(error) or 'its library does not say why'}); resnet50 does"
+        ) from error
+
+
+def _torchvision_stages(name: str, output_stride: int, stages: Sequence[int]) -> tuple[nn.Module, list[int]]:
+    dilate = [output_stride <= 8, output_stride <= 16]
+    net = library("torchvision").models.get_model(name, replace_stride_with_dilation=[False, *dilate])
+    return Stages(net, stages), [out_channels(getattr(net, f"layer{i}")) for i in stages]
+
+
+def _timm_stages(name: str, output_stride: int, stages: Sequence[int]) -> tuple[nn.Module, list[int]]:
+    indices = [stage - 5 for stage in stages]
+    net = library("timm").create_model(name, features_only=True, output_stride=output_stride, out_indices=indices)
     return net, net.feature_info.channels()
+
+
+def unknown_backbone(name: Any, known: Iterable[str], expected: str) -> Exception:
+    """The error on a name that is none of ``known``, with those nearest to it."""
+    if not isinstance(name, str):
+        return TypeError(f"backbone must be the name of {expected}, got {name!r}")
+    near = get_close_matches(name, dict.fromkeys(known), 3)
+    hint = f"; near it: {', '.join(near)}" if near else ""
+    return ValueError(f"backbone must be {expected}, got {name!r}{hint}")
 
 
 def library(name: str) -> Any:

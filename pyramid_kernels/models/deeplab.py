@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..ops._shared.checks import check_choice
 from . import base
 from .base import Network, Segmenter
 
@@ -20,7 +19,8 @@ def dilated_vgg(name: str, first_pool: nn.MaxPool2d) -> nn.Sequential:
 
     ``first_pool`` stands for each of the first three pools; the other two keep the size, and conv5 has dilation 2.
     """
-    check_choice("backbone", name, tuple(VGGS))
+    if name not in tuple(VGGS):
+        raise base.unknown_backbone(name, VGGS, f"one of {', '.join(VGGS)}")
     vgg = base.library("torchvision").models.vgg
     layers = vgg.make_layers(vgg.cfgs[VGGS[name]])
     pools = 0
@@ -110,7 +110,7 @@ class DeepLabV2(Network):
         hidden: int = 128, fused: bool = True, backend: str = "auto",
     ) -> None:  # fmt: skip
         super().__init__(fused=fused, backend=backend)
-        vgg = backbone in VGGS
+        vgg = backbone in tuple(VGGS)
         if vgg:
             self.backbone: nn.Module = dilated_vgg(backbone, nn.MaxPool2d(2, 2))
             channels = 512
