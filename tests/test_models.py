@@ -152,6 +152,31 @@ def test_predict_takes_the_logits_before_they_are_resized(name: str) -> None:
         pk.predict(network, x[:, :, :4])
 
 
+@pytest.mark.parametrize(
+    "name,settings,corners",
+    [
+        ("DeepLabV1", {}, True),
+        ("DeepLabV2", {}, True),
+        ("DeepLabV2", {"backbone": "vgg11", "hidden": 8}, False),
+        ("HRNet", {}, False),
+        ("HRNet", {"align_corners": True}, True),
+    ],
+)
+def test_predict_resizes_the_logits_of_networks_that_do_not(name: str, settings: Any, corners: bool) -> None:
+    """Also under a hook, which makes others run whole; this one gives every class its share."""
+    network = networks()[name](**TINY[name][0] | settings).eval()
+    x = noise()[:2]
+    network.register_forward_hook(lambda m, x, y: y - y.mean((0, 2, 3), keepdim=True))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("error", "predict builds logits of full size")
+        low = network(x)
+        right, wrong = (
+            torch.nn.functional.interpolate(low, x.shape[2:], mode="bilinear", align_corners=aligned).argmax(1)
+            for aligned in (corners, not corners)
+        )
+        assert torch.equal(pk.predict(network, x, backend="reference"), right) and not torch.equal(right, wrong)
+
+
 def test_sppnet_on_the_sizes_that_ceil_windows_refuse() -> None:
     network = networks()["SPPNet"](width=2, hidden=4, classes=3, windows="ceil", backend="reference").eval()
     assert network(torch.zeros(1, 3, 20, 20)).shape == (1, 3)

@@ -40,7 +40,8 @@ class DeepLabV1(Network):
     """VGG-16 with dilations for its last strides, and a classifier with a large field of view.
 
     x: (N, 3, H, W) -> class scores, of ceil((H - 1) / 8) + 1 rows and of columns alike, for every pool rounds up behind
-    its padding: (21, 41, 41) of an image of 321 px, or of 320.
+    its padding: (21, 41, 41) of an image of 321 px, or of 320. ``predict`` aligns their corners with the image's
+    (``align_corners``), as in the paper's code.
 
     Args:
         classes: channels of the result.
@@ -58,6 +59,7 @@ class DeepLabV1(Network):
     ops = ("dilated_branches",)
     published_size = (321, 321)
     stride = 8
+    align_corners = True
 
     def __init__(
         self, classes: int = 21, backbone: str = "vgg16", *, hidden: int = 1024, rate: int = 12, dropout: float = 0.5,
@@ -85,7 +87,8 @@ class DeepLabV2(Network):
     A ResNet of torchvision has rate 2 in all of layer3 and rate 4 in all of layer4, as in the paper's code.
 
     x: (N, 3, H, W) -> class scores at an eighth: (21, 41, 41) of an image of 321 px on a ResNet, which rounds up, and
-    (21, 28, 28) of one of 224 px on a VGG, which rounds down.
+    (21, 28, 28) of one of 224 px on a VGG, which rounds down. ``predict`` aligns their corners with the image's
+    (``align_corners``) on a ResNet, as in the paper's code; the VGG's even pools are centred between pixels.
 
     Args:
         classes: channels of the result.
@@ -111,6 +114,7 @@ class DeepLabV2(Network):
     ) -> None:  # fmt: skip
         super().__init__(fused=fused, backend=backend)
         vgg = backbone in tuple(VGGS)
+        self.align_corners = not vgg
         if vgg:
             self.backbone: nn.Module = dilated_vgg(backbone, nn.MaxPool2d(2, 2))
             channels = 512
