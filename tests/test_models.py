@@ -250,6 +250,21 @@ def test_bisenet_is_the_published_chain() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
+def test_bisenet_learns_from_its_scores_as_from_its_maps() -> None:
+    """The sum of its three losses without a map of full size, and every gradient, against ``F.cross_entropy``."""
+    network = networks()["BiSeNet"](3, "test_resnet", width=4, fused=False).double().train()
+    x = noise()[:2].double()
+    target = torch.randint(0, 3, (2, 32, 32), generator=torch.Generator().manual_seed(1))
+    target[:, :5] = 255
+    ours = pk.nn.UpsampleCrossEntropyLoss(ignore_index=255).multi(network.scores(x), target)
+    theirs = sum(torch.nn.functional.cross_entropy(y, target, ignore_index=255) for y in network(x))
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=0)
+    learned = dict(network.named_parameters())  # norms that are never called have no gradient
+    gradients = [torch.autograd.grad(loss, learned.values(), allow_unused=True) for loss in (ours, theirs)]
+    for name, mine, other in zip(learned, *gradients, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-8, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
+
+
 @pytest.mark.parametrize("width", [18, 32, 48])
 def test_hrnet_has_timms_keys(width: int) -> None:
     with torch.device("meta"):
