@@ -25,11 +25,13 @@ for name in ("torchvision", "timm"):
 
 DILATED = {"classes": 3, "backbone": "test_resnet"}
 HRNET = {"width": 4, "modules": (1, 1, 1), "blocks": 1}
-#: Arguments of a narrow form of every network, and the backend on which its fused forward differs from its own.
+#: Arguments of a narrow form of every network, and the backend on which its fused forward differs from its own. A
+#: second form of one is named behind a dash.
 TINY: dict[str, tuple[dict[str, Any], str]] = {
     "SPPNet": ({"width": 4, "hidden": 8, "classes": 5}, "reference"),
     "DeepLabV1": ({"classes": 3, "backbone": "vgg11", "hidden": 8, "rate": 2, "dropout": 0.0}, "reference"),
     "DeepLabV2": (DILATED | {"rates": (1, 2)}, "reference"),
+    "DeepLabV2-vgg": ({"classes": 3, "backbone": "vgg11", "rates": (1, 2), "hidden": 8}, "reference"),
     "DeepLabV3": (DILATED | {"width": 8, "dropout": 0.0}, "reference"),
     "DeepLabV3Plus": (DILATED | {"width": 8, "low_width": 6, "dropout": 0.0}, "composed"),
     "PSPNet": (DILATED | {"hidden": 8, "dropout": 0.0}, "composed"),
@@ -49,15 +51,19 @@ def photograph() -> Tensor:
     return crops.transpose(0, 1)[:8].contiguous()
 
 
+def tiny(name: str, **form: Any) -> Network:
+    """A narrow network with random weights."""
+    return networks()[name.partition("-")[0]](**TINY[name][0] | form)
+
+
 def noise() -> Tensor:
     return torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def pair(name: str, backend: str) -> tuple[Network, Network]:
     """A narrow network, fused and plain, of the same weights."""
-    cls, (settings, _) = networks()[name], TINY[name]
-    plain = fair_(cls(fused=False, **settings), noise())
-    fused = cls(backend=backend, **settings)
+    plain = fair_(tiny(name, fused=False), noise())
+    fused = tiny(name, backend=backend)
     fused.load_state_dict(plain.state_dict())
     return fused, plain
 
@@ -68,7 +74,7 @@ def pair(name: str, backend: str) -> tuple[Network, Network]:
 def test_fused_agrees_with_plain(name: str, mode: str, image: Any) -> None:
     fused, plain = pair(name, TINY[name][1])
     assert any(isinstance(m, Fused) for m in fused.modules()) and not any(isinstance(m, Fused) for m in plain.modules())
-    draws = 2 if name == "DeepLabV1" else 8  # a step of a VGG takes as long as ten of the others
+    draws = 2 if name in ("DeepLabV1", "DeepLabV2-vgg") else 8  # a step of a VGG takes as long as ten of the others
     assert_agrees(fused.train(mode == "train"), plain.train(mode == "train"), image(), draws)
 
 
@@ -84,6 +90,14 @@ def test_the_fused_network_launches_its_ops(name: str) -> None:
     with torch.no_grad(), pk.testing.count_launches() as launches:
         torch.testing.assert_close(plain.eval().to(DEVICE)(x), y, rtol=1e-3, atol=1e-3)
     assert not launches
+
+
+@pytest.mark.parametrize("name", ["HRNetPose", "SPPNet"])
+def test_a_training_step_through_the_kernels(name: str) -> None:
+    fused, plain = (net.to(DEVICE) for net in pair(name, "triton"))
+    with pk.testing.count_launches() as launches:
+        assert_agrees(fused, plain, noise()[:2].to(DEVICE), draws=4)
+    assert any("_bwd" in kernel for kernel, _ in launches)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -157,14 +171,14 @@ def test_predict_takes_the_logits_before_they_are_resized(name: str) -> None:
     [
         ("DeepLabV1", {}, True),
         ("DeepLabV2", {}, True),
-        ("DeepLabV2", {"backbone": "vgg11", "hidden": 8}, False),
+        ("DeepLabV2-vgg", {}, False),
         ("HRNet", {}, False),
         ("HRNet", {"align_corners": True}, True),
     ],
 )
 def test_predict_resizes_the_logits_of_networks_that_do_not(name: str, settings: Any, corners: bool) -> None:
     """Also under a hook, which makes others run whole; this one gives every class its share."""
-    network = networks()[name](**TINY[name][0] | settings).eval()
+    network = tiny(name, **settings).eval()
     x = noise()[:2]
     network.register_forward_hook(lambda m, x, y: y - y.mean((0, 2, 3), keepdim=True))
     with torch.no_grad(), warnings.catch_warnings():
@@ -187,8 +201,8 @@ def test_sppnet_on_the_sizes_that_ceil_windows_refuse() -> None:
 
 @pytest.mark.parametrize("name", TINY)
 def test_images_smaller_than_the_stride(name: str) -> None:
-    network = networks()[name](**TINY[name][0]).eval()
-    side = network.stride
+    network = tiny(name).eval()
+    side, name = network.stride, type(network).__name__
     network(torch.zeros(1, 3, side, side))
     with pytest.raises(ValueError, match=f"x must be images of at least {side}x{side} px, the stride of {name}, got"):
         network(torch.zeros(1, 3, side - 1, side))
