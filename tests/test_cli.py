@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import subprocess
@@ -16,8 +15,9 @@ import torch
 
 from pyramid_kernels import models, progress
 from pyramid_kernels.backends import BACKENDS
-from pyramid_kernels.cli import COMMANDS, main
-from pyramid_kernels.cli.networks import paths
+from pyramid_kernels.cli import COMMANDS, demo, demo_network, main
+from pyramid_kernels.cli.common import UsageError
+from pyramid_kernels.cli.networks import pair, paths
 from pyramid_kernels.nn import DeepLabV3PlusDecoder, HRFuse, SpatialPyramidPooling
 from pyramid_kernels.ops import all_ops
 
@@ -41,7 +41,7 @@ BAD = {
     ("bench", "--mode", "sideways"): "invalid choice: 'sideways'",
     ("demo", "missing.jpg"): "IMAGE 'missing.jpg' is not a file",
     ("demo", "pyproject.toml"): "is not an image that can be read",
-    ("demo", "--model", "deeplabv4"): "did you mean 'deeplabv3'?",
+    ("demo", "--model", "deeplabv3"): "did you mean 'deeplabv3-narrow'?",
     ("demo", "--out", "picture.doc"): "--out must end in one of",
     ("demo", "--out", "no/such/folder/picture.png"): "does not exist",
     ("demo", "--steps", "0"): "--steps at least 1",
@@ -148,6 +148,13 @@ class Small(models.SPPNet):
         super().__init__(width=2, hidden=4, classes=3, backend="reference", **settings)
 
 
+class Narrow(models.HRNetPose):
+    """Another."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(3, 4, backend="reference", **HRNET, **settings)
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "networks", lambda: {"Small": Small})
@@ -181,7 +188,7 @@ def test_paths_of_modules_within_others() -> None:
 def test_demo_of_a_network(
     wrong: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kinds = {"Small": Small, "Narrow": functools.partial(models.HRNetPose, 3, 4, backend="reference", **HRNET)}
+    kinds = {"Small": Small, "Narrow": Narrow}
     monkeypatch.setattr(models, "networks", lambda: kinds)
     right = HRFuse.fused_forward
     monkeypatch.setattr(HRFuse, "fused_forward", lambda self, x: [(1 + 0.1 * wrong) * y for y in right(self, x)])
@@ -193,6 +200,27 @@ def test_demo_of_a_network(
     assert "outputs identical on" in text and "label maps identical on" in text
     assert "fused modules: pyramid_pool:" in text and "fused modules: upsample_merge:" in text
     assert main(["demo", "--model", "Narrow", "--side", "64", "--out", str(tmp_path / "x.doc")]) == 2
+
+
+@pytest.mark.parametrize("name", models.networks())
+def test_demo_gives_a_network_a_size_that_it_takes(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its whole form, at the default side, without the arithmetic."""
+
+    def on_meta(name: str, x: torch.Tensor) -> None:
+        with torch.device("meta"):
+            pair(name, x.to("meta"))["unfused"](x.to("meta"))
+        raise UsageError("both forms were made")
+
+    monkeypatch.setattr(demo_network, "pair", on_meta)
+    assert main(["demo", "--model", name]) == 2
+    assert "both forms were made" in capsys.readouterr().err
+
+
+def test_no_models_of_the_demo_differ_by_case_alone() -> None:
+    names = [demo.TRAINED, *models.networks()]
+    assert len({name.lower() for name in names}) == len(names)
 
 
 class Terminal(io.StringIO):

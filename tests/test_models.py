@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from typing import Any
 
@@ -24,11 +25,13 @@ for name in ("torchvision", "timm"):
 
 DILATED = {"classes": 3, "backbone": "test_resnet"}
 HRNET = {"width": 4, "modules": (1, 1, 1), "blocks": 1}
-#: Arguments of a narrow form of every network, and the backend on which its fused forward differs from its own.
+#: Arguments of a narrow form of every network, and the backend on which its fused forward differs from its own. A
+#: second form of one is named behind a dash.
 TINY: dict[str, tuple[dict[str, Any], str]] = {
     "SPPNet": ({"width": 4, "hidden": 8, "classes": 5}, "reference"),
     "DeepLabV1": ({"classes": 3, "backbone": "vgg11", "hidden": 8, "rate": 2, "dropout": 0.0}, "reference"),
     "DeepLabV2": (DILATED | {"rates": (1, 2)}, "reference"),
+    "DeepLabV2-vgg": ({"classes": 3, "backbone": "vgg11", "rates": (1, 2), "hidden": 8}, "reference"),
     "DeepLabV3": (DILATED | {"width": 8, "dropout": 0.0}, "reference"),
     "DeepLabV3Plus": (DILATED | {"width": 8, "low_width": 6, "dropout": 0.0}, "composed"),
     "PSPNet": (DILATED | {"hidden": 8, "dropout": 0.0}, "composed"),
@@ -48,15 +51,19 @@ def photograph() -> Tensor:
     return crops.transpose(0, 1)[:8].contiguous()
 
 
+def tiny(name: str, **form: Any) -> Network:
+    """A narrow network with random weights."""
+    return networks()[name.partition("-")[0]](**TINY[name][0] | form)
+
+
 def noise() -> Tensor:
     return torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def pair(name: str, backend: str) -> tuple[Network, Network]:
     """A narrow network, fused and plain, of the same weights."""
-    cls, (settings, _) = networks()[name], TINY[name]
-    plain = fair_(cls(fused=False, **settings), noise())
-    fused = cls(backend=backend, **settings)
+    plain = fair_(tiny(name, fused=False), noise())
+    fused = tiny(name, backend=backend)
     fused.load_state_dict(plain.state_dict())
     return fused, plain
 
@@ -67,7 +74,7 @@ def pair(name: str, backend: str) -> tuple[Network, Network]:
 def test_fused_agrees_with_plain(name: str, mode: str, image: Any) -> None:
     fused, plain = pair(name, TINY[name][1])
     assert any(isinstance(m, Fused) for m in fused.modules()) and not any(isinstance(m, Fused) for m in plain.modules())
-    draws = 2 if name == "DeepLabV1" else 8  # a step of a VGG takes as long as ten of the others
+    draws = 2 if name in ("DeepLabV1", "DeepLabV2-vgg") else 8  # a step of a VGG takes as long as ten of the others
     assert_agrees(fused.train(mode == "train"), plain.train(mode == "train"), image(), draws)
 
 
@@ -83,6 +90,14 @@ def test_the_fused_network_launches_its_ops(name: str) -> None:
     with torch.no_grad(), pk.testing.count_launches() as launches:
         torch.testing.assert_close(plain.eval().to(DEVICE)(x), y, rtol=1e-3, atol=1e-3)
     assert not launches
+
+
+@pytest.mark.parametrize("name", ["HRNetPose", "SPPNet"])
+def test_a_training_step_through_the_kernels(name: str) -> None:
+    fused, plain = (net.to(DEVICE) for net in pair(name, "triton"))
+    with pk.testing.count_launches() as launches:
+        assert_agrees(fused, plain, noise()[:2].to(DEVICE), draws=4)
+    assert any("_bwd" in kernel for kernel, _ in launches)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -105,6 +120,8 @@ SHAPES: dict[str, tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...], s
     "sppnet": ("SPPNet", {}, (2, 3, 224, 224), (2, 1000), "spp", (2, 10752)),
     "sppnet-smallest": ("SPPNet", {}, (2, 3, 8, 9), (2, 1000), "conv4", (2, 512, 1, 1)),
     "deeplab-v1": ("DeepLabV1", {}, (1, 3, 321, 321), (1, 21, 41, 41), "features", (1, 512, 41, 41)),
+    "deeplab-v1-even": ("DeepLabV1", {}, (1, 3, 320, 328), (1, 21, 41, 42), "features", (1, 512, 41, 42)),
+    "deeplab-v1-16": ("DeepLabV1", {}, (1, 3, 16, 15), (1, 21, 3, 3), "features", (1, 512, 3, 3)),
     "deeplab-v2": ("DeepLabV2", {}, (1, 3, 321, 321), (1, 21, 41, 41), "backbone.layer4", (1, 2048, 41, 41)),
     "deeplab-v2-vgg": (
         "DeepLabV2", {"backbone": "vgg16"}, (4, 3, 224, 224), (4, 21, 28, 28), "backbone", (4, 512, 28, 28),
@@ -149,6 +166,31 @@ def test_predict_takes_the_logits_before_they_are_resized(name: str) -> None:
         pk.predict(network, x[:, :, :4])
 
 
+@pytest.mark.parametrize(
+    "name,settings,corners",
+    [
+        ("DeepLabV1", {}, True),
+        ("DeepLabV2", {}, True),
+        ("DeepLabV2-vgg", {}, False),
+        ("HRNet", {}, False),
+        ("HRNet", {"align_corners": True}, True),
+    ],
+)
+def test_predict_resizes_the_logits_of_networks_that_do_not(name: str, settings: Any, corners: bool) -> None:
+    """Also under a hook, which makes others run whole; this one gives every class its share."""
+    network = tiny(name, **settings).eval()
+    x = noise()[:2]
+    network.register_forward_hook(lambda m, x, y: y - y.mean((0, 2, 3), keepdim=True))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("error", "predict builds logits of full size")
+        low = network(x)
+        right, wrong = (
+            torch.nn.functional.interpolate(low, x.shape[2:], mode="bilinear", align_corners=aligned).argmax(1)
+            for aligned in (corners, not corners)
+        )
+        assert torch.equal(pk.predict(network, x, backend="reference"), right) and not torch.equal(right, wrong)
+
+
 def test_sppnet_on_the_sizes_that_ceil_windows_refuse() -> None:
     network = networks()["SPPNet"](width=2, hidden=4, classes=3, windows="ceil", backend="reference").eval()
     assert network(torch.zeros(1, 3, 20, 20)).shape == (1, 3)
@@ -159,8 +201,8 @@ def test_sppnet_on_the_sizes_that_ceil_windows_refuse() -> None:
 
 @pytest.mark.parametrize("name", TINY)
 def test_images_smaller_than_the_stride(name: str) -> None:
-    network = networks()[name](**TINY[name][0]).eval()
-    side = network.stride
+    network = tiny(name).eval()
+    side, name = network.stride, type(network).__name__
     network(torch.zeros(1, 3, side, side))
     with pytest.raises(ValueError, match=f"x must be images of at least {side}x{side} px, the stride of {name}, got"):
         network(torch.zeros(1, 3, side - 1, side))
@@ -172,6 +214,18 @@ def test_deeplab_v3_has_torchvisions_keys() -> None:
         ours = networks()["DeepLabV3"](backbone="resnet50", output_stride=8)
     shapes = [{key: tuple(t.shape) for key, t in net.state_dict().items()} for net in (ours, theirs)]
     assert shapes[0] == {key: shape for key, shape in shapes[1].items() if not key.startswith("aux_classifier")}
+
+
+@pytest.mark.parametrize(("name", "firsts"), [("DeepLabV2", (2, 4)), ("DeepLabV3", (1, 2)), ("PSPNet", (1, 2))])
+def test_dilations_of_a_resnet_at_output_stride_8(name: str, firsts: tuple[int, int]) -> None:
+    """DeepLab v2 as in its paper's code, the others as in torchvision."""
+    settings = {"output_stride": 8} if name == "DeepLabV3" else {}
+    with torch.device("meta"):
+        layers = networks()[name](backbone="resnet50", **settings).backbone
+    found = [[block.conv2 for block in getattr(layers, f"layer{i}")] for i in (1, 2, 3, 4)]
+    expected = [[1] * 3, [1] * 4, [firsts[0]] + [2] * 5, [firsts[1]] + [4] * 2]
+    assert [[conv.dilation for conv in convs] for convs in found] == [[(r, r) for r in rates] for rates in expected]
+    assert all(conv.padding == conv.dilation for convs in found for conv in convs)
 
 
 @pytest.mark.parametrize(("name", "channels"), [("resnet18", (256, 512)), ("resnet101", (1024, 2048))])
@@ -210,6 +264,21 @@ def test_bisenet_is_the_published_chain() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
+def test_bisenet_learns_from_its_scores_as_from_its_maps() -> None:
+    """The sum of its three losses without a map of full size, and every gradient, against ``F.cross_entropy``."""
+    network = networks()["BiSeNet"](3, "test_resnet", width=4, fused=False).double().train()
+    x = noise()[:2].double()
+    target = torch.randint(0, 3, (2, 32, 32), generator=torch.Generator().manual_seed(1))
+    target[:, :5] = 255
+    ours = pk.nn.UpsampleCrossEntropyLoss(ignore_index=255).multi(network.scores(x), target)
+    theirs = sum(torch.nn.functional.cross_entropy(y, target, ignore_index=255) for y in network(x))
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=0)
+    learned = dict(network.named_parameters())  # norms that are never called have no gradient
+    gradients = [torch.autograd.grad(loss, learned.values(), allow_unused=True) for loss in (ours, theirs)]
+    for name, mine, other in zip(learned, *gradients, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-8, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
+
+
 @pytest.mark.parametrize("width", [18, 32, 48])
 def test_hrnet_has_timms_keys(width: int) -> None:
     with torch.device("meta"):
@@ -228,9 +297,42 @@ def test_stages_of_a_backbone(name, output_stride):
     assert [tuple(m.shape) for m in maps] == [(2, c, 64 // s, 96 // s) for c, s in zip(channels, strides, strict=True)]
 
 
-def test_backbones_that_are_none():
-    with pytest.raises(ValueError, match="name must be a backbone of torchvision or timm, got 'resnet5'; near it: .*"):
-        backbone("resnet5")
+VGGS = "one of vgg11, vgg13, vgg16, vgg19"
+#: The network, its backbone, the error, and the pattern of all that it says; "..." in it is any words.
+BACKBONES: dict[str, tuple[str, Any, type[Exception], str]] = {
+    "unknown": ("PSPNet", "resnet5", ValueError, "be a model of torchvision or timm, got 'resnet5'; near it: ..."),
+    "nothing-near": ("BiSeNet", "?", ValueError, "be a model of torchvision or timm, got '?'"),
+    "vgg": ("DeepLabV1", "vgg61", ValueError, f"be {VGGS}, got 'vgg61'; near it: ..."),
+    "none": ("DeepLabV3", None, TypeError, "be the name of a model of torchvision or timm, got None"),
+    "list-v1": ("DeepLabV1", ["vgg16"], TypeError, f"be the name of {VGGS}, got ['vgg16']"),
+    "list-v2": ("DeepLabV2", ["vgg16"], TypeError, "be the name of a model of torchvision or timm, got ['vgg16']"),
+    "assertion": (
+        "DeepLabV2", "vgg16_bn", ValueError,
+        "give maps at output stride 8, got 'vgg16_bn', which does not (its library does not say why); resnet50 does",
+    ),
+    "argument": (
+        "DeepLabV3", "vit_tiny_patch16_224", ValueError,
+        "give maps at output stride 16, got 'vit_tiny_patch16_224', which does not (...); resnet50 does",
+    ),
+    "basic-blocks": (
+        "DeepLabV3Plus", "resnet18", ValueError,
+        "give maps at output stride 16, got 'resnet18', which does not (...BasicBlock); resnet50 does",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BACKBONES)
+def test_networks_name_the_backbone_that_they_refuse(case: str) -> None:
+    name, given, error, pattern = BACKBONES[case]
+    with torch.device("meta"), pytest.raises(error) as raised:
+        networks()[name](backbone=given)
+    message = str(raised.value)
+    assert re.fullmatch("backbone must " + re.escape(pattern).replace(r"\.\.\.", ".+"), message), message
+    near = message.partition("near it: ")[2].split(", ")
+    assert len(set(near)) == len(near)
+
+
+def test_output_strides_and_stages_that_are_none():
     with pytest.raises(ValueError, match="output_stride must be 8, 16 or 32, got 4"):
         backbone("resnet50", output_stride=4)
     with pytest.raises(ValueError, match=r"stages must be some of 1, 2, 3 and 4, ascending, got \(4, 1\)"):

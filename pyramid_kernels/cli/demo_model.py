@@ -53,8 +53,11 @@ class DeepLabV3(nn.Module):
         return F.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=False)
 
 
-def load_photo(path: Path | None, side: int) -> Any:
-    """An RGB photograph as uint8 (H, W, 3), its longer side ``side``; scikit-image's cup of coffee by default."""
+def load_photo(path: Path | None, side: int, multiple: int = 8) -> Any:
+    """An RGB photograph as uint8 (H, W, 3), its longer side about ``side`` and both multiples of ``multiple``.
+
+    Scikit-image's cup of coffee by default.
+    """
     image = require("PIL.Image")
     if path is None:
         photo = image.fromarray(require("skimage.data").coffee())
@@ -66,7 +69,7 @@ def load_photo(path: Path | None, side: int) -> Any:
         except (OSError, ValueError, image.DecompressionBombError) as error:
             raise UsageError(f"IMAGE {str(path)!r} is not an image that can be read: {error}") from None
     scale = side / max(photo.size)
-    size = [max(8, round(v * scale / 8) * 8) for v in photo.size]
+    size = [max(1, round(v * scale / multiple)) * multiple for v in photo.size]
     return require("numpy").asarray(photo.resize(size, image.Resampling.LANCZOS))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from .. import testing
 from ..progress import progress
 from .common import bench_module, interpret_without_gpu, table
 from .demo_model import as_image, load_photo
-from .networks import pair, paths
+from .networks import network_class, pair, paths
 
 FORMS = ("unfused", "fused")
 
@@ -33,7 +34,8 @@ class Outcome:
 
 def run(args: argparse.Namespace) -> int:
     device = interpret_without_gpu()
-    outcome = Outcome(args.model, load_photo(args.image, args.side))
+    multiple = math.lcm(8, network_class(args.model).multiple)
+    outcome = Outcome(args.model, load_photo(args.image, args.side, multiple))
     x = as_image(outcome.photo).contiguous(memory_format=torch.channels_last).to(device)
     forms: dict[str, Any] = dict(pair(args.model, x))
     size = f"{x.shape[3]}x{x.shape[2]}"

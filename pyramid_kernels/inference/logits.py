@@ -86,6 +86,8 @@ def _own(model: nn.Module, image: Tensor) -> Logits:
             "model must return logits: a tensor, the first of a tuple, 'out' of a dict, or .logits; "
             f"{type(model).__name__} has none of these"
         )
+    if any((cls.__module__, cls.__name__) in UNRESIZED for cls in type(model).__mro__):
+        return Logits(output, model.align_corners)  # type: ignore[arg-type]
     return _sized(Logits(output, False), output.shape[2:], image)
 
 
@@ -145,6 +147,13 @@ def _why_not_smp(model: Any) -> str | None:
 def _whole(scale: Any) -> bool:
     return isinstance(scale, int | float) and scale == int(scale)
 
+
+#: Networks of this package whose own output is smaller than the image; ``align_corners`` says how it is to be resized.
+UNRESIZED = {
+    ("pyramid_kernels.models.deeplab", "DeepLabV1"),
+    ("pyramid_kernels.models.deeplab", "DeepLabV2"),
+    ("pyramid_kernels.models.hrnet", "HRNet"),
+}
 
 #: By module and name, so that no library is imported for it.
 KNOWN = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
@@ -36,6 +36,8 @@ class Network(nn.Module):
     published_size: ClassVar[tuple[int, int]]
     #: How many pixels of the image, along each axis, one pixel of its smallest map needs: no image may have fewer.
     stride: int
+    #: What the rows and the columns of an image must be multiples of.
+    multiple: ClassVar[int] = 1
 
     def __init__(self, *, fused: bool = True, backend: str = "auto") -> None:
         super().__init__()
@@ -48,13 +50,17 @@ class Network(nn.Module):
         return getattr(modules, f"Reference{name}")(*args, **kwargs)
 
     def check_image(self, x: Tensor) -> None:
-        """``x`` is a batch of images that the network's smallest map holds at least one cell of."""
+        """``x`` is a batch of images that the network's smallest map holds at least one cell of, of a size it takes."""
         check_map("x", x)
-        if min(x.shape[2:]) < self.stride:
-            rows, cols = x.shape[2:]
+        rows, cols = x.shape[2:]
+        if min(rows, cols) < self.stride:
             raise ValueError(
                 f"x must be images of at least {self.stride}x{self.stride} px, the stride of {type(self).__name__}, "
                 f"got {rows}x{cols}; resize or pad them"
+            )
+        if rows % self.multiple or cols % self.multiple:
+            raise ValueError(
+                f"x must be images with sides that are multiples of {self.multiple} px, got {rows}x{cols}; resize them"
             )
 
 
@@ -109,26 +115,45 @@ def backbone(
         output_stride: 8, 16 or 32.
 
     Raises:
-        ValueError: unknown name, with those nearest to it; an output stride or stages that are none.
+        ValueError: unknown name, with those nearest to it; one that does not take the output stride; an output stride
+            or stages that are none. TypeError: a name that is no string.
         ImportError: torchvision or timm is not installed.
     """
     if output_stride not in (8, 16, 32):
         raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride!r}")
     if not stages or list(stages) != sorted(set(stages) & {1, 2, 3, 4}):
         raise ValueError(f"stages must be some of 1, 2, 3 and 4, ascending, got {tuple(stages)}")
-    if name in RESNETS:
-        dilate = [output_stride <= 8, output_stride <= 16]
-        net = library("torchvision").models.get_model(name, replace_stride_with_dilation=[False, *dilate])
-        return Stages(net, stages), [out_channels(getattr(net, f"layer{i}")) for i in stages]
-    timm = library("timm")
-    if not timm.is_model(name):
-        near = get_close_matches(name, [*RESNETS, *timm.list_models()], 3)
-        hint = f"; near it: {', '.join(near)}" if near else ""
-        raise ValueError(f"name must be a backbone of torchvision or timm, got {name!r}{hint}")
-    net = timm.create_model(
-        name, features_only=True, output_stride=output_stride, out_indices=[stage - 5 for stage in stages]
-    )
+    if name not in RESNETS and not (isinstance(name, str) and library("timm").is_model(name)):
+        raise unknown_backbone(name, [*RESNETS, *library("timm").list_models()], "a model of torchvision or timm")
+    make = _torchvision_stages if name in RESNETS else _timm_stages
+    try:
+        return make(name, output_stride, stages)
+    except (AssertionError, RuntimeError, TypeError) as error:  # how the libraries refuse an output stride
+        raise ValueError(
+            f"backbone must give maps at output stride {output_stride}, got {name!r}, which does not "
+            f"({str(error) or 'its library does not say why'}); resnet50 does"
+        ) from error
+
+
+def _torchvision_stages(name: str, output_stride: int, stages: Sequence[int]) -> tuple[nn.Module, list[int]]:
+    dilate = [output_stride <= 8, output_stride <= 16]
+    net = library("torchvision").models.get_model(name, replace_stride_with_dilation=[False, *dilate])
+    return Stages(net, stages), [out_channels(getattr(net, f"layer{i}")) for i in stages]
+
+
+def _timm_stages(name: str, output_stride: int, stages: Sequence[int]) -> tuple[nn.Module, list[int]]:
+    indices = [stage - 5 for stage in stages]
+    net = library("timm").create_model(name, features_only=True, output_stride=output_stride, out_indices=indices)
     return net, net.feature_info.channels()
+
+
+def unknown_backbone(name: Any, known: Iterable[str], expected: str) -> Exception:
+    """The error on a name that is none of ``known``, with those nearest to it."""
+    if not isinstance(name, str):
+        return TypeError(f"backbone must be the name of {expected}, got {name!r}")
+    near = get_close_matches(name, dict.fromkeys(known), 3)
+    hint = f"; near it: {', '.join(near)}" if near else ""
+    return ValueError(f"backbone must be {expected}, got {name!r}{hint}")
 
 
 def library(name: str) -> Any:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-from ..ops._shared.checks import check_choice
 from . import base
 from .base import Network, Segmenter
 
@@ -19,7 +19,8 @@ def dilated_vgg(name: str, first_pool: nn.MaxPool2d) -> nn.Sequential:
 
     ``first_pool`` stands for each of the first three pools; the other two keep the size, and conv5 has dilation 2.
     """
-    check_choice("backbone", name, tuple(VGGS))
+    if name not in tuple(VGGS):
+        raise base.unknown_backbone(name, VGGS, f"one of {', '.join(VGGS)}")
     vgg = base.library("torchvision").models.vgg
     layers = vgg.make_layers(vgg.cfgs[VGGS[name]])
     pools = 0
@@ -38,7 +39,9 @@ def dilated_vgg(name: str, first_pool: nn.MaxPool2d) -> nn.Sequential:
 class DeepLabV1(Network):
     """VGG-16 with dilations for its last strides, and a classifier with a large field of view.
 
-    x: (N, 3, H, W) -> class scores (N, classes, ceil(H / 8), ceil(W / 8)): (21, 41, 41) of an image of 321 px.
+    x: (N, 3, H, W) -> class scores, of ceil((H - 1) / 8) + 1 rows and of columns alike, for every pool rounds up behind
+    its padding: (21, 41, 41) of an image of 321 px, or of 320. ``predict`` aligns their corners with the image's
+    (``align_corners``), as in the paper's code.
 
     Args:
         classes: channels of the result.
@@ -56,6 +59,7 @@ class DeepLabV1(Network):
     ops = ("dilated_branches",)
     published_size = (321, 321)
     stride = 8
+    align_corners = True
 
     def __init__(
         self, classes: int = 21, backbone: str = "vgg16", *, hidden: int = 1024, rate: int = 12, dropout: float = 0.5,
@@ -70,11 +74,21 @@ class DeepLabV1(Network):
         return self.classifier(self.features(x))
 
 
+def even_rates_(resnet: nn.Module) -> None:
+    """Give the first 3x3 of both dilated stages its stage's rate: torchvision's has that of the stage before."""
+    stages: Any = [resnet.layer3, resnet.layer4]
+    for first, second, *_ in stages:
+        first.conv2.dilation = first.conv2.padding = second.conv2.dilation
+
+
 class DeepLabV2(Network):
     """A dilated ResNet or VGG at output stride 8, and a sum of branches with several fields of view.
 
+    A ResNet of torchvision has rate 2 in all of layer3 and rate 4 in all of layer4, as in the paper's code.
+
     x: (N, 3, H, W) -> class scores at an eighth: (21, 41, 41) of an image of 321 px on a ResNet, which rounds up, and
-    (21, 28, 28) of one of 224 px on a VGG, which rounds down.
+    (21, 28, 28) of one of 224 px on a VGG, which rounds down. ``predict`` aligns their corners with the image's
+    (``align_corners``) on a ResNet, as in the paper's code; the VGG's even pools are centred between pixels.
 
     Args:
         classes: channels of the result.
@@ -99,12 +113,15 @@ class DeepLabV2(Network):
         hidden: int = 128, fused: bool = True, backend: str = "auto",
     ) -> None:  # fmt: skip
         super().__init__(fused=fused, backend=backend)
-        vgg = backbone in VGGS
+        vgg = backbone in tuple(VGGS)
+        self.align_corners = not vgg
         if vgg:
             self.backbone: nn.Module = dilated_vgg(backbone, nn.MaxPool2d(2, 2))
             channels = 512
         else:
             self.backbone, (channels,) = base.backbone(backbone, output_stride=8, stages=(4,))
+            if backbone in base.RESNETS:
+                even_rates_(self.backbone)
         self.classifier = self.pyramid("ASPPv2", channels, classes, rates, hidden=hidden if vgg else None)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -110,7 +110,8 @@ class HRNet(HighResolution):
     Args:
         classes: channels of the result.
         width: 18 or 48 in the paper; ``modules`` and ``blocks`` are the paper's too.
-        align_corners: of every upsampling; ALIGN_CORNERS in the official code, False in versions without it.
+        align_corners: of every upsampling, and of ``predict``'s; ALIGN_CORNERS in the official code, False in versions
+            without it.
         fused, backend: as in ``Network``.
 
     Raises:
@@ -130,6 +131,7 @@ class HRNet(HighResolution):
             width, modules, blocks, multi_scale_output=True, mode="bilinear", align_corners=align_corners,
             fused=fused, backend=backend,
         )  # fmt: skip
+        self.align_corners = align_corners
         self.last_layer = self.pyramid("HRNetV2Head", self.widths, classes, align_corners=align_corners)
 
     def forward(self, x: Tensor) -> Tensor:

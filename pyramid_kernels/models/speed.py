@@ -38,6 +38,7 @@ class SPEED(Network):
 
     ops = ("separable_pyramid",)
     published_size = (192, 256)
+    multiple = 32
 
     def __init__(
         self, *, width: int = 32, bins: Sequence[int] = (2, 4, 6, 8), fused: bool = True, backend: str = "auto"
@@ -66,10 +67,6 @@ class SPEED(Network):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_image(x)
-        if x.shape[2] % 32 or x.shape[3] % 32:
-            raise ValueError(
-                f"x must be images with sides that are multiples of 32 px, got {x.shape[2]}x{x.shape[3]}; resize them"
-            )
         x = F.relu6(self.conv1_bn(self.conv1(_pad(x))))
         skips = {}
         for name, block in self.blocks.items():
