@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import pyramid_kernels as pk
 from pyramid_kernels.backends import BackendError
 from pyramid_kernels.fuse import ASPPForward, PPMForward, registry
-from pyramid_kernels.nn import ASPP, PPM, ReferenceASPP, ReferencePPM
+from pyramid_kernels.nn import ASPP, PPM, SPP, ReferenceASPP, ReferencePPM
 from tests import third_party as user
 from tests.agreement import assert_agrees, fair_
 from tests.kernels import DEVICE
@@ -486,10 +486,47 @@ def test_weights_in_a_shared_buffer_keep_their_strides(aspp: Any) -> None:
     assert weight.is_contiguous() and weight.data_ptr() == flat[1:].data_ptr()
 
 
-def test_meta_modules_are_fused_unchecked() -> None:
-    with torch.device("meta"):
-        model = deeplabv3.ASPP(8, (2,), 6)
-    assert pk.fuse_(model).fused
+def hidden_(model: Any) -> Any:
+    """Nothing of the branches shows in the result."""
+    nn.init.zeros_(model.project[0].weight.detach())
+    return model
+
+
+def on_meta(model: nn.Module) -> nn.Module:
+    return model.to("meta")
+
+
+@pytest.mark.parametrize("weights", [hidden_, on_meta])
+def test_another_function_is_found_out_whatever_its_weights(weights: Any) -> None:
+    pk.register_adapter(user.PoolFirstASPP, ASPPForward)
+    assert "gives another result in eval mode" in why_skipped(weights(user.PoolFirstASPP(8, (2, 3), 6)))
+
+
+def test_meta_modules_are_checked_by_a_copy_that_is_not_large(aspp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = sum(t.numel() for t in (*aspp.parameters(), *aspp.buffers()))
+    for largest, said in ((values, False), (values - 1, True)):
+        monkeypatch.setattr("pyramid_kernels.fuse.check.LARGEST_ON_META", largest)
+        model = copy.deepcopy(aspp).to("meta")
+        (entry,) = pk.fuse_(model).fused
+        assert (f"unchecked: {values} values on meta" in entry.detail) == said
+        assert all(t.is_meta for t in model.parameters())
+
+
+def test_a_check_copies_what_deepcopy_alone_refuses_or_drags_along() -> None:
+    """Weights that spectral_norm left behind, and a hook that holds the rest of a program."""
+
+    class Program:
+        def __deepcopy__(self, memo: Any) -> Any:
+            pytest.fail("the owner of a hook was copied")
+
+        def seen(self, *_: Any) -> None: ...
+
+    model: Any = SPP(4, 4, (3, 5))
+    nn.utils.spectral_norm(model.cv1.conv)
+    plain = model.to_reference()
+    plain(torch.randn(2, 4, 8, 8))
+    plain.register_forward_hook(Program().seen)
+    assert plain.cv1.conv.weight.grad_fn is not None and pk.fuse_(plain).fused
 
 
 def test_libraries_are_never_imported_by_us() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -89,12 +90,26 @@ def test_an_unused_norm_stays_unused() -> None:
     assert "overrides the forward" in why_skipped(build(like.NormedARM(6, 6))[0])
 
 
+@pytest.mark.parametrize("gain", [None, 0.01, 0.0])
 @pytest.mark.parametrize("other", [like.ReluARM, like.WindowARM, like.NormedARM])
-def test_same_keys_and_shapes_of_another_function(other: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under the name of a known class only its results tell: a ReLU before the sigmoid, other means, a norm called."""
+def test_same_keys_and_shapes_of_another_function(
+    other: type[nn.Module], gain: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the name of a known class only its results tell: a ReLU before the sigmoid, other means, a norm called.
+
+    A gate whose norm has hardly any gain is the same half whatever it is made of.
+    """
     name = "model.build_BiSeNet" if other is like.NormedARM else "lib.models.bisenetv1"
     monkeypatch.setattr(sys.modules[name], "AttentionRefinementModule", other)
-    assert "its own forward gives another result" in why_skipped(build(other(6, 6))[0])
+    gate = build(other(6, 6))[0].float()
+    if gain is not None:
+        norm = gate.bn if other is like.NormedARM else gate.bn_atten
+        norm.weight.data.fill_(gain)
+        norm.bias.data.zero_()
+    state, random = copy.deepcopy(gate.state_dict()), torch.get_rng_state()
+    assert "its own forward gives another result" in why_skipped(gate)
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(state.values(), gate.state_dict().values(), strict=True))
 
 
 def test_maps_concatenated_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
