@@ -16,6 +16,7 @@ import pyramid_kernels as pk
 from pyramid_kernels.fuse import registry
 from pyramid_kernels.nn.bisenet import ARMForward, FFMForward
 from tests import third_party_gates as like
+from tests.agreement import count_fused
 from tests.test_gates import assert_same
 from tests.test_nn import freeze_norms
 
@@ -79,6 +80,23 @@ def test_fused(name: str, mode: str) -> None:
     freeze_norms(gate.train(), 1) if mode == "frozen" else gate.train(mode == "train")
     assert_same(gate, maps)
     assert pk.unfuse_(gate) == [""] and type(gate) is cls
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("named", [("fsp", "fcp"), ("fcp",)])
+def test_arguments_by_name_run_the_ops(named: tuple[str, ...], compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, maps = build(like.CoinCheungFFM(9, 8).eval())
+    expected = gate(*maps)
+    by_name = {name: m for name, m in zip(("fsp", "fcp"), maps, strict=True) if name in named}
+    by_position = maps[: 2 - len(named)]
+    pk.fuse_(gate, backend="reference")
+    runs = count_fused(type(gate), monkeypatch)
+    torch._dynamo.reset()
+    call = torch.compile(gate, fullgraph=True, backend="eager") if compiled else gate
+    torch.testing.assert_close(call(*by_position, **by_name), expected)
+    assert len(runs) == 1
+    with pytest.raises(TypeError, match="other"):
+        gate(*maps, other=maps[0])
 
 
 def test_an_unused_norm_stays_unused() -> None:

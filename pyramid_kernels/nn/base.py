@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -83,10 +84,21 @@ class Fused(_Base):
         """The (op, problem, sizes) of every op that ``fused_forward`` calls on ``x`` in the present mode."""
         raise NotImplementedError
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any = None, /, **named: Any) -> Any:
+        return self._answer(() if x is None else (x,), named)
+
+    def _answer(self, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """The fused forward on what the own one would be given, by position or by the names of its arguments."""
+        given = self._by_position(args, named) if named else args
+        x = list(given) if self.spreads_maps else given[0] if len(given) == 1 else None
         if self.why_original(x) is None:
             return self.fused_forward(x)
-        return super().forward(x)
+        return super().forward(*args, **named)
+
+    def _by_position(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+        """All arguments in the order of the own forward; none where it takes some that the fused one does not know."""
+        bound = inspect.signature(self.original.forward).bind(self, *args, **named)
+        return () if bound.kwargs else bound.args[1:]
 
     def why_not_input(self, x: Any) -> str | None:
         """Why the ops do not take ``x``; the original forward then answers, with its own error if there is one."""

@@ -242,10 +242,8 @@ class FFMForward(HeadForward):
     def backend_of(self, op: Op) -> str:
         return self.kernel_backend
 
-    def forward(self, *maps: Tensor) -> Tensor:
-        if self.why_original(list(maps)) is None:
-            return self.fused_forward(list(maps))
-        return super(Fused, self).forward(*maps)
+    def forward(self, *maps: Tensor, **named: Tensor) -> Tensor:
+        return self._answer(maps, named)
 
     def fused_forward(self, x: Any) -> Tensor:
         parts, backend = self.parts(self), self.kernel_backend
