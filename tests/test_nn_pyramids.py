@@ -122,7 +122,7 @@ def test_compiles_whole(name: str, backend: str) -> None:
     x = maps[0] if len(maps) == 1 else maps
     torch._dynamo.reset()
     # What follows the trace differs by op alone: one module of each goes through AOTAutograd as well.
-    through = "aot_eager" if name in ("largefov", "aspp-v2-hidden", "spp", "hrfuse-bilinear") else "eager"
+    through = "aot_eager" if name in ("largefov", "aspp-v2-hidden", "spp", "dspp", "hrfuse-bilinear") else "eager"
     compiled = torch.compile(module, fullgraph=True, backend=through)
     torch.testing.assert_close(compiled(x), module(x), rtol=1e-4, atol=1e-4)
 
