@@ -16,10 +16,11 @@ from torch import Tensor, nn
 import pyramid_kernels as pk
 from pyramid_kernels.backends import BackendError
 from pyramid_kernels.fuse import ASPPForward, PPMForward, registry
-from pyramid_kernels.nn import ASPP, PPM, SPP, ReferenceASPP, ReferencePPM
+from pyramid_kernels.nn import ASPP, PPM, SPP, ReferenceASPP, ReferenceASPPv2, ReferencePPM
 from tests import third_party as user
 from tests.agreement import assert_agrees, fair_
 from tests.kernels import DEVICE
+from tests.third_party_gates import CoinCheungFFM, ConvBNReLU, STDCSegFFM
 
 deeplabv3 = pytest.importorskip("torchvision.models.segmentation.deeplabv3", reason="needs torchvision")
 smp_deeplab = pytest.importorskip(
@@ -339,11 +340,43 @@ def test_smp_norms_other_than_batch_norm_are_declined() -> None:
     assert pk.fuse_(PSPModule(8, (1, 2), use_norm=False)).fused
 
 
-@pytest.mark.parametrize("lookalike", [lambda: user.SemsegPPM(8, 2, (1, 2)), lambda: user.ResearchASPP(8, (2,), 6)])
-def test_look_alikes_are_reported_and_left(lookalike: Any) -> None:
+def vgg_sum() -> nn.Module:
+    model = user.KazutoASPP(6, 3, (1, 2))
+    for name, branch in ReferenceASPPv2(6, 3, (1, 2), hidden=4).named_children():
+        setattr(model, name, branch)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("lookalike", "adapter"),
+    [
+        (lambda: user.SemsegPPM(8, 2, (1, 2)), "PPMForward"),
+        (lambda: user.ResearchASPP(8, (2,), 6), "ASPPForward"),
+        (lambda: CoinCheungFFM(9, 8), "FFMForward"),
+        (lambda: STDCSegFFM(9, 8), "FFMForward"),
+        (lambda: user.PoseModule((4, 5, 6)), "HighResolutionModuleForward"),
+        (vgg_sum, "ASPPv2Forward"),
+    ],
+)
+def test_look_alikes_are_reported_and_left(lookalike: Any, adapter: str) -> None:
     model = lookalike()
     reason = why_skipped(model)
-    assert "look-alike" in reason and f"register_adapter({type(model).__name__}" in reason
+    assert "look-alike" in reason and reason.endswith(f"register_adapter({type(model).__name__}, fuse.{adapter})")
+    pk.register_adapter(type(model), getattr(pk.fuse, adapter))
+    assert pk.fuse_(model).fused
+
+
+@pytest.mark.parametrize(
+    "ordinary",
+    [
+        lambda: user.KazutoASPP(6, 3, (1, 2)),
+        lambda: ConvBNReLU(6, 6, 1, 0),
+        lambda: nn.Sequential(*vgg_sum().children()),
+    ],
+    ids=["convolutions", "conv-and-bn", "container"],
+)
+def test_what_is_in_very_many_classes_is_no_look_alike(ordinary: Any) -> None:
+    assert not pk.fuse_(ordinary()).entries
 
 
 # Registered classes.

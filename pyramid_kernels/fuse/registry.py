@@ -14,11 +14,12 @@ from ..nn.base import Fused
 from ..nn.bisenet import (
     AttentionRefinementModule,
     FeatureFusionModule,
+    FFMForward,
     ReferenceAttentionRefinementModule,
     ReferenceFeatureFusionModule,
 )
 from ..nn.deeplabv3plus import DeepLabV3PlusDecoder, ReferenceDeepLabV3PlusDecoder
-from ..nn.dilated import ASPPv2, LargeFOV, ReferenceASPPv2, ReferenceLargeFOV
+from ..nn.dilated import ASPPv2, ASPPv2Forward, LargeFOV, ReferenceASPPv2, ReferenceLargeFOV
 from ..nn.dspp import DSPP, MDSPP, ReferenceDSPP, ReferenceMDSPP
 from ..nn.heads import PSPHead, ReferencePSPHead
 from ..nn.hrnet import HRFuse, ReferenceHRFuse
@@ -64,10 +65,14 @@ adapters: dict[type[nn.Module], type[Fused]] = {
     ReferenceUPerHead: UPerHead,
 }
 
-#: Structures by which a look-alike is told, and the adapter to register for it.
+#: Structures by which a look-alike is told, and the adapter to register for it. ARMForward's is not one: a 1x1 named
+#: ``conv`` beside a norm named ``bn`` is all of it, and that of very many layers.
 layouts: dict[str, type[Fused]] = {
     "torchvision's ASPP": ASPPForward,
     "semseg's PPM": PPMForward,
+    "DeepLab v2's ASPP": ASPPv2Forward,
+    "CoinCheung's FeatureFusionModule": FFMForward,
+    "timm's HighResolutionModule": hrnet.HighResolutionModuleForward,
     "ultralytics' SPP": SPPForward,
     "ultralytics' SPPF": SPPFForward,
     "transformers' SegformerDecodeHead": SegFormerForward,

@@ -152,9 +152,11 @@ def _overridden(module: nn.Module, known: type[nn.Module], adapter: type[Fused])
 
 
 def _look_alike(module: nn.Module) -> str | None:
+    cls = type(module).__name__
+    if type(module) in (nn.Sequential, nn.ModuleList, nn.ModuleDict):
+        return None  # everybody's: no class to register
     for name, layout in registry.layouts.items():
-        if layout.why_not(module) is None:
-            cls = type(module).__name__
+        if layout.looks_like(module):
             return f"look-alike of {name}, of an unknown class; register_adapter({cls}, fuse.{layout.__name__})"
     return None
 

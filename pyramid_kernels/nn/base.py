@@ -67,6 +67,11 @@ class Fused(_Base):
         raise NotImplementedError
 
     @classmethod
+    def looks_like(cls, module: nn.Module) -> bool:
+        """Whether a ``module`` of unknown class is so much of this structure that a user should hear of it."""
+        return cls.why_not(module) is None
+
+    @classmethod
     def like(cls, module: nn.Module) -> Tensor:
         """A tensor whose dtype and device ``module`` takes."""
         return next(module.parameters()).detach()

@@ -145,6 +145,11 @@ class ASPPv2Forward(Fused):
                 return "the branches differ in their channels"
         return structure.why_not_units(cls.units(module))
 
+    @classmethod
+    def looks_like(cls, module: nn.Module) -> bool:
+        """With layers behind the 3x3: convolutions side by side and nothing else are in very many classes."""
+        return super().looks_like(module) and min(map(len, cls.branches(module))) > 1 < len(cls.branches(module))
+
     def fused_forward(self, x: Tensor) -> Tensor:
         first, *others = zip(*self.branches(self), strict=True)
         settings: dict[str, Any] = {
