@@ -13,7 +13,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from ..backends import BACKENDS, Op, Problem, automatic, select
 from ..ops._shared.checks import FLOATS, check_choice
-from .norm import synchronises
+from .norm import class_name, synchronises
 from .norm import why_not as why_not_norm
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def why_not_unit(unit: Unit) -> str | None:
     """Why the ops cannot stand for this convolution and norm as they are now."""
     for conv in filter(None, (unit.depthwise, unit.conv)):
         if type(conv) is not nn.Conv2d:
-            return f"a convolution is a {type(conv).__name__}"
+            return f"a convolution is a {class_name(conv)}"
         if type(conv.weight) is not nn.Parameter:
             return f"a weight is a {type(conv.weight).__name__}"
     if unit.conv.bias is not None and not unit.biased and not isinstance(unit.norm, nn.Identity):
