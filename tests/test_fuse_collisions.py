@@ -21,6 +21,7 @@ from tests.repositories import why_skipped
 
 @pytest.fixture(autouse=True)
 def adapters_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.load_libraries()
     monkeypatch.setattr(registry, "adapters", dict(registry.adapters))
 
 
