@@ -127,7 +127,7 @@ class DSPP(LevelsForward, ReferenceDSPP):
     Equivalent to ``cat([x, *[resize(level(avg_pool2d(x, window))) for each bin]], 1)``: window and stride are
     (H // bin, W // bin) as in Keras, so the grid may be larger than the bin; ``level`` is a depthwise 3x3 and a 1x1
     with bias; the resize is bilinear at half pixels. x: (N, C, H, W) -> (N, C + len(bins) * filters, H, W) in x's dtype
-    and memory format.
+    and memory format; under autocast in its dtype, where the plain form gives the wider one of x and of the levels.
 
     Args:
         in_channels: C.
