@@ -89,8 +89,10 @@ class Fused(_Base):
         """The (op, problem, sizes) of every op that ``fused_forward`` calls on ``x`` in the present mode."""
         raise NotImplementedError
 
-    def forward(self, x: Any = None, /, **named: Any) -> Any:
-        return self._answer(() if x is None else (x,), named)
+    if not TYPE_CHECKING:  # as nn.Module declares it: the classes behind have other names for x
+
+        def forward(self, x: Any = None, **named: Any) -> Any:
+            return self._answer(() if x is None else (x,), named)
 
     def _answer(self, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """The fused forward on what the own one would be given, by position or by the names of its arguments."""
