@@ -20,7 +20,7 @@ from pyramid_kernels.nn import ASPP, PPM, SPP, ReferenceASPP, ReferenceASPPv2, R
 from tests import third_party as user
 from tests.agreement import assert_agrees, fair_
 from tests.kernels import DEVICE
-from tests.third_party_gates import CoinCheungFFM, ConvBNReLU, STDCSegFFM
+from tests.third_party_gates import CoinCheungARM, CoinCheungFFM, ConvBNReLU, STDCSegFFM
 
 deeplabv3 = pytest.importorskip("torchvision.models.segmentation.deeplabv3", reason="needs torchvision")
 smp_deeplab = pytest.importorskip(
@@ -209,6 +209,12 @@ def test_tracing_takes_the_original_forward(aspp: Any) -> None:
     torch.testing.assert_close(traced(X), unfused(X), rtol=1e-4, atol=1e-4)
 
 
+def test_export_takes_the_argument_by_its_name(aspp: Any) -> None:
+    pk.fuse_(aspp.eval())
+    exported = torch.export.export(aspp, (), {"x": X}, dynamic_shapes={"x": {0: torch.export.Dim("n", min=2)}})
+    torch.testing.assert_close(exported.module()(x=X[:3]), aspp(X[:3]), rtol=1e-4, atol=1e-4)
+
+
 # What is declined.
 
 
@@ -352,6 +358,7 @@ def vgg_sum() -> nn.Module:
     [
         (lambda: user.SemsegPPM(8, 2, (1, 2)), "PPMForward"),
         (lambda: user.ResearchASPP(8, (2,), 6), "ASPPForward"),
+        (lambda: CoinCheungARM(6, 8), "ARMForward"),
         (lambda: CoinCheungFFM(9, 8), "FFMForward"),
         (lambda: STDCSegFFM(9, 8), "FFMForward"),
         (lambda: user.PoseModule((4, 5, 6)), "HighResolutionModuleForward"),

@@ -12,6 +12,7 @@ from torch import nn
 from ..nn.aspp import ASPP, ASPPForward, ReferenceASPP
 from ..nn.base import Fused
 from ..nn.bisenet import (
+    ARMForward,
     AttentionRefinementModule,
     FeatureFusionModule,
     FFMForward,
@@ -65,12 +66,12 @@ adapters: dict[type[nn.Module], type[Fused]] = {
     ReferenceUPerHead: UPerHead,
 }
 
-#: Structures by which a look-alike is told, and the adapter to register for it. ARMForward's is not one: a 1x1 named
-#: ``conv`` beside a norm named ``bn`` is all of it, and that of very many layers.
+#: Structures by which a look-alike is told, and the adapter to register for it.
 layouts: dict[str, type[Fused]] = {
     "torchvision's ASPP": ASPPForward,
     "semseg's PPM": PPMForward,
     "DeepLab v2's ASPP": ASPPv2Forward,
+    "CoinCheung's AttentionRefinementModule": ARMForward,
     "CoinCheung's FeatureFusionModule": FFMForward,
     "timm's HighResolutionModule": hrnet.HighResolutionModuleForward,
     "ultralytics' SPP": SPPForward,

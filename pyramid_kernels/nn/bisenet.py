@@ -87,6 +87,11 @@ class ARMForward(Fused):
         return cls.gate(module).why_not(first)
 
     @classmethod
+    def looks_like(cls, module: nn.Module) -> bool:
+        """With the 3x3: without, a 1x1 ``conv`` and a norm ``bn`` are all of it, and of very many other classes."""
+        return "conv_atten" in module._modules and super().looks_like(module)
+
+    @classmethod
     def example(cls, module: nn.Module, new: Callable[[int, int], Tensor]) -> Any:
         return new(next(m for m in module.modules() if isinstance(m, nn.Conv2d)).in_channels, 4)
 
