@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -52,6 +53,14 @@ def assert_agrees(ours: nn.Module, unfused: nn.Module, x: Tensor, draws: int = 1
     assert worst[0][1] <= 1, f"error over limit: {worst}"
     counts = [{n: int(b) for n, b in m.named_buffers() if not b.is_floating_point()} for m in (ours, unfused)]
     assert counts[0] == counts[1]
+
+
+def count_fused(kind: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The class of every module whose fused forward, which is that of ``kind``, runs from now on."""
+    runs: list[Any] = []
+    forward = kind.fused_forward
+    monkeypatch.setattr(kind, "fused_forward", lambda self, x: [runs.append(type(self)), forward(self, x)][1])
+    return runs
 
 
 def assert_ties_alone(labels: Tensor, full: Tensor, apart: Tensor) -> None:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 import pyramid_kernels as pk
 from pyramid_kernels.backends import BackendError
 from pyramid_kernels.fuse import ASPPForward, PPMForward, registry
-from pyramid_kernels.nn import ASPP, PPM, ReferenceASPP, ReferencePPM
+from pyramid_kernels.nn import ASPP, PPM, SPP, ReferenceASPP, ReferenceASPPv2, ReferencePPM
 from tests import third_party as user
 from tests.agreement import assert_agrees, fair_
 from tests.kernels import DEVICE
+from tests.third_party_gates import CoinCheungARM, CoinCheungFFM, ConvBNReLU, STDCSegFFM
 
 deeplabv3 = pytest.importorskip("torchvision.models.segmentation.deeplabv3", reason="needs torchvision")
 smp_deeplab = pytest.importorskip(
@@ -208,6 +209,12 @@ def test_tracing_takes_the_original_forward(aspp: Any) -> None:
     torch.testing.assert_close(traced(X), unfused(X), rtol=1e-4, atol=1e-4)
 
 
+def test_export_takes_the_argument_by_its_name(aspp: Any) -> None:
+    pk.fuse_(aspp.eval())
+    exported = torch.export.export(aspp, (), {"x": X}, dynamic_shapes={"x": {0: torch.export.Dim("n", min=2)}})
+    torch.testing.assert_close(exported.module()(x=X[:3]), aspp(X[:3]), rtol=1e-4, atol=1e-4)
+
+
 # What is declined.
 
 
@@ -339,11 +346,44 @@ def test_smp_norms_other_than_batch_norm_are_declined() -> None:
     assert pk.fuse_(PSPModule(8, (1, 2), use_norm=False)).fused
 
 
-@pytest.mark.parametrize("lookalike", [lambda: user.SemsegPPM(8, 2, (1, 2)), lambda: user.ResearchASPP(8, (2,), 6)])
-def test_look_alikes_are_reported_and_left(lookalike: Any) -> None:
+def vgg_sum() -> nn.Module:
+    model = user.KazutoASPP(6, 3, (1, 2))
+    for name, branch in ReferenceASPPv2(6, 3, (1, 2), hidden=4).named_children():
+        setattr(model, name, branch)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("lookalike", "adapter"),
+    [
+        (lambda: user.SemsegPPM(8, 2, (1, 2)), "PPMForward"),
+        (lambda: user.ResearchASPP(8, (2,), 6), "ASPPForward"),
+        (lambda: CoinCheungARM(6, 8), "ARMForward"),
+        (lambda: CoinCheungFFM(9, 8), "FFMForward"),
+        (lambda: STDCSegFFM(9, 8), "FFMForward"),
+        (lambda: user.PoseModule((4, 5, 6)), "HighResolutionModuleForward"),
+        (vgg_sum, "ASPPv2Forward"),
+    ],
+)
+def test_look_alikes_are_reported_and_left(lookalike: Any, adapter: str) -> None:
     model = lookalike()
     reason = why_skipped(model)
-    assert "look-alike" in reason and f"register_adapter({type(model).__name__}" in reason
+    assert "look-alike" in reason and reason.endswith(f"register_adapter({type(model).__name__}, fuse.{adapter})")
+    pk.register_adapter(type(model), getattr(pk.fuse, adapter))
+    assert pk.fuse_(model).fused
+
+
+@pytest.mark.parametrize(
+    "ordinary",
+    [
+        lambda: user.KazutoASPP(6, 3, (1, 2)),
+        lambda: ConvBNReLU(6, 6, 1, 0),
+        lambda: nn.Sequential(*vgg_sum().children()),
+    ],
+    ids=["convolutions", "conv-and-bn", "container"],
+)
+def test_what_is_in_very_many_classes_is_no_look_alike(ordinary: Any) -> None:
+    assert not pk.fuse_(ordinary()).entries
 
 
 # Registered classes.
@@ -486,10 +526,47 @@ def test_weights_in_a_shared_buffer_keep_their_strides(aspp: Any) -> None:
     assert weight.is_contiguous() and weight.data_ptr() == flat[1:].data_ptr()
 
 
-def test_meta_modules_are_fused_unchecked() -> None:
-    with torch.device("meta"):
-        model = deeplabv3.ASPP(8, (2,), 6)
-    assert pk.fuse_(model).fused
+def hidden_(model: Any) -> Any:
+    """Nothing of the branches shows in the result."""
+    nn.init.zeros_(model.project[0].weight.detach())
+    return model
+
+
+def on_meta(model: nn.Module) -> nn.Module:
+    return model.to("meta")
+
+
+@pytest.mark.parametrize("weights", [hidden_, on_meta])
+def test_another_function_is_found_out_whatever_its_weights(weights: Any) -> None:
+    pk.register_adapter(user.PoolFirstASPP, ASPPForward)
+    assert "gives another result in eval mode" in why_skipped(weights(user.PoolFirstASPP(8, (2, 3), 6)))
+
+
+def test_meta_modules_are_checked_by_a_copy_that_is_not_large(aspp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = sum(t.numel() for t in (*aspp.parameters(), *aspp.buffers()))
+    for largest, said in ((values, False), (values - 1, True)):
+        monkeypatch.setattr("pyramid_kernels.fuse.check.LARGEST_ON_META", largest)
+        model = copy.deepcopy(aspp).to("meta")
+        (entry,) = pk.fuse_(model).fused
+        assert (f"unchecked: {values} values on meta" in entry.detail) == said
+        assert all(t.is_meta for t in model.parameters())
+
+
+def test_a_check_copies_what_deepcopy_alone_refuses_or_drags_along() -> None:
+    """Weights that spectral_norm left behind, and a hook that holds the rest of a program."""
+
+    class Program:
+        def __deepcopy__(self, memo: Any) -> Any:
+            pytest.fail("the owner of a hook was copied")
+
+        def seen(self, *_: Any) -> None: ...
+
+    model: Any = SPP(4, 4, (3, 5))
+    nn.utils.spectral_norm(model.cv1.conv)
+    plain = model.to_reference()
+    plain(torch.randn(2, 4, 8, 8))
+    plain.register_forward_hook(Program().seen)
+    assert plain.cv1.conv.weight.grad_fn is not None and pk.fuse_(plain).fused
 
 
 def test_libraries_are_never_imported_by_us() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -15,6 +16,7 @@ import pyramid_kernels as pk
 from pyramid_kernels.fuse import registry
 from pyramid_kernels.nn.bisenet import ARMForward, FFMForward
 from tests import third_party_gates as like
+from tests.agreement import count_fused
 from tests.test_gates import assert_same
 from tests.test_nn import freeze_norms
 
@@ -70,14 +72,34 @@ def why_skipped(gate: nn.Module) -> str:
 
 @pytest.mark.parametrize("mode", ["train", "eval", "frozen"])
 @pytest.mark.parametrize("name", GATES)
-def test_fused(name: str, mode: str) -> None:
+def test_fused(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gate, maps = build(GATES[name]())
     keys, cls = list(gate.state_dict()), type(gate)
     assert pk.fuse_(gate, backend="composed").fused
     assert isinstance(gate, cls) and isinstance(gate, ARMForward | FFMForward) and list(gate.state_dict()) == keys
     freeze_norms(gate.train(), 1) if mode == "frozen" else gate.train(mode == "train")
+    runs = count_fused(type(gate), monkeypatch)
     assert_same(gate, maps)
+    # In training the norm of a refinement's gate takes statistics of the batch; ooooverflow's is never called.
+    assert len(runs) == (mode != "train" or name not in ("coincheung-arm", "mmseg-arm"))
     assert pk.unfuse_(gate) == [""] and type(gate) is cls
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("named", [("fsp", "fcp"), ("fcp",)])
+def test_arguments_by_name_run_the_ops(named: tuple[str, ...], compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, maps = build(like.CoinCheungFFM(9, 8).eval())
+    expected = gate(*maps)
+    by_name = {name: m for name, m in zip(("fsp", "fcp"), maps, strict=True) if name in named}
+    by_position = maps[: 2 - len(named)]
+    pk.fuse_(gate, backend="reference")
+    runs = count_fused(type(gate), monkeypatch)
+    torch._dynamo.reset()
+    call = torch.compile(gate, fullgraph=True, backend="eager") if compiled else gate
+    torch.testing.assert_close(call(*by_position, **by_name), expected)
+    assert len(runs) == 1
+    with pytest.raises(TypeError, match="other"):
+        gate(*maps, other=maps[0])
 
 
 def test_an_unused_norm_stays_unused() -> None:
@@ -89,12 +111,26 @@ def test_an_unused_norm_stays_unused() -> None:
     assert "overrides the forward" in why_skipped(build(like.NormedARM(6, 6))[0])
 
 
+@pytest.mark.parametrize("gain", [None, 0.01, 0.0])
 @pytest.mark.parametrize("other", [like.ReluARM, like.WindowARM, like.NormedARM])
-def test_same_keys_and_shapes_of_another_function(other: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under the name of a known class only its results tell: a ReLU before the sigmoid, other means, a norm called."""
+def test_same_keys_and_shapes_of_another_function(
+    other: type[nn.Module], gain: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the name of a known class only its results tell: a ReLU before the sigmoid, other means, a norm called.
+
+    A gate whose norm has hardly any gain is the same half whatever it is made of.
+    """
     name = "model.build_BiSeNet" if other is like.NormedARM else "lib.models.bisenetv1"
     monkeypatch.setattr(sys.modules[name], "AttentionRefinementModule", other)
-    assert "its own forward gives another result" in why_skipped(build(other(6, 6))[0])
+    gate = build(other(6, 6))[0].float()
+    if gain is not None:
+        norm = gate.bn if other is like.NormedARM else gate.bn_atten
+        norm.weight.data.fill_(gain)
+        norm.bias.data.zero_()
+    state, random = copy.deepcopy(gate.state_dict()), torch.get_rng_state()
+    assert "its own forward gives another result" in why_skipped(gate)
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(state.values(), gate.state_dict().values(), strict=True))
 
 
 def test_maps_concatenated_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pyramid_kernels as pk
 from pyramid_kernels.nn import HRNetV2Head
 from tests import third_party as user
 from tests import third_party_mmseg as like
-from tests.agreement import assert_agrees, fair_
+from tests.agreement import assert_agrees, count_fused, fair_
 from tests.repositories import HEADS, MAPS, WIDTHS, Segmentor, X, under_their_own_names, why_skipped
 
 __all__ = ["under_their_own_names"]
@@ -37,9 +37,7 @@ def test_agrees(model: Any, train: bool, backend: str, monkeypatch: pytest.Monke
     ours = copy.deepcopy(unfused)
     report = pk.fuse_(ours, backend=backend, only="decode_head", example_input=X)
     assert [e.path for e in report.fused] == ["decode_head"]
-    kind, runs = type(ours.decode_head), []
-    forward = kind.fused_forward
-    monkeypatch.setattr(kind, "fused_forward", lambda self, x: [runs.append(1), forward(self, x)][1])
+    runs = count_fused(type(ours.decode_head), monkeypatch)
     assert_agrees(ours, unfused, X)
     assert len(runs) == 1
 
@@ -128,6 +126,16 @@ def test_dropout_draws_the_same_mask(name: str) -> None:
         torch.manual_seed(3)
         results.append(m(X))
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
+def test_an_argument_by_the_name_it_has_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = HEADS["vainf"]().eval()
+    feature = {"low_level": MAPS[0], "out": MAPS[-1]}
+    expected = head(feature=feature)
+    assert pk.fuse_(head, backend="reference", example_input={"feature": feature}).fused
+    runs = count_fused(type(head), monkeypatch)
+    torch.testing.assert_close(head(feature=feature), expected, rtol=1e-4, atol=1e-4)
+    assert len(runs) == 1
 
 
 def test_the_pyramid_inside_a_vainf_head_has_its_own_forward() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -115,6 +117,22 @@ def test_subclasses_that_override_what_the_forward_calls() -> None:
 def test_separable_decoder_is_left_alone() -> None:
     head = like.DepthwiseSeparableASPPHead(c1_in_channels=4, c1_channels=3, in_channels=7, channels=8)
     assert "a norm and a ReLU follow each depthwise 3x3" in why_skipped(head)
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "reason"),
+    [
+        ("mmseg.models.decode_heads.aspp_head", "ASPPHead", "nn.ASPP(pool_first=True, project_kernel=3)"),
+        ("mmseg.models.backbones.hrnet", "HRModule", "resizes them a second time"),
+    ],
+)
+def test_classes_without_an_adapter_are_named(
+    path: str, name: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, cls = ModuleType(path), type(name, (nn.Module,), {})
+    setattr(module, name, cls)
+    monkeypatch.setitem(sys.modules, path, module)
+    assert reason in why_skipped(cls())
 
 
 def test_another_concat_order_is_found_out() -> None:

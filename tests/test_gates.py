@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import pyramid_kernels as pk
 from pyramid_kernels.nn import AttentionRefinementModule, FeatureFusionModule
 from pyramid_kernels.nn.base import Fused
+from tests.agreement import count_fused
 from tests.kernels import DEVICE
 from tests.test_nn import freeze_norms
 
@@ -72,10 +73,24 @@ def assert_same(module: Any, maps: list[Tensor], tolerance: float = 1e-9) -> Non
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("mode", ["train", "eval", "some-frozen"])
 @pytest.mark.parametrize("backend", ["reference", "composed"])
-def test_equals_its_reference(name: str, mode: str, backend: str, layout: torch.memory_format) -> None:
+def test_equals_its_reference(
+    name: str, mode: str, backend: str, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module, maps = build(name, backend)
     freeze_norms(module.train(), 2) if mode == "some-frozen" else module.train(mode == "train")
+    runs = count_fused(type(module), monkeypatch)
     assert_same(module, [m.contiguous(memory_format=layout) for m in maps])
+    # The second of an ARM's norms is its gate's, which takes statistics of the batch unless it is frozen.
+    assert len(runs) == (mode == "eval" or name != "arm")
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_compiles_whole(name: str, mode: str) -> None:
+    module, maps = build(name, "reference")
+    module.train(mode == "train")
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(*maps), module(*maps))
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])

@@ -14,9 +14,10 @@ import pyramid_kernels as pk
 from pyramid_kernels.cli.demo_model import load_photo
 from pyramid_kernels.models import Network, Segmenter, networks
 from pyramid_kernels.models.base import library
+from pyramid_kernels.nn import PPM
 from pyramid_kernels.nn.base import Fused
 from pyramid_kernels.ops import all_ops
-from tests.agreement import assert_agrees, fair_
+from tests.agreement import assert_agrees, count_fused, fair_
 from tests.kernels import DEVICE
 
 for name in ("torchvision", "timm"):
@@ -70,11 +71,15 @@ def pair(name: str, backend: str) -> tuple[Network, Network]:
 @pytest.mark.parametrize("image", [photograph, noise], ids=["photograph", "noise"])
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("name", TINY)
-def test_fused_agrees_with_plain(name: str, mode: str, image: Any) -> None:
+def test_fused_agrees_with_plain(name: str, mode: str, image: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fused, plain = pair(name, TINY[name][1])
+    kinds = {type(m) for m in fused.modules() if isinstance(m, Fused)}
+    runs = {kind: count_fused(kind, monkeypatch) for kind in kinds}
     assert any(isinstance(m, Fused) for m in fused.modules()) and not any(isinstance(m, Fused) for m in plain.modules())
     draws = 2 if name in ("DeepLabV1", "DeepLabV2-vgg") else 8  # a step of a VGG takes as long as ten of the others
     assert_agrees(fused.train(mode == "train"), plain.train(mode == "train"), image(), draws)
+    # A PSPHead runs the pyramid inside it itself.
+    assert {kind for kind in kinds if not runs[kind]} == {PPM} & kinds
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -117,12 +117,13 @@ def test_the_own_forward_runs_where_auto_is_the_unfused_chain(name: str) -> None
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-@pytest.mark.parametrize("name", ["largefov", "aspp-v2-hidden", "spp", "hrfuse-bilinear"])
 def test_compiles_whole(name: str, backend: str) -> None:
     module, maps = build(name, backend, torch.float32)
     x = maps[0] if len(maps) == 1 else maps
     torch._dynamo.reset()
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    # What follows the trace differs by op alone: one module of each goes through AOTAutograd as well.
+    through = "aot_eager" if name in ("largefov", "aspp-v2-hidden", "spp", "dspp", "hrfuse-bilinear") else "eager"
+    compiled = torch.compile(module, fullgraph=True, backend=through)
     torch.testing.assert_close(compiled(x), module(x), rtol=1e-4, atol=1e-4)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,8 +114,17 @@ def test_arguments_of_modules() -> None:
         DSPP(3, 4, backend="cudnn")
 
 
-def test_an_altered_level_is_not_fused() -> None:
-    plain = DSPP(3, 4).to_reference()
-    plain.levels[1][0].stride = (2, 2)  # type: ignore[index, union-attr]
-    with pytest.raises(ValueError, match=r"as ReferenceDSPP makes it: levels.1.0 has stride=\(2, 2\), not 1"):
-        DSPP.from_reference(plain)
+@pytest.mark.parametrize("cls", [DSPP, MDSPP])
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"stride": 2}, r"levels.1.0 has stride=\(2, 2\), not 1"),
+        ({"padding": 2, "dilation": 2}, r"levels.1.0 has dilation=\(2, 2\), not 1"),
+        ({"bias": True}, "levels.1.0 has a bias"),
+    ],
+)
+def test_an_altered_level_is_not_fused(cls: type[DSPP | MDSPP], settings: dict[str, Any], reason: str) -> None:
+    plain: Any = cls(3, 4).to_reference()
+    plain.levels[1][0] = nn.Conv2d(3, 3, 3, groups=3, **{"padding": 1, "bias": False} | settings)
+    with pytest.raises(ValueError, match=f"as {cls.original.__name__} makes it: {reason}"):
+        cls.from_reference(plain)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +18,9 @@ from ..nn.norm import synchronises
 #: Largest difference over the largest value: wide enough for TF32 and BatchNorm over few values, far below any
 #: difference that another order, grid convention or normalisation makes.
 BUDGET = {torch.float64: 1e-8, torch.float32: 5e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+
+#: Parameters and buffers of the largest module on meta that is checked, by a copy on the CPU.
+LARGEST_ON_META = 1 << 26
 
 
 @contextmanager
@@ -57,21 +62,66 @@ def difference(expected: Any, got: Any) -> str | None:
     return None
 
 
-def self_check(module: Fused, own_class: bool) -> str | None:
-    """Why the swapped ``module`` is not accepted: its two forwards differ on random input, in eval or train mode.
+def self_check(module: nn.Module, kind: type[Fused], own_class: bool) -> str | None:
+    """Why ``module`` is not to become a ``kind``: its two forwards differ on random input, in eval or train mode.
 
-    The ops run as their PyTorch reference: what is checked is that the module computes what its structure says.
+    Both run on a copy with weights of its own, since zeros and small gains would hide a difference. The ops run as
+    their PyTorch reference: what is checked is that the module computes what its structure says.
     """
-    units, weight = module.units(module), module.like(module)
-    if weight.is_meta:
+    if why_unchecked(module):
         return None
     if has_hooks(module):
         return None if own_class else "a child has hooks, which checking this class would run; remove them first"
-    chosen, module.kernel_backend = module.kernel_backend, "reference"
-    try:
-        return _compare(module, weight, any(synchronises(unit.norm) for unit in units))
-    finally:
-        module.kernel_backend = chosen
+    with torch.no_grad():
+        twin = _redrawn(module)
+    twin.__class__ = kind
+    twin.kernel_backend = "reference"
+    return _compare(twin, kind.like(twin), any(synchronises(unit.norm) for unit in kind.units(twin)))
+
+
+def why_unchecked(module: nn.Module) -> str | None:
+    """Why there is no copy to check: the module holds no values, and more than a check may take memory for."""
+    if not _on_meta(module):
+        return None
+    size = sum(t.numel() for t in _tensors(module))
+    return f"unchecked: {size} values on meta" if size > LARGEST_ON_META else None
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _on_meta(module: nn.Module) -> bool:
+    return any(t.is_meta for t in _tensors(module))
+
+
+def _redrawn(module: nn.Module) -> Any:
+    """A copy, without hooks of its own, whose every weight and statistic shows in the result; on the CPU for meta."""
+    memo: dict[int, Any] = {id(hooks): OrderedDict() for name, hooks in vars(module).items() if name.endswith("_hooks")}
+    # deepcopy refuses what spectral_norm leaves behind: tensors with a graph.
+    attributes = (value for m in module.modules() for value in vars(m).values())
+    memo |= {id(t): t.detach().clone() for t in attributes if isinstance(t, Tensor) and not t.is_leaf}
+    twin = copy.deepcopy(module, memo)
+    if _on_meta(module):
+        twin.to_empty(device="cpu")
+        for t in _tensors(twin):
+            t.zero_()
+    generator = torch.Generator().manual_seed(0)
+    for m in twin.modules():
+        norm = "running_var" in m._buffers
+        for name, t in [*m._parameters.items(), *(m._buffers.items() if norm else ())]:
+            if t is not None and t.is_floating_point():
+                t.copy_(_draw(name, t.shape, generator))
+    return twin
+
+
+def _draw(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Gains and variances about 1, other vectors of either sign, weights that keep the size of what they meet."""
+    if len(shape) < 2 and name in ("weight", "running_var"):
+        return 0.75 + torch.rand(shape, generator=generator) / 2
+    fan_in = shape[1:].numel() if len(shape) > 1 else 4
+    return torch.randn(shape, generator=generator) / fan_in**0.5
 
 
 def _compare(module: Fused, weight: Tensor, eval_only: bool) -> str | None:

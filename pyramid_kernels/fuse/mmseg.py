@@ -201,6 +201,15 @@ SEPARABLE = (
     "be mixed before the upsampling"
 )
 
+ASPP = (
+    "left alone: no adapter reads its ConvModules; nn.ASPP(pool_first=True, project_kernel=3) computes what its "
+    "image_pool, aspp_modules and bottleneck do"
+)
+EXCHANGE = (
+    "left alone: it upsamples its maps bilinearly, and resizes them a second time to the size of the output; the "
+    "nearest exchange of other HRNets is fused, and nn.HRFuse has a bilinear one"
+)
+
 #: Adapters, or why a class is left alone, by the module and the name of the class.
 CLASSES: dict[tuple[str, str], type[Fused] | str] = {
     ("mmseg.models.decode_heads.psp_head", "PSPHead"): PSPHeadForward,
@@ -208,4 +217,6 @@ CLASSES: dict[tuple[str, str], type[Fused] | str] = {
     ("mmseg.models.decode_heads.fcn_head", "FCNHead"): FCNHeadForward,
     ("mmseg.models.decode_heads.segformer_head", "SegformerHead"): SegformerHeadForward,
     ("mmseg.models.decode_heads.sep_aspp_head", "DepthwiseSeparableASPPHead"): SEPARABLE,
+    ("mmseg.models.decode_heads.aspp_head", "ASPPHead"): ASPP,
+    ("mmseg.models.backbones.hrnet", "HRModule"): EXCHANGE,
 }

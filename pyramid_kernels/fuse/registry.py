@@ -12,13 +12,15 @@ from torch import nn
 from ..nn.aspp import ASPP, ASPPForward, ReferenceASPP
 from ..nn.base import Fused
 from ..nn.bisenet import (
+    ARMForward,
     AttentionRefinementModule,
     FeatureFusionModule,
+    FFMForward,
     ReferenceAttentionRefinementModule,
     ReferenceFeatureFusionModule,
 )
 from ..nn.deeplabv3plus import DeepLabV3PlusDecoder, ReferenceDeepLabV3PlusDecoder
-from ..nn.dilated import ASPPv2, LargeFOV, ReferenceASPPv2, ReferenceLargeFOV
+from ..nn.dilated import ASPPv2, ASPPv2Forward, LargeFOV, ReferenceASPPv2, ReferenceLargeFOV
 from ..nn.dspp import DSPP, MDSPP, ReferenceDSPP, ReferenceMDSPP
 from ..nn.heads import PSPHead, ReferencePSPHead
 from ..nn.hrnet import HRFuse, ReferenceHRFuse
@@ -68,6 +70,10 @@ adapters: dict[type[nn.Module], type[Fused]] = {
 layouts: dict[str, type[Fused]] = {
     "torchvision's ASPP": ASPPForward,
     "semseg's PPM": PPMForward,
+    "DeepLab v2's ASPP": ASPPv2Forward,
+    "CoinCheung's AttentionRefinementModule": ARMForward,
+    "CoinCheung's FeatureFusionModule": FFMForward,
+    "timm's HighResolutionModule": hrnet.HighResolutionModuleForward,
     "ultralytics' SPP": SPPForward,
     "ultralytics' SPPF": SPPFForward,
     "transformers' SegformerDecodeHead": SegFormerForward,

@@ -16,7 +16,7 @@ class FusedSegformerDecodeHead(SegFormerForward, segformer.SegformerDecodeHead):
 
     original = segformer.SegformerDecodeHead
 
-    def forward(self, encoder_hidden_states: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+    def forward(self, encoder_hidden_states: Any, **kwargs: Any) -> Tensor:
         return super().forward(encoder_hidden_states)
 
     @classmethod

@@ -128,18 +128,17 @@ def _consider(path: str, module: nn.Module, backend: str, swapped: list[nn.Modul
     adapter = registry.adapters[known]
     reason = _overridden(module, known, adapter)
     reason = reason or structure.why_not_children(module, adapter.called) or adapter.why_not(module)
-    if reason is None:
-        fused_class = registry.fused_class(cls, adapter)
-        swapped.append(module)
-        _swap(module, fused_class, backend)
-        reason = check.self_check(module, fused_class is adapter)  # type: ignore[arg-type]
-        if reason is None:
-            # Only now: channels_last weights change the own forward's memory format, and with it its dropout mask.
-            if fused_class.channels_last_weights:
-                setattr(module, STRIDES, to_channels_last(module))
-            return Entry(path, cls.__name__, True, _decisions(module))  # type: ignore[arg-type]
-        _restore(swapped.pop())
-    return Entry(path, cls.__name__, False, reason)
+    fused_class = registry.fused_class(cls, adapter)
+    reason = reason or check.self_check(module, fused_class, fused_class is adapter)
+    if reason is not None:
+        return Entry(path, cls.__name__, False, reason)
+    swapped.append(module)
+    _swap(module, fused_class, backend)
+    # Only now: channels_last weights change the own forward's memory format, and with it its dropout mask.
+    if fused_class.channels_last_weights:
+        setattr(module, STRIDES, to_channels_last(module))
+    details = (check.why_unchecked(module), _decisions(module))  # type: ignore[arg-type]
+    return Entry(path, cls.__name__, True, "; ".join(filter(None, details)))
 
 
 def _overridden(module: nn.Module, known: type[nn.Module], adapter: type[Fused]) -> str | None:
@@ -153,9 +152,11 @@ def _overridden(module: nn.Module, known: type[nn.Module], adapter: type[Fused])
 
 
 def _look_alike(module: nn.Module) -> str | None:
+    cls = type(module).__name__
+    if type(module) in (nn.Sequential, nn.ModuleList, nn.ModuleDict):
+        return None  # everybody's: no class to register
     for name, layout in registry.layouts.items():
-        if layout.why_not(module) is None:
-            cls = type(module).__name__
+        if layout.looks_like(module):
             return f"look-alike of {name}, of an unknown class; register_adapter({cls}, fuse.{layout.__name__})"
     return None
 

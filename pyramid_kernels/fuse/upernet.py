@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from transformers.models.upernet import modeling_upernet as upernet
 
 from ..nn.heads import Bottleneck
@@ -17,9 +17,6 @@ class FusedUperNetHead(UPerForward, upernet.UperNetHead):
     """UperNetHead with its forward fused."""
 
     original = upernet.UperNetHead
-
-    def forward(self, encoder_hidden_states: Any) -> Tensor:
-        return super().forward(encoder_hidden_states)
 
     @classmethod
     def levels(cls, module: Any) -> list[Level]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -12,7 +13,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from ..backends import BACKENDS, Op, Problem, automatic, select
 from ..ops._shared.checks import FLOATS, check_choice
-from .norm import synchronises
+from .norm import class_name, synchronises
 from .norm import why_not as why_not_norm
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ class Fused(_Base):
         raise NotImplementedError
 
     @classmethod
+    def looks_like(cls, module: nn.Module) -> bool:
+        """Whether a ``module`` of unknown class is so much of this structure that a user should hear of it."""
+        return cls.why_not(module) is None
+
+    @classmethod
     def like(cls, module: nn.Module) -> Tensor:
         """A tensor whose dtype and device ``module`` takes."""
         return next(module.parameters()).detach()
@@ -83,10 +89,23 @@ class Fused(_Base):
         """The (op, problem, sizes) of every op that ``fused_forward`` calls on ``x`` in the present mode."""
         raise NotImplementedError
 
-    def forward(self, x: Any) -> Any:
+    if not TYPE_CHECKING:  # as nn.Module declares it: the classes behind have other names for x
+
+        def forward(self, x: Any = None, **named: Any) -> Any:
+            return self._answer(() if x is None else (x,), named)
+
+    def _answer(self, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """The fused forward on what the own one would be given, by position or by the names of its arguments."""
+        given = self._by_position(args, named) if named else args
+        x = list(given) if self.spreads_maps else given[0] if len(given) == 1 else None
         if self.why_original(x) is None:
             return self.fused_forward(x)
-        return super().forward(x)
+        return super().forward(*args, **named)
+
+    def _by_position(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+        """All arguments in the order of the own forward; none where it takes some that the fused one does not know."""
+        bound = inspect.signature(self.original.forward).bind(self, *args, **named)
+        return () if bound.kwargs else bound.args[1:]
 
     def why_not_input(self, x: Any) -> str | None:
         """Why the ops do not take ``x``; the original forward then answers, with its own error if there is one."""
@@ -207,7 +226,7 @@ def why_not_unit(unit: Unit) -> str | None:
     """Why the ops cannot stand for this convolution and norm as they are now."""
     for conv in filter(None, (unit.depthwise, unit.conv)):
         if type(conv) is not nn.Conv2d:
-            return f"a convolution is a {type(conv).__name__}"
+            return f"a convolution is a {class_name(conv)}"
         if type(conv.weight) is not nn.Parameter:
             return f"a weight is a {type(conv.weight).__name__}"
     if unit.conv.bias is not None and not unit.biased and not isinstance(unit.norm, nn.Identity):

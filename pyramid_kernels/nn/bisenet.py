@@ -87,6 +87,11 @@ class ARMForward(Fused):
         return cls.gate(module).why_not(first)
 
     @classmethod
+    def looks_like(cls, module: nn.Module) -> bool:
+        """With the 3x3: without, a 1x1 ``conv`` and a norm ``bn`` are all of it, and of very many other classes."""
+        return "conv_atten" in module._modules and super().looks_like(module)
+
+    @classmethod
     def example(cls, module: nn.Module, new: Callable[[int, int], Tensor]) -> Any:
         return new(next(m for m in module.modules() if isinstance(m, nn.Conv2d)).in_channels, 4)
 
@@ -242,10 +247,8 @@ class FFMForward(HeadForward):
     def backend_of(self, op: Op) -> str:
         return self.kernel_backend
 
-    def forward(self, *maps: Tensor) -> Tensor:
-        if self.why_original(list(maps)) is None:
-            return self.fused_forward(list(maps))
-        return super(Fused, self).forward(*maps)
+    def forward(self, *maps: Tensor, **named: Tensor) -> Tensor:
+        return self._answer(maps, named)
 
     def fused_forward(self, x: Any) -> Tensor:
         parts, backend = self.parts(self), self.kernel_backend

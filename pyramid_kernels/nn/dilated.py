@@ -13,6 +13,7 @@ from .. import functional
 from ..backends import Op, Problem
 from . import structure
 from .base import Fused, Unit, check_backend, problems_of, to_channels_last
+from .norm import class_name
 
 
 class ReferenceLargeFOV(nn.Module):
@@ -145,6 +146,11 @@ class ASPPv2Forward(Fused):
                 return "the branches differ in their channels"
         return structure.why_not_units(cls.units(module))
 
+    @classmethod
+    def looks_like(cls, module: nn.Module) -> bool:
+        """With layers behind the 3x3: convolutions side by side and nothing else are in very many classes."""
+        return super().looks_like(module) and min(map(len, cls.branches(module))) > 1 < len(cls.branches(module))
+
     def fused_forward(self, x: Tensor) -> Tensor:
         first, *others = zip(*self.branches(self), strict=True)
         settings: dict[str, Any] = {
@@ -174,7 +180,7 @@ def _joined(convs: Sequence[nn.Conv2d], dim: int = 0) -> Tensor:
 def _why_not_branch(name: str, branch: nn.Module, deep: bool) -> str | None:
     if not deep:
         if type(branch) is not nn.Conv2d:
-            return f"{name} is a {type(branch).__name__}, not a Conv2d"
+            return f"{name} is a {class_name(branch)}, not a Conv2d"
         return structure.why_not_conv(name, branch, (1, 3))
     reason = structure.why_not_sequence(name, branch, nn.Conv2d, nn.ReLU, nn.Conv2d, nn.ReLU, nn.Conv2d)
     if reason:

@@ -87,8 +87,8 @@ class LevelsForward(Fused):
             if reason:
                 return reason
         units = cls.units(module)
-        branches = (structure.why_not_branch(f"levels.{i}", unit) for i, unit in enumerate(units))
-        return next(filter(None, branches), None) or structure.why_not_units(units)
+        levels = (_why_not_level(f"levels.{i}", unit) for i, unit in enumerate(units))
+        return next(filter(None, levels), None) or structure.why_not_units(units)
 
     @classmethod
     def example(cls, module: nn.Module, new: Callable[[int, int], Tensor]) -> Any:
@@ -111,13 +111,23 @@ class LevelsForward(Fused):
         return tuple([values[i] for i in order] for values in (module.bins, depthwise, pointwise, bias))
 
 
+def _why_not_level(path: str, unit: Any) -> str | None:
+    """Why ``unit`` is not the separable convolution that the op takes, whose depthwise step has weights alone."""
+    reason = structure.why_not_branch(path, unit)
+    if reason is None and unit.depthwise.dilation != (1, 1):
+        reason = f"{path}.0 has dilation={unit.depthwise.dilation}, not 1"
+    if reason is None and unit.depthwise.bias is not None:
+        reason = f"{path}.0 has a bias"
+    return reason
+
+
 class DSPP(LevelsForward, ReferenceDSPP):
     """SPEED's depthwise separable pyramid pooling.
 
     Equivalent to ``cat([x, *[resize(level(avg_pool2d(x, window))) for each bin]], 1)``: window and stride are
     (H // bin, W // bin) as in Keras, so the grid may be larger than the bin; ``level`` is a depthwise 3x3 and a 1x1
     with bias; the resize is bilinear at half pixels. x: (N, C, H, W) -> (N, C + len(bins) * filters, H, W) in x's dtype
-    and memory format.
+    and memory format; under autocast in its dtype, where the plain form gives the wider one of x and of the levels.
 
     Args:
         in_channels: C.

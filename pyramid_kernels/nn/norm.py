@@ -14,7 +14,14 @@ EvalNorm = tuple[Tensor | None, Tensor | None, Tensor, Tensor, float]
 def why_not(norm: nn.Module) -> str | None:
     """Why the ops cannot stand for ``norm``; None for BatchNorm2d, SyncBatchNorm, FrozenBatchNorm2d and Identity."""
     known = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm, nn.Identity) or is_frozen(norm)
-    return None if known else f"{type(norm).__name__} is not a BatchNorm the kernels know"
+    return None if known else f"{class_name(norm)} is not a BatchNorm the kernels know"
+
+
+def class_name(module: object) -> str:
+    """Its class as a message names it: in full where it only shares the name of one of PyTorch's, as in QAT."""
+    cls = type(module)
+    shared = getattr(nn, cls.__name__, cls) is not cls
+    return f"{cls.__module__}.{cls.__qualname__}" if shared else cls.__name__
 
 
 def is_frozen(norm: nn.Module) -> bool:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from .base import Unit, why_not_unit
+from .norm import class_name
 
 
 def why_not_children(module: nn.Module, called: Sequence[str] = ()) -> str | None:
@@ -34,7 +35,7 @@ def why_not_sequence(path: str, module: nn.Module, *kinds: type[nn.Module]) -> s
         return f"{path} is a {type(module).__name__}, not a Sequential"
     if len(module) != len(kinds) or not all(map(_is_kind, module, kinds)):
         expected = ", ".join(kind.__name__ for kind in kinds)
-        return f"{path} holds [{', '.join(type(m).__name__ for m in module)}], not [{expected}]"
+        return f"{path} holds [{', '.join(map(class_name, module))}], not [{expected}]"
     return None
 
 
@@ -45,7 +46,7 @@ def why_not_children_of(path: str, block: nn.Module | None, kinds: dict[str, typ
         return f"{path} holds {list(children)}, not {list(kinds)}"
     for name, kind in kinds.items():
         if kind is not nn.Module and type(children[name]) is not kind:
-            return f"{path}.{name} is a {type(children[name]).__name__}, not a {kind.__name__}"
+            return f"{path}.{name} is a {class_name(children[name])}, not a {kind.__name__}"
     return None
 
 

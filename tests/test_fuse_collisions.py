@@ -1,0 +1,117 @@
+"""Modules of another function under known keys (wrapped children, other norms, functional layers): declined by name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+import pyramid_kernels as pk
+from pyramid_kernels.fuse import registry
+from pyramid_kernels.nn import ReferenceASPP, ReferenceAttentionRefinementModule, ReferenceLargeFOV
+from tests import third_party as user
+from tests.repositories import why_skipped
+
+
+@pytest.fixture(autouse=True)
+def adapters_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.load_libraries()
+    monkeypatch.setattr(registry, "adapters", dict(registry.adapters))
+
+
+def aspp() -> nn.Module:
+    return ReferenceASPP(6, (2, 3), 4)
+
+
+def large_fov() -> nn.Module:
+    return ReferenceLargeFOV(6, 3, hidden=4, rate=2)
+
+
+def refinement() -> nn.Module:
+    return ReferenceAttentionRefinementModule(6, 4)
+
+
+def qat(conv: nn.Conv2d) -> nn.Module:
+    """The same convolution, whose weights are rounded on every call."""
+    quantised: Any = copy.deepcopy(conv)
+    quantised.__class__ = torch.ao.nn.qat.Conv2d
+    return quantised
+
+
+CHECKPOINT, QAT = "CheckpointWrapper", "torch.ao.nn.qat.modules.conv.Conv2d"
+
+
+@pytest.mark.parametrize(
+    ("make", "path", "wrap", "reason"),
+    [
+        (aspp, "convs.1.0", checkpoint_wrapper, f"convs.1 holds [{CHECKPOINT}, BatchNorm2d, ReLU]"),
+        (aspp, "convs.1.0", qat, f"convs.1 holds [{QAT}, BatchNorm2d, ReLU]"),
+        (large_fov, "fc6", checkpoint_wrapper, f"a convolution is a {CHECKPOINT}"),
+        (large_fov, "fc6", qat, f"a convolution is a {QAT}"),
+        (refinement, "conv_atten", checkpoint_wrapper, "conv_atten is not a Conv2d"),
+        (refinement, "conv_atten", qat, f"a convolution is a {QAT}"),
+    ],
+)
+def test_wrapped_convolutions(
+    make: Callable[[], nn.Module], path: str, wrap: Callable[[Any], nn.Module], reason: str
+) -> None:
+    module = make()
+    parent, _, name = path.rpartition(".")
+    setattr(module.get_submodule(parent), name, wrap(module.get_submodule(path)))
+    assert reason in why_skipped(module)
+
+
+class SynchronizedBatchNorm2d(nn.BatchNorm2d):
+    """jfzhang95's and CSAIL's: its variance is clamped to eps where PyTorch adds eps."""
+
+
+def test_subclasses_of_batch_norm() -> None:
+    module: Any = aspp()
+    module.convs[0][1] = SynchronizedBatchNorm2d(4)
+    assert "SynchronizedBatchNorm2d is not a BatchNorm the kernels know" in why_skipped(module)
+    other = type("BatchNorm2d", (nn.BatchNorm2d,), {"__module__": "detectron2.layers"})
+    module.convs[0][1] = other(4)
+    assert "detectron2.layers.BatchNorm2d is not a BatchNorm the kernels know" in why_skipped(module)
+
+
+def test_an_aspp_without_an_image_level_branch() -> None:
+    pk.register_adapter(user.ResearchASPP, pk.fuse.ASPPForward)
+    module: Any = user.ResearchASPP(6, (2, 3), 4)
+    module.convs.pop(-1)
+    assert "convs.2 holds [Conv2d, BatchNorm2d, ReLU], not [AdaptiveAvgPool2d" in why_skipped(module)
+
+
+class LeakyASPP(user.ResearchASPP):
+    """A function behind the concat, where no layer would show it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(F.leaky_relu(torch.cat([conv(x) for conv in self.convs], dim=1) - 1))
+
+
+class DroppingASPP(user.ResearchASPP):
+    """A function for the dropout, beside the one among its layers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(super().forward(x), 0.1, self.training)
+
+
+@pytest.mark.parametrize(("cls", "mode"), [(LeakyASPP, "eval"), (DroppingASPP, "train")])
+def test_functions_that_are_no_layers(cls: type[user.ResearchASPP], mode: str) -> None:
+    pk.register_adapter(cls, pk.fuse.ASPPForward)
+    assert f"its own forward gives another result in {mode} mode" in why_skipped(cls(6, (2, 3), 4))
+
+
+def test_state_that_has_no_count_of_batches() -> None:
+    """Files older than PyTorch 0.4.1 have none, and no version that would say so."""
+    module, fresh = aspp(), aspp()
+    state = {name: t for name, t in module.state_dict().items() if not name.endswith("num_batches_tracked")}
+    pk.fuse_(fresh.eval(), backend="reference", strict=True)
+    fresh.load_state_dict(state)
+    x = torch.randn(2, 6, 5, 7)
+    torch.testing.assert_close(fresh(x), module.eval()(x), rtol=1e-4, atol=1e-4)
