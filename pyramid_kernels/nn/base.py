@@ -91,8 +91,8 @@ class Fused(_Base):
 
     if not TYPE_CHECKING:  # as nn.Module declares it: the classes behind have other names for x
 
-        def forward(self, x: Any = None, **named: Any) -> Any:
-            return self._answer(() if x is None else (x,), named)
+        def forward(self, x: Any = None, *more: Any, **named: Any) -> Any:
+            return self._answer(() if x is None else (x, *more), named)
 
     def _answer(self, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """The fused forward on what the own one would be given, by position or by the names of its arguments."""
