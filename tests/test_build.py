@@ -26,9 +26,6 @@ ROOT = Path(__file__).resolve().parent.parent
 KNOBS = ("PYRAMID_KERNELS_CUDA", "PYRAMID_KERNELS_CUDA_ARCHS", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CUDA_PATH")
 NVCC = setup.Nvcc("/opt/cuda/bin/nvcc", "12.4.131", (75, 80, 86, 89, 90))
 slow = pytest.mark.slow
-#: What the core is built for here: a default architecture that `.ci/run` compiles nowhere else.
-ARCH = "100-real"
-
 needs_nvcc = pytest.mark.skipif(isinstance(setup.find_nvcc(), str), reason="needs nvcc")
 
 
@@ -140,9 +137,9 @@ def wheel(source: Path, folder: Path, **environment: str) -> tuple[str, Path, di
 @pytest.fixture(scope="session")
 def core(source: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A wheel with the CUDA core, built by pip alone in an environment that has no torch."""
-    environment = {"PYRAMID_KERNELS_CUDA": "1", "PYRAMID_KERNELS_CUDA_ARCHS": ARCH, "MAX_JOBS": "2"}
+    environment = {"PYRAMID_KERNELS_CUDA": "1", "PYRAMID_KERNELS_CUDA_ARCHS": "80-real", "MAX_JOBS": "2"}
     said, installed, info = wheel(source, tmp_path_factory.mktemp("core"), **environment)
-    return SimpleNamespace(said=said, installed=installed, info=info, build=source / "build" / "cuda" / ARCH)
+    return SimpleNamespace(said=said, installed=installed, info=info, build=source / "build" / "cuda" / "80-real")
 
 
 @slow
@@ -158,9 +155,9 @@ def test_without_nvcc_the_rest_is_installed(source: Path, tmp_path: Path) -> Non
 @slow
 @needs_nvcc
 def test_the_core_is_built_and_says_how(core: SimpleNamespace) -> None:
-    assert core.info["archs"] == ARCH and core.info["nvcc"].count(".") == 2
+    assert core.info["archs"] == "80-real" and core.info["nvcc"].count(".") == 2
     shown = run(sys.executable, "-m", "pyramid_kernels", "info", cwd=core.installed, PYTHONPATH=str(core.installed))
-    assert f"compiled for {ARCH}" in shown and f"nvcc: {core.info['nvcc']}" not in shown.split("build")[0]
+    assert "compiled for 80-real" in shown and f"nvcc: {core.info['nvcc']}" not in shown.split("build")[0]
     assert core.info["nvcc"] in shown
 
 
@@ -181,7 +178,7 @@ cuda.forward(x, y, indices, [(1, 1)], "avg", "adaptive")
 def test_a_launch_without_a_driver_says_what_was_built_and_found(core: SimpleNamespace) -> None:
     said = run(sys.executable, "-c", LAUNCH, cwd=core.installed, ok=False, PYTHONPATH=str(core.installed))
     assert "RuntimeError: pyramid_pool_fwd_kernel: " in said
-    assert f"built for {ARCH} with CUDA" in said and "found no usable CUDA driver" in said
+    assert "built for 80-real with CUDA" in said and "found no usable CUDA driver" in said
 
 
 @slow
