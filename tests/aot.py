@@ -24,6 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 ROOT = Path(__file__).resolve().parent.parent
 #: Bytes of shared memory that one block may take; beyond COMMON the smaller Ampere and Ada parts cannot run it.
 SHARED, COMMON = {80: 163 * 1024, 90: 227 * 1024}, 99 * 1024
+#: Processes that compile for one architecture, side by side.
+SHARES = 2
 TENSOR_CORES = {80: "HMMA", 90: "H?GMMA|HMMA"}
 
 
@@ -192,18 +194,17 @@ def complaints(usage: Usage, capability: int) -> list[str]:
     ]
 
 
-def gate(capability: int, quick: bool) -> int:
-    """Compile for one architecture, print a table, and return how many bodies fail."""
+def gate(capability: int, quick: bool, share: int) -> int:
+    """Compile one of SHARES shares for an architecture, print a table, and return how many bodies fail."""
     from triton.runtime import driver
 
     driver.set_active(_Driver(capability))
     entries = recorded(capability)
     if quick:
         entries = list({(e.kernel.__name__, e.dtype): e for e in reversed(entries)}.values())
-    used = [compiled(entry, capability) for entry in entries]
-    print(
-        f"compute capability {capability / 10:.1f}: {len(used)} bodies\n{'kernel':42} dtype     registers  shared bytes"
-    )
+    used = [compiled(entry, capability) for entry in entries[share::SHARES]]
+    print(f"compute capability {capability / 10:.1f}, share {share + 1} of {SHARES}: {len(used)} bodies")
+    print(f"{'kernel':42} dtype     registers  shared bytes")
     for name, dtype in sorted({(u.kernel, u.dtype) for u in used}):
         rows = [u for u in used if (u.kernel, u.dtype) == (name, dtype)]
         registers, shared = max(u.registers for u in rows), max(u.shared for u in rows)
@@ -215,20 +216,24 @@ def gate(capability: int, quick: bool) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Both architectures side by side, each in a process that does not interpret kernels."""
+    """Both architectures side by side, in processes that do not interpret kernels."""
     parser = argparse.ArgumentParser(prog="python -m tests.aot", description="Compile every Triton kernel.")
     parser.add_argument("--quick", type=int, nargs="*", choices=sorted(SHARED), metavar="CAPABILITY")
-    parser.add_argument("--only", type=int, choices=sorted(SHARED), help=argparse.SUPPRESS)
+    parser.add_argument("--only", type=int, nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     quick = sorted(SHARED) if args.quick == [] else args.quick or []
     if args.only:
-        return min(1, gate(args.only, args.only in quick))
+        capability, share = args.only
+        return min(1, gate(capability, capability in quick, share))
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(ROOT / "build" / "aot"), "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     runs = [
-        subprocess.Popen([sys.executable, "-m", "tests.aot", "--only", str(c), *argv], cwd=ROOT, env=environment)
-        for c in sorted(SHARED)
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.aot", "--only", str(capability), str(share), *argv], cwd=ROOT, env=environment
+        )
+        for capability in sorted(SHARED)
+        for share in range(SHARES)
     ]
     return max(run.wait() for run in runs)
 
