@@ -83,6 +83,7 @@ def _rank(rank: int, check: Callable[..., None], path: str, *args: Any) -> None:
     DistributedDataParallel._passing_sync_batchnorm_handle = lambda *_: None  # which asks for a GPU likewise
     try:
         check(slice(rank * IMAGES // RANKS, (rank + 1) * IMAGES // RANKS), *args)
+        dist.barrier()  # a rank that leaves closes connections that the other may still read from
     finally:
         dist.destroy_process_group()
 
