@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from torch.testing import assert_close
 
 from pyramid_kernels.nn import ASPP, AttentionRefinementModule, ReferenceFeatureFusionModule
 from tests import test_gates, test_heads, test_nn, test_nn_pyramids, test_spp
+from tests.agreement import count_fused
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 
@@ -106,21 +106,13 @@ def sharded(share: slice) -> None:
     for name in MODULES:
         module, maps = build(name, share)
         module.eval()  # statistics of the batch are not what is sharded
-        ran: list[nn.Module] = []
-        with mock.patch.object(type(module), "fused_forward", noting(type(module).fused_forward, ran)):
+        with pytest.MonkeyPatch.context() as patch:
+            ran = count_fused(type(module), patch)
             ours = _step(module, maps)
         assert ran, f"{name}: its own forward ran"
         plain = _step(build(name)[0].eval().to_reference(), maps)
         for key in plain:
             assert_close(ours[key], plain[key], rtol=1e-9, atol=1e-9)
-
-
-def noting(forward: Callable[..., Tensor], ran: list[nn.Module]) -> Callable[..., Tensor]:
-    def noted(module: nn.Module, x: Any) -> Tensor:
-        ran.append(module)
-        return forward(module, x)
-
-    return noted
 
 
 def _step(module: Any, maps: list[Tensor]) -> dict[str, Tensor]:
