@@ -115,3 +115,26 @@ def test_state_that_has_no_count_of_batches() -> None:
     fresh.load_state_dict(state)
     x = torch.randn(2, 6, 5, 7)
     torch.testing.assert_close(fresh(x), module.eval()(x), rtol=1e-4, atol=1e-4)
+
+
+class CSPSPPF(nn.Module):
+    """YOLOv6's: SPPF on one of two paths, which stands behind the other in the concat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for i, (inputs, outputs) in enumerate([(4, 2), (4, 2), (2, 2), (2, 2), (8, 2), (2, 2), (4, 4)], 1):
+            self.add_module(f"cv{i}", nn.Conv2d(inputs, outputs, 1))
+        self.m = nn.MaxPool2d(5, 1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = [self.cv4(self.cv3(self.cv1(x)))]
+        for _ in range(3):
+            pooled.append(self.m(pooled[-1]))
+        return self.cv7(torch.cat([self.cv2(x), self.cv6(self.cv5(torch.cat(pooled, 1)))], 1))
+
+
+def test_yolov6s_pools_are_not_an_sppf_of_their_own() -> None:
+    module = CSPSPPF()
+    assert not pk.fuse_(module).fused
+    pk.register_adapter(CSPSPPF, pk.fuse.SPPFForward)
+    assert "'cv7', 'm'], not ['cv1', 'cv2', 'm']" in why_skipped(module)
