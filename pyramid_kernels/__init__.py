@@ -3,7 +3,7 @@
 from . import functional, models, nn, testing
 from ._version import __version__
 from .backends import BackendError, explain
-from .fuse import FuseError, FuseReport, fuse_, fused, register_adapter, unfuse_
+from .fuse import FuseError, FuseReport, freeze_, fuse_, fused, register_adapter, unfreeze_, unfuse_
 from .inference import predict
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "FuseReport",
     "__version__",
     "explain",
+    "freeze_",
     "functional",
     "fuse_",
     "fused",
@@ -20,5 +21,6 @@ __all__ = [
     "predict",
     "register_adapter",
     "testing",
+    "unfreeze_",
     "unfuse_",
 ]

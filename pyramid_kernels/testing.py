@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from . import ledger
 from .ops._shared.launch import counters
+from .ops._shared.layout import as_map
 
 
 @contextmanager
@@ -93,7 +94,7 @@ def module_error_ratios(ours: nn.Module, unfused: nn.Module, x: Tensor, draws: i
 
     Args:
         ours, unfused: a fused module and its original; ``unfused`` is left after one more step on ``x``.
-        x: (N, C, H, W), what both take. Other draws roll it over the batch, in either memory format, under other
+        x: (N, C, H, W), what both take. Other draws roll it over the batch, in its own memory format, under other
             gradients of the output.
         draws: how many.
     """
@@ -105,10 +106,8 @@ def module_error_ratios(ours: nn.Module, unfused: nn.Module, x: Tensor, draws: i
         exact = copy.deepcopy(unfused).double()
         exact.load_state_dict(state)
         unfused.load_state_dict(state)
-        seed, layout = draw // 2, torch.channels_last if draw % 2 else torch.contiguous_format
-        unfused.to(memory_format=layout)  # type: ignore[call-overload]
-        data = x.roll(seed, 0).contiguous(memory_format=layout)
-        expected, chain = _step(exact, data.double(), seed), _step(unfused, data, seed)
+        data = as_map(x.roll(draw, 0), x)
+        expected, chain = _step(exact, data.double(), draw), _step(unfused, data, draw)
         truth = truth or expected
         for name, t in expected.items():
             chains[name] = chains.get(name, Errors()).worse(errors(chain[name], t))

@@ -17,43 +17,15 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
-from pyramid_kernels.nn import ASPP, AttentionRefinementModule, ReferenceFeatureFusionModule
-from tests import test_gates, test_heads, test_nn, test_nn_pyramids, test_spp
+from pyramid_kernels.nn import ASPP, AttentionRefinementModule
 from tests.agreement import count_fused
+from tests.modules import IMAGES, MODULES, build, loss, maps_of
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 
-RANKS, IMAGES = 2, 4
-#: Every module of ``nn`` that has parameters, and the (C, H, W) of its maps.
-MODULES: dict[str, tuple[Callable[..., Any], list[tuple[int, int, int]]]] = {
-    **{f"nn {name}": (make, [(6, 7, 5)]) for name, make in test_nn.MODULES.items()},
-    **{f"spp {name}": (make, [(8, 15, 14)]) for name, make in test_spp.MODULES.items()},
-    **{f"head {name}": case for name, case in test_heads.HEADS.items()},
-    **{f"gate {name}": case for name, case in test_gates.MODULES.items()},
-    **{
-        f"pyramid {name}": (make, shapes if isinstance(shapes, list) else [shapes])
-        for name, (make, shapes, op) in test_nn_pyramids.MODULES.items()
-        if op != "pyramid_pool" or "aspp" in name
-    },
-}
+RANKS = 2
 #: Those whose ops cannot leave a norm's statistics to the norm: SyncBatchNorm runs in their own forward.
 OWN_STATISTICS = (ASPP, AttentionRefinementModule)
-
-
-def build(name: str, share: slice = slice(None)) -> tuple[Any, list[Tensor]]:
-    """A fused module in float64 with weights that every rank draws alike, and its share of the images."""
-    torch.manual_seed(0)
-    make, shapes = MODULES[name]
-    module = make(backend="reference").double()
-    for dropout in (m for m in module.modules() if isinstance(m, nn.Dropout)):
-        dropout.p = 0.0
-    return module, [torch.randn(IMAGES, *shape, dtype=torch.float64)[share] for shape in shapes]
-
-
-def loss(module: Any, maps: list[Tensor]) -> Tensor:
-    spread = len(maps) == 1 or isinstance(getattr(module, "module", module), ReferenceFeatureFusionModule)
-    y = module(*maps) if spread else module(maps)
-    return sum(t.square().mean() for t in (y if isinstance(y, list) else [y]))
 
 
 def gradients(module: nn.Module, maps: list[Tensor]) -> dict[str, Tensor | None]:
@@ -90,9 +62,9 @@ def _rank(rank: int, check: Callable[..., None], path: str, *args: Any) -> None:
 
 def data_parallel(share: slice) -> None:
     for name in MODULES:
-        module, whole = build(name)
+        module, whole = build(name), maps_of(name)
         expected = gradients(module.to_reference(), whole)
-        module, maps = build(name, share)
+        maps = [m[share] for m in whole]
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
         reason = module.why_original(maps[0] if len(maps) == 1 else maps)
         assert reason is None or isinstance(module, OWN_STATISTICS), f"{name}: {reason}"
@@ -104,21 +76,19 @@ def data_parallel(share: slice) -> None:
 
 def sharded(share: slice) -> None:
     for name in MODULES:
-        module, maps = build(name, share)
+        module, maps = build(name), [m[share] for m in maps_of(name)]
         module.eval()  # statistics of the batch are not what is sharded
         with pytest.MonkeyPatch.context() as patch:
             ran = count_fused(type(module), patch)
             ours = _step(module, maps)
         assert ran, f"{name}: its own forward ran"
-        plain = _step(build(name)[0].eval().to_reference(), maps)
+        plain = _step(build(name).eval().to_reference(), maps)
         for key in plain:
             assert_close(ours[key], plain[key], rtol=1e-9, atol=1e-9)
 
 
 def _step(module: Any, maps: list[Tensor]) -> dict[str, Tensor]:
     """Every parameter, gathered, after a step of the sharded module."""
-    for p in module.parameters():
-        p.data = p.data.contiguous()  # fully_shard raises on all others
     fully_shard(module)
     optimiser = torch.optim.SGD(module.parameters(), 0.1)
     loss(module, maps).backward()

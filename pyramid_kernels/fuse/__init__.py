@@ -1,6 +1,11 @@
 """Fusing the pyramid modules of a model in place, and exactly undoing it."""
 
-from ..nn.aspp import ASPPForward
+import sys
+from types import ModuleType
+from typing import Any
+
+from ..nn.aspp import ASPPForward, Parts
+from ..nn.base import Unit
 from ..nn.bisenet import ARMForward, FFMForward
 from ..nn.deeplabv3plus import DeepLabV3PlusForward
 from ..nn.dilated import ASPPv2Forward
@@ -12,6 +17,7 @@ from ..nn.segformer import SegFormerForward
 from ..nn.spp import SPPFForward, SPPForward
 from ..nn.upernet import UPerForward
 from . import mmseg, repositories
+from .freeze import freeze_, unfreeze_
 from .hrnet import HighResolutionModuleForward
 from .registry import register_adapter
 from .report import Entry, FuseError, FuseReport
@@ -31,14 +37,28 @@ __all__ = [
     "HighResolutionModuleForward",
     "PPMForward",
     "PSPForward",
+    "Parts",
     "SPPFForward",
     "SPPForward",
     "SegFormerForward",
     "UPerForward",
+    "Unit",
+    "freeze_",
     "fuse_",
     "fused",
     "mmseg",
     "register_adapter",
     "repositories",
+    "unfreeze_",
     "unfuse_",
 ]
+
+
+class _Package(ModuleType):
+    """So that the likeliest slip is answered in one line."""
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("pk.fuse is a package; call pk.fuse_(model), which fuses in place")
+
+
+sys.modules[__name__].__class__ = _Package

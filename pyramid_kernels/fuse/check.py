@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.utils._pytree import tree_leaves
 
 from ..nn.base import Fused, has_hooks
@@ -24,19 +25,27 @@ LARGEST_ON_META = 1 << 26
 
 
 @contextmanager
+def same_modes(model: nn.Module) -> Iterator[None]:
+    """Put every module back into the mode it stood in."""
+    modes = [(m, m.training) for m in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
     """Run without gradients, then put back buffers, every module's mode and the random state."""
-    modes = [(m, m.training) for m in model.modules()]
     buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None]
     devices = {t.device for t in (*model.parameters(), *model.buffers()) if t.is_cuda}
-    with torch.random.fork_rng(devices), torch.no_grad():
+    with torch.random.fork_rng(devices), torch.no_grad(), same_modes(model):
         try:
             yield
         finally:
             for module, name, buffer, value in buffers:
                 module._buffers[name] = buffer.copy_(value)
-            for module, mode in modes:
-                module.training = mode
 
 
 def run(model: nn.Module, example_input: Any) -> Any:
@@ -66,22 +75,24 @@ def self_check(module: nn.Module, kind: type[Fused], own_class: bool) -> str | N
     """Why ``module`` is not to become a ``kind``: its two forwards differ on random input, in eval or train mode.
 
     Both run on a copy with weights of its own, since zeros and small gains would hide a difference. The ops run as
-    their PyTorch reference: what is checked is that the module computes what its structure says.
+    their PyTorch reference: what is checked is that the module computes what its structure says. The copy has values,
+    whatever the mode or the default device under which a model without values is fused.
     """
     if why_unchecked(module):
         return None
     if has_hooks(module):
         return None if own_class else "a child has hooks, which checking this class would run; remove them first"
-    with torch.no_grad():
-        twin = _redrawn(module)
-    twin.__class__ = kind
-    twin.kernel_backend = "reference"
-    return _compare(twin, kind.like(twin), any(synchronises(unit.norm) for unit in kind.units(twin)))
+    with unset_fake_temporarily(), torch.device("cpu"):
+        with torch.no_grad():
+            twin = _redrawn(module)
+        twin.__class__ = kind
+        twin.kernel_backend = "reference"
+        return _compare(twin, kind.like(twin), any(synchronises(unit.norm) for unit in kind.units(twin)))
 
 
 def why_unchecked(module: nn.Module) -> str | None:
     """Why there is no copy to check: the module holds no values, and more than a check may take memory for."""
-    if not _on_meta(module):
+    if not any(map(_is_empty, _tensors(module))):
         return None
     size = sum(t.numel() for t in _tensors(module))
     return f"unchecked: {size} values on meta" if size > LARGEST_ON_META else None
@@ -92,21 +103,22 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
     yield from module.buffers()
 
 
-def _on_meta(module: nn.Module) -> bool:
-    return any(t.is_meta for t in _tensors(module))
+def _is_empty(t: Tensor) -> bool:
+    """Whether ``t`` has a shape and no values."""
+    return t.is_meta or isinstance(t, FakeTensor)
 
 
 def _redrawn(module: nn.Module) -> Any:
-    """A copy, without hooks of its own, whose every weight and statistic shows in the result; on the CPU for meta."""
+    """A copy without hooks whose every weight and statistic shows in the result; on the CPU where it had no values."""
     memo: dict[int, Any] = {id(hooks): OrderedDict() for name, hooks in vars(module).items() if name.endswith("_hooks")}
     # deepcopy refuses what spectral_norm leaves behind: tensors with a graph.
     attributes = (value for m in module.modules() for value in vars(m).values())
     memo |= {id(t): t.detach().clone() for t in attributes if isinstance(t, Tensor) and not t.is_leaf}
     twin = copy.deepcopy(module, memo)
-    if _on_meta(module):
-        twin.to_empty(device="cpu")
-        for t in _tensors(twin):
-            t.zero_()
+    for m in twin.modules():
+        for table, kind in ((m._parameters, nn.Parameter), (m._buffers, torch.as_tensor)):
+            empty = {name: t for name, t in table.items() if t is not None and _is_empty(t)}
+            table.update({name: kind(torch.zeros(t.shape, dtype=t.dtype)) for name, t in empty.items()})
     generator = torch.Generator().manual_seed(0)
     for m in twin.modules():
         norm = "running_var" in m._buffers

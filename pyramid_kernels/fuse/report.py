@@ -11,12 +11,20 @@ class FuseError(RuntimeError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One module: its path and class, whether it is fused, and why not or through which ops."""
+    """One module: its path and class, whether it is fused, and why not or through which ops.
+
+    ``idle``: it is fused, and a batch of maps would run its original forward all the same; ``detail`` says why.
+    """
 
     path: str
     cls: str
     fused: bool
     detail: str
+    idle: bool = False
+
+    @property
+    def status(self) -> str:
+        return ("idle" if self.idle else "fused") if self.fused else "skipped"
 
 
 @dataclass
@@ -37,6 +45,6 @@ class FuseReport:
         if not self.entries:
             return "no pyramid-pooling module found"
         rows = [("module", "class", "", "backend of each op, or why not")]
-        rows += [(e.path or "(model)", e.cls, "fused" if e.fused else "skipped", e.detail) for e in self.entries]
+        rows += [(e.path or "(model)", e.cls, e.status, e.detail) for e in self.entries]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

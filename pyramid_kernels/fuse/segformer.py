@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.models.segformer import modeling_segformer as segformer
 
@@ -18,6 +19,10 @@ class FusedSegformerDecodeHead(SegFormerForward, segformer.SegformerDecodeHead):
 
     def forward(self, encoder_hidden_states: Any, **kwargs: Any) -> Tensor:
         return super().forward(encoder_hidden_states)
+
+    def level_format(self, x: Tensor) -> torch.memory_format:
+        # Of one image, its reshape leaves strides that PyTorch does not take for channels_last.
+        return torch.channels_last if len(x) > 1 else torch.contiguous_format
 
     @classmethod
     def why_not(cls, module: Any) -> str | None:

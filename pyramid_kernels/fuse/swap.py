@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..nn import structure
-from ..nn.base import Fused, check_backend, to_channels_last
+from ..nn.base import Fused, check_backend, why_not_children
 from . import check, registry
 from .report import Entry, FuseError, FuseReport
 
-#: Instance attribute of a swapped module: the strides that its re-strided weights had.
-STRIDES = "original_strides"
+#: Instance attribute that a swapped module has, and a module of this package has not.
+SWAPPED = "swapped_in_place"
 
 
 def fuse_(
@@ -31,9 +30,9 @@ def fuse_(
 ) -> FuseReport:
     """Fuse, in place, every pyramid module of ``model`` that is known and verified.
 
-    A fused module keeps its parameters, buffers, hooks and ``state_dict``; it becomes an instance of a subclass of its
-    own class. 3x3 weights become channels_last: the same Parameters with the same values. Call it before wrapping in
-    DDP; ``unfuse_`` undoes it exactly. Fusing again changes nothing but the backend.
+    A fused module keeps its parameters as they lie in memory, its buffers, hooks and ``state_dict``; it becomes an
+    instance of a subclass of its own class. So optimisers, checkpoints and anything else that holds its parameters go
+    on as before. Call it before wrapping in DDP; ``unfuse_`` undoes it. Fusing again changes nothing but the backend.
 
     Args:
         model: any module; it is searched with all its descendants.
@@ -49,10 +48,14 @@ def fuse_(
 
     Raises:
         FuseError: nothing was fused under ``strict``, or ``example_input`` gave another result; BackendError: the named
-            backend cannot run. The model is then as it was before. TypeError, ValueError: naming the argument.
+            backend cannot run, in training or in evaluation. The model is then as it was before. TypeError, ValueError:
+            naming the argument.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        kind = type(model).__name__
+        raise TypeError(f"model must be a module in Python, got a {kind}; call fuse_ before torch.jit.script or trace")
     if any(isinstance(m, DistributedDataParallel) for m in model.modules()):
         raise ValueError("model is already wrapped in DistributedDataParallel; call fuse_ before wrapping it")
     check_backend(backend)
@@ -76,10 +79,10 @@ def fuse_(
 
 
 def unfuse_(model: nn.Module) -> list[str]:
-    """Undo ``fuse_`` on every module of ``model``, strides included, and return the paths of those it had fused."""
+    """Undo ``fuse_`` on every module of ``model`` and return the paths of those it had fused."""
     paths = []
     for path, module in model.named_modules():
-        if STRIDES in vars(module):
+        if SWAPPED in vars(module):
             _restore(module)
             paths.append(path)
     return paths
@@ -88,20 +91,20 @@ def unfuse_(model: nn.Module) -> list[str]:
 @contextmanager
 def fused(model: nn.Module, *args: Any, **kwargs: Any) -> Iterator[FuseReport]:
     """``fuse_`` for the length of a ``with`` block, which gets the report; modules fused before it stay fused."""
-    already = {id(module) for module in model.modules() if STRIDES in vars(module)}
+    already = {id(module) for module in model.modules() if SWAPPED in vars(module)}
     report = fuse_(model, *args, **kwargs)
     try:
         yield report
     finally:
         for module in model.modules():
-            if STRIDES in vars(module) and id(module) not in already:
+            if SWAPPED in vars(module) and id(module) not in already:
                 _restore(module)
 
 
 def _chosen(
     model: nn.Module, only: str | Sequence[str] | None, filter_fn: Callable[[nn.Module, str], bool] | None
 ) -> list[tuple[str, nn.Module]]:
-    found = list(model.named_modules())
+    found = [(path, m) for path, m in model.named_modules() if not isinstance(m, torch.jit.ScriptModule)]
     if only is not None:
         patterns = [only] if isinstance(only, str) else list(only)
         paths = [path for path, _ in found]
@@ -118,27 +121,35 @@ def _consider(path: str, module: nn.Module, backend: str, swapped: list[nn.Modul
     """Fuse ``module`` if it can be; None where it has nothing to do with pyramids."""
     cls = type(module)
     if isinstance(module, Fused):
-        if STRIDES in vars(module):
+        if SWAPPED in vars(module):
             module.kernel_backend = backend
-        return Entry(path, cls.__name__, True, f"already fused; {_decisions(module)}")
+        return _entry(path, cls.__name__, module, "already fused")
     known = registry.known_class(cls)
     if known is None:
         reason = registry.notes.get(cls) or _look_alike(module)
         return Entry(path, cls.__name__, False, reason) if reason else None
     adapter = registry.adapters[known]
-    reason = _overridden(module, known, adapter)
-    reason = reason or structure.why_not_children(module, adapter.called) or adapter.why_not(module)
     fused_class = registry.fused_class(cls, adapter)
-    reason = reason or check.self_check(module, fused_class, fused_class is adapter)
+    try:
+        reason = _overridden(module, known, adapter)
+        reason = reason or why_not_children(module, adapter.called) or adapter.why_not(module)
+        reason = reason or check.self_check(module, fused_class, fused_class is adapter)
+    except Exception as error:  # whatever is peculiar about one module must not keep the others from being fused
+        reason = f"checking it failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
     if reason is not None:
         return Entry(path, cls.__name__, False, reason)
     swapped.append(module)
     _swap(module, fused_class, backend)
-    # Only now: channels_last weights change the own forward's memory format, and with it its dropout mask.
-    if fused_class.channels_last_weights:
-        setattr(module, STRIDES, to_channels_last(module))
-    details = (check.why_unchecked(module), _decisions(module))  # type: ignore[arg-type]
-    return Entry(path, cls.__name__, True, "; ".join(filter(None, details)))
+    return _entry(path, cls.__name__, module, check.why_unchecked(module))
+
+
+def _entry(path: str, cls: str, module: Any, remark: str | None) -> Entry:
+    """The line of a fused module: what runs in the mode it stands in. BackendError where a mode has no backend."""
+    idle, chosen = _decisions(module)
+    with check.same_modes(module):
+        module.train(not module.training)
+        _decisions(module)
+    return Entry(path, cls, True, "; ".join(filter(None, (remark, chosen))), idle)
 
 
 def _overridden(module: nn.Module, known: type[nn.Module], adapter: type[Fused]) -> str | None:
@@ -161,8 +172,8 @@ def _look_alike(module: nn.Module) -> str | None:
     return None
 
 
-def _decisions(module: Fused) -> str:
-    """The backends for a small batch of float maps, in the mode the module stands in."""
+def _decisions(module: Fused) -> tuple[bool, str]:
+    """Whether the original forward runs on a small batch of float maps, and the backends or why it does."""
     value = module.like(module).new_empty(1)
 
     def new(channels: int, stride: int) -> Tensor:
@@ -171,22 +182,17 @@ def _decisions(module: Fused) -> str:
 
     x = module.example(module, new)
     with torch.set_grad_enabled(module.training):
-        return ", ".join(module.decisions(x))
+        return module.why_original(x) is not None, ", ".join(module.decisions(x))
 
 
 def _swap(module: nn.Module, cls: Any, backend: str) -> None:
     module.__class__ = cls
     module.kernel_backend = backend  # type: ignore[assignment]
-    setattr(module, STRIDES, {})
+    setattr(module, SWAPPED, True)
 
 
 def _restore(module: nn.Module) -> None:
-    """The class and the strides that the module had before ``_swap``."""
-    state = vars(module)
-    strides = state.pop(STRIDES)
-    del state["kernel_backend"]
-    for name, stride in strides.items():
-        parameter = module.get_parameter(name)
-        plain = torch.empty_strided(parameter.shape, stride, dtype=parameter.dtype, device=parameter.device)
-        parameter.data = plain.copy_(parameter.data)
+    """The class that the module had before ``_swap``, and nothing that was added to it since."""
+    for name in (SWAPPED, *Fused.added):
+        vars(module).pop(name, None)
     module.__class__ = module.original  # type: ignore[assignment]

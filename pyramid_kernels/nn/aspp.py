@@ -9,11 +9,13 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import functional
 from ..backends import Op, Problem
+from ..ops._shared.layout import as_map, empty_map, is_channels_last
 from . import structure
-from .base import Fused, Unit, check_backend, problems_of, to_channels_last
+from .base import Fused, Unit, check_backend, problems_of
 from .norm import as_eval, track, uses_batch
 
 
@@ -82,6 +84,7 @@ class ASPPForward(Fused):
 
     @classmethod
     def parts(cls, module: Any) -> Parts:
+        """Where the layers are: all that a class with other names for them has to override."""
         *convs, pool = module.convs
         project, norm, _, *dropout = module.project
         return Parts([unit_of(*conv) for conv in convs], Unit(pool[1], pool[2]), Unit(project, norm), dropout)
@@ -93,6 +96,18 @@ class ASPPForward(Fused):
 
     @classmethod
     def why_not(cls, module: nn.Module) -> str | None:
+        if cls.parts.__func__ is ASPPForward.parts.__func__:  # type: ignore[attr-defined]
+            reason = cls.why_not_layout(module)
+            return reason or structure.why_not_units(cls.units(module)) or cls.why_not_project("project.0", module)
+        try:
+            parts = cls.parts(module)
+            return cls.why_not_parts(module, parts) or cls.why_not_project("the projection", module)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            return f"{cls.__name__}.parts does not find its layers: {error}"
+
+    @classmethod
+    def why_not_layout(cls, module: nn.Module) -> str | None:
+        """Why ``module`` does not have torchvision's layout."""
         convs: Any = module._modules.get("convs")
         project: Any = module._modules.get("project")
         sequences = isinstance(convs, nn.ModuleList) and isinstance(project, nn.Sequential)
@@ -103,8 +118,19 @@ class ASPPForward(Fused):
             cls._why_not_branches(convs)
             or structure.why_not_sequence("project", project, nn.Conv2d, nn.Module, nn.ReLU, *dropout[:1])
             or structure.why_not_conv("project.0", project[0], (1, 3))
-            or structure.why_not_units(cls.units(module))
-            or cls.why_not_project("project.0", module)
+        )
+
+    @classmethod
+    def why_not_parts(cls, module: nn.Module, parts: Parts) -> str | None:
+        """Why layers found elsewhere are not those of an ASPP, or not all that ``module`` holds."""
+        for i, unit in enumerate(parts.branches):
+            if reason := structure.why_not_branch(f"branch {i}", unit):
+                return reason
+        return (
+            structure.why_not_conv("the image-level branch", parts.pool.conv)
+            or structure.why_not_conv("the projection", parts.project.conv, (1, 3))
+            or structure.why_not_units([*parts.branches, parts.pool, parts.project])
+            or structure.why_not_rest(module, [*parts.branches, parts.pool, parts.project], parts.dropout)
         )
 
     @classmethod
@@ -142,9 +168,33 @@ class ASPPForward(Fused):
     def fused_forward(self, x: Tensor) -> Tensor:
         parts = self.parts(self)
         y = self._whole(x, parts) if self._is_whole(parts) else self._stepwise(x, parts)
-        for dropout in parts.dropout:
-            y = dropout(y)
-        return y
+        # Dropout draws its mask in the order of the memory.
+        y = y if self._keeps_format(x) else y.contiguous()
+        for layer in parts.dropout:
+            y = layer(y)
+        return as_map(y, x)
+
+    def _keeps_format(self, x: Tensor) -> bool:
+        """Whether the own forward in training projects maps in the memory format of ``x``.
+
+        PyTorch may leave a map of one pixel contiguous, and with it the concat of all branches.
+        """
+        if not (self.training and is_channels_last(x)) or torch.compiler.is_compiling():
+            return True
+        return self._snapshot().answer(x, self._why_contiguous) is None
+
+    @torch.no_grad()
+    def _why_contiguous(self, x: Tensor) -> str | None:
+        """What leaves the projected map contiguous, found by the own forward's steps on a channels_last map of 2x2."""
+        parts = self.parts(self)
+        tiny = empty_map(x, (*x.shape[:2], 2, 2)).zero_()
+        maps = [u.conv(tiny if u.depthwise is None else u.depthwise(tiny)) for u in parts.branches]
+        pooled = parts.pool.conv(F.adaptive_avg_pool2d(tiny, 1))
+        if isinstance(parts.pool.norm, _BatchNorm):
+            zeros = torch.zeros_like(pooled[0, :, 0, 0])
+            pooled = F.batch_norm(pooled, zeros, torch.ones_like(zeros))
+        maps.append(F.interpolate(pooled, size=(2, 2), mode="bilinear", align_corners=False))
+        return None if is_channels_last(parts.project.conv(torch.cat(maps, 1))) else "a step gives contiguous maps"
 
     def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
         parts = self.parts(self)
@@ -193,6 +243,8 @@ class ASPPForward(Fused):
         columns = parts.project.conv.weight.split(widths, 1)
         weight, image_weight = columns[::-1] if self.pool_first else columns
         image_bias = torch.einsum("np,opk->nok", pooled.flatten(1), image_weight.flatten(2))
+        # PyTorch's sums of a norm are of another exactness in each format.
+        y = y if self._keeps_format(x) else y.contiguous()
         return conv_norm_relu(y, [parts.project], backend, weight, image_bias)
 
 
@@ -268,7 +320,6 @@ class ASPP(ASPPForward, ReferenceASPP):
             dropout=dropout, pool_first=pool_first,
         )  # fmt: skip
         self.kernel_backend = check_backend(backend)
-        to_channels_last(self)
 
     @classmethod
     def from_reference(cls, module: nn.Module, *, pool_first: bool = False, backend: str = "auto") -> Self:
@@ -287,7 +338,6 @@ class ASPP(ASPPForward, ReferenceASPP):
         aspp.project = nn.Sequential(*source.project)
         for container in (aspp, aspp.convs, *aspp.convs, aspp.project):
             container.training = module.training  # a new container is in training mode
-        to_channels_last(aspp)
         return aspp
 
 

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from types import MethodType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch._subclasses import FakeTensor
+from torch.autograd import forward_ad
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..backends import BACKENDS, Op, Problem, automatic, select
 from ..ops._shared.checks import FLOATS, check_choice
+from ..ops._shared.constants import Constants
 from .norm import class_name, synchronises
 from .norm import why_not as why_not_norm
+from .snapshot import GLOBAL_HOOKS, HOOKS, Snapshot, Snapshots, descendants
 
 if TYPE_CHECKING:
     _Base = nn.Module
 else:
     _Base = object  # a mixin: the class it stands in front of brings nn.Module
+
+
+EXPORTED = "exported graphs hold PyTorch's own operators"
 
 
 class Unit(NamedTuple):
@@ -43,8 +51,10 @@ class Fused(_Base):
     original: ClassVar[type[nn.Module]]
     #: The backend that this instance asks of every op.
     kernel_backend: str = "auto"
-    #: Whether the kernels read its 3x3 weights as channels_last.
-    channels_last_weights: ClassVar[bool] = True
+    #: What an instance has beside the attributes of its original class.
+    added: ClassVar[tuple[str, ...]] = ("kernel_backend", "fuse_snapshots", "frozen_constants")
+    #: What a frozen instance keeps between calls.
+    frozen_constants: Constants | None = None
     #: Whether its own forward runs where ``auto`` is the unfused chain of every op: the same work, less around it.
     own_chain: ClassVar[bool] = False
     #: Whether a norm that takes statistics of the batch is called itself, and not computed by an op.
@@ -55,6 +65,11 @@ class Fused(_Base):
     called: ClassVar[tuple[str, ...]] = ()
     #: Methods that the own forward calls and the fused one does not: a class that overrides one is another function.
     helpers: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "original" in vars(cls):  # TorchScript takes an attribute's type from the class's annotations, or a base's
+            cls.__annotations__ = next(filter(None, map(inspect.get_annotations, cls.original.__mro__)))
 
     @classmethod
     def units(cls, module: nn.Module) -> list[Unit]:
@@ -96,32 +111,87 @@ class Fused(_Base):
 
     def _answer(self, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """The fused forward on what the own one would be given, by position or by the names of its arguments."""
+        constants = self.frozen_constants
+        if constants is not None and self.training:
+            name = self.original.__name__
+            raise RuntimeError(f"{name} is frozen for inference; call unfreeze_(model) to train it, or model.eval()")
         given = self._by_position(args, named) if named else args
         x = list(given) if self.spreads_maps else given[0] if len(given) == 1 else None
-        if self.why_original(x) is None:
+        if self.why_original(x) is not None:
+            return super().forward(*args, **named)
+        if constants is None or (torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())):
             return self.fused_forward(x)
-        return super().forward(*args, **named)
+        with constants:
+            return self.fused_forward(x)
 
     def _by_position(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
         """All arguments in the order of the own forward; none where it takes some that the fused one does not know."""
         bound = inspect.signature(self.original.forward).bind(self, *args, **named)
         return () if bound.kwargs else bound.args[1:]
 
-    def why_not_input(self, x: Any) -> str | None:
-        """Why the ops do not take ``x``; the original forward then answers, with its own error if there is one."""
-        return why_not_map(x, self.units(self)[0].conv)
+    def __prepare_scriptable__(self) -> Self:
+        """What torch.jit.script compiles: this module, which has the forward of its original until the next call."""
+        own, compiled = vars(self), self._compiled_call_impl
+
+        def call(*args: Any, **named: Any) -> Any:
+            del own["forward"]
+            self._compiled_call_impl = compiled
+            return self(*args, **named)
+
+        own["forward"] = MethodType(self.original.forward, self)
+        self._compiled_call_impl = call
+        return self
 
     def why_original(self, x: Any) -> str | None:
         """Why this call takes the original forward; None if it runs the ops."""
-        if torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():
-            return "exported graphs hold PyTorch's own operators"
+        if torch.jit.is_tracing():
+            return EXPORTED
+        if torch.compiler.is_compiling():
+            if torch.onnx.is_in_onnx_export():
+                return EXPORTED
+            return self.why_not_structure() or self.why_not_ranks() or self.why_not_call(x)
+        if transformed():
+            return "vmap and forward-mode derivatives go through PyTorch's own operators"
+        snapshot = self._snapshot()
+        reason = snapshot.reason or (self.why_not_ranks() if snapshot.synchronises else None)
+        return reason or snapshot.answer(x, self.why_not_call)
+
+    def _snapshot(self) -> Snapshot:
+        """What ``why_not_structure`` answers, asked again only where something of the module has changed."""
+        kept = vars(self).setdefault("fuse_snapshots", Snapshots())
+        snapshot = kept.get(self.training)
+        if snapshot is None or not snapshot.holds(self):
+            like = next(self.parameters(), None)
+            snapshot = kept[self.training] = Snapshot(self, self.called, self.why_not_structure(), like)
+        return snapshot
+
+    def why_not_structure(self) -> str | None:
+        """Why the module is, by now, not what ``fused_forward`` assumes: whatever ``fuse_`` verified is asked again."""
         if has_hooks(self, self.called):
             return "a child has hooks, which only its own call runs"
-        units = self.units(self)
-        if not self.calls_norms and any(synchronises(unit.norm) for unit in units):
-            return "SyncBatchNorm takes statistics from other ranks"
-        reason = self.why_not_input(x) or next(filter(None, map(why_not_unit, units)), None)
+        helper = next((name for name in self.helpers if name in vars(self)), None)
+        if helper:
+            return f"this instance has its own {helper}"
+        reason = why_not_children(self, self.called) or self.why_not(self)
+        return reason or next(filter(None, map(why_not_unit, self.units(self))), None)
+
+    # Evaluated while tracing and kept as a constant: the check walks over the module in ways that do not trace.
+    why_not_structure._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+    def why_not_ranks(self) -> str | None:
+        """Why a norm is left to itself: it takes statistics from other ranks."""
+        if self.calls_norms or not any(synchronises(unit.norm) for unit in self.units(self)):
+            return None
+        return "SyncBatchNorm takes statistics from other ranks"
+
+    def why_not_call(self, x: Any) -> str | None:
+        """Why a call on ``x`` is left to the original forward: from what ``snapshot.properties`` holds of x alone."""
+        reason = self.why_not_input(x)
         return reason or (why_not_chain(self.problems(x), self.kernel_backend) if self.own_chain else None)
+
+    def why_not_input(self, x: Any) -> str | None:
+        """Why the ops do not take ``x``; the original forward then answers, with its own error if there is one."""
+        return why_not_map(x, self.units(self)[0].conv)
 
     def decisions(self, x: Any) -> list[str]:
         """ "op: backend" of every op on ``x``, or why the original forward runs."""
@@ -146,15 +216,14 @@ class Fused(_Base):
         fused: Any = copy.deepcopy(module)
         fused.__class__ = cls
         fused.kernel_backend = check_backend(backend)
-        if cls.channels_last_weights:
-            to_channels_last(fused)
         return fused
 
     def to_reference(self) -> nn.Module:
         """A copy as the original class: plain PyTorch, same parameters' values and ``state_dict`` keys."""
         module: Any = copy.deepcopy(self)
         module.__class__ = self.original
-        module.__dict__.pop("kernel_backend", None)
+        for name in self.added:
+            vars(module).pop(name, None)
         return module
 
 
@@ -170,23 +239,6 @@ def problems_of(fn: Any, *args: Any, **kwargs: Any) -> list[tuple[Op, Problem, t
     return fn.problems(*args, **kwargs)
 
 
-def to_channels_last(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Lay dense 3x3 weights out as the kernels read them: same Parameters and values. Returns the strides they had."""
-    strides = {}
-    for name, parameter in module.named_parameters():
-        if tuple(parameter.shape[2:]) == (3, 3) and parameter.shape[1] > 1 and _owns_storage(parameter):
-            strides[name] = parameter.stride()
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return strides
-
-
-def _owns_storage(parameter: Tensor) -> bool:
-    """Whether nothing else can rely on where its values lie, as views of a flat buffer or other processes would."""
-    if parameter.is_shared() and not parameter.is_cuda:
-        return False
-    return parameter.untyped_storage().nbytes() == parameter.numel() * parameter.element_size()
-
-
 def check_backend(backend: str) -> str:
     check_choice("backend", backend, BACKENDS)
     return backend
@@ -194,24 +246,54 @@ def check_backend(backend: str) -> str:
 
 def has_hooks(module: nn.Module, called: Sequence[str] = ()) -> bool:
     """Whether any child but the ``called`` ones has hooks, or hooks are set on all modules."""
-    return bool(_has_any_global_hook()) or any(map(hooked, _descendants(module, called)))
-
-
-def _descendants(module: nn.Module, called: Sequence[str] = ()) -> Iterator[nn.Module]:
-    for name, child in module._modules.items():
-        if child is not None and name not in called:
-            yield child
-            yield from _descendants(child)
+    return any(GLOBAL_HOOKS) or any(map(hooked, descendants(module, called)))
 
 
 def hooked(m: nn.Module) -> bool:
     """Whether a call of ``m`` itself runs hooks."""
-    return bool(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
+    return any(getattr(m, name) for name in HOOKS)
+
+
+def transformed() -> bool:
+    """Whether vmap or a forward-mode derivative is under way, which no kernel has a rule for."""
+    stack = torch._C._functorch.peek_interpreter_stack()
+    return forward_ad._current_level >= 0 or (stack is not None and _maps())
+
+
+def _maps() -> bool:
+    kinds = (level.key() for level in torch._C._functorch.get_interpreter_stack() or ())
+    return any(kind != torch._C._functorch.TransformType.Grad for kind in kinds)
+
+
+def is_plain(t: Any) -> bool:
+    """Whether ``t`` is a tensor of PyTorch's own, with values or without, and no subclass that computes otherwise."""
+    return type(t) in (Tensor, nn.Parameter, FakeTensor)
+
+
+def why_not_children(module: nn.Module, called: Sequence[str] = ()) -> str | None:
+    """Why no child but the ``called`` ones may be bypassed: parameters not plainly its own, or its own ``forward``.
+
+    ``module`` itself is called: what wraps its forward, or gathers its parameters before it, has done so by then.
+    """
+    for path, child in module.named_modules():
+        if path.split(".")[0] in called:
+            continue
+        name = path or "the module"
+        if path and "forward" in vars(child):
+            return f"{name} has its own forward"
+        if path and any(cls.__name__ in ("FSDPModule", "FullyShardedDataParallel") for cls in type(child).__mro__):
+            return f"{name} is sharded by FSDP"
+        if is_parametrized(child):
+            return f"{name} is parametrized"
+        for key, parameter in child.named_parameters(recurse=False):
+            if not is_plain(parameter):
+                return f"{name} holds its {key} as a {type(parameter).__name__}"
+    return None
 
 
 def why_not_map(x: Any, conv: nn.Conv2d | None = None) -> str | None:
     """Why the ops do not take ``x``, beside the weight of ``conv`` if one is meant."""
-    if type(x) not in (Tensor, nn.Parameter):
+    if not is_plain(x):
         return f"the input is a {type(x).__name__}"
     if x.dim() != 4 or x.numel() == 0:
         return "the input is not a batch of maps"
@@ -227,7 +309,7 @@ def why_not_unit(unit: Unit) -> str | None:
     for conv in filter(None, (unit.depthwise, unit.conv)):
         if type(conv) is not nn.Conv2d:
             return f"a convolution is a {class_name(conv)}"
-        if type(conv.weight) is not nn.Parameter:
+        if not is_plain(conv.weight):
             return f"a weight is a {type(conv.weight).__name__}"
     if unit.conv.bias is not None and not unit.biased and not isinstance(unit.norm, nn.Identity):
         return "a convolution has a bias in front of its norm"

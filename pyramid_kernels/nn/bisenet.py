@@ -52,7 +52,6 @@ class ARMForward(Fused):
     """The fused forward of every class in ``AttentionRefinementModule``'s layout."""
 
     # The 3x3 is PyTorch's, in whatever memory format the map has.
-    channels_last_weights: ClassVar[bool] = False
     calls_norms: ClassVar[bool] = True
     #: Whether the gate's norm is applied, where the module itself does not say.
     norm_used: bool = True
@@ -95,8 +94,8 @@ class ARMForward(Fused):
     def example(cls, module: nn.Module, new: Callable[[int, int], Tensor]) -> Any:
         return new(next(m for m in module.modules() if isinstance(m, nn.Conv2d)).in_channels, 4)
 
-    def why_original(self, x: Any) -> str | None:
-        reason = super().why_original(x)
+    def why_not_call(self, x: Any) -> str | None:
+        reason = super().why_not_call(x)
         if reason is None and uses_batch(self.gate(self).norm):
             reason = "the gate's norm takes statistics of the batch, which only its own call does"
         return reason or why_not_chain(self.problems(x), self.kernel_backend)

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..backends import Op, Problem
+from ..ops._shared.constants import derived
 from ..ops.pyramid_conv.layout import split
 from . import structure
 from .aspp import ASPP, ReferenceASPP, unit_of
-from .base import Unit, check_backend, problems_of, to_channels_last
+from .base import Unit, check_backend, problems_of
 from .mixing import HeadForward, Layers, around, check_layout, first_conv, mix, out_channels, run_all
 
 
@@ -152,9 +153,9 @@ class DeepLabV3PlusForward(HeadForward):
         spatial, pointwise, norm = parts.fuse.depthwise, parts.fuse.conv, parts.fuse.norm
         assert spatial is not None
         widths = parts.ordered(low.shape[1], high.shape[1])
-        low_spatial, high_spatial = parts.ordered(*spatial.weight.split(widths))
-        low_weight, high_weight = parts.ordered(*pointwise.weight.split(widths, 1))
-        weight = high_weight * high_spatial.transpose(0, 1)  # [O, C, 1, 1] * [1, C, 3, 3]
+        low_spatial, _ = parts.ordered(*spatial.weight.split(widths))
+        low_weight, _ = parts.ordered(*pointwise.weight.split(widths, 1))
+        weight = derived(_dense, spatial, pointwise, widths, int(parts.low_first))
         y = F.conv2d(F.conv2d(low, low_spatial, padding=1, groups=low.shape[1]), low_weight, pointwise.bias)
         y = y + functional.pyramid_conv(
             [high], weight, size=(low.shape[2], low.shape[3]), align_corners=parts.align_corners,
@@ -172,6 +173,11 @@ class DeepLabV3PlusForward(HeadForward):
         maps = parts.ordered(fine, coarse) if parts.fuse.depthwise is None else [coarse]
         weight = conv.weight.new_empty((conv.out_channels, sum(m.shape[1] for m in maps), 3, 3))
         return problems_of(functional.pyramid_conv, maps, weight, size=size, align_corners=parts.align_corners)
+
+
+def _dense(spatial: nn.Conv2d, pointwise: nn.Conv2d, widths: list[int], part: int) -> Tensor:
+    """The 3x3 that a depthwise 3x3 and a 1x1 are together, for one part of their input channels."""
+    return pointwise.weight.split(widths, 1)[part] * spatial.weight.split(widths)[part].transpose(0, 1)
 
 
 class DeepLabV3PlusDecoder(DeepLabV3PlusForward, ReferenceDeepLabV3PlusDecoder):
@@ -213,7 +219,6 @@ class DeepLabV3PlusDecoder(DeepLabV3PlusForward, ReferenceDeepLabV3PlusDecoder):
         self.kernel_backend = check_backend(backend)
         self.aspp[0].__class__ = ASPP
         self.aspp[0].kernel_backend = around(backend)  # type: ignore[assignment]
-        to_channels_last(self.aspp[0])
 
     @classmethod
     def from_reference(

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..backends import Op, Problem
+from ..ops._shared.constants import derived
 from . import structure
-from .base import Fused, Unit, check_backend, problems_of, to_channels_last
+from .base import Fused, Unit, check_backend, problems_of
 from .norm import class_name
 
 
@@ -64,7 +65,6 @@ class LargeFOV(Fused, ReferenceLargeFOV):
     ) -> None:  # fmt: skip
         super().__init__(in_channels, classes, hidden=hidden, rate=rate, dropout=dropout)
         self.kernel_backend = check_backend(backend)
-        to_channels_last(self)
 
     @classmethod
     def units(cls, module: Any) -> list[Unit]:
@@ -163,9 +163,9 @@ class ASPPv2Forward(Fused):
             return functional.dilated_branches(x, weights, merge="sum", **settings)
         y = functional.dilated_branches(x, weights, activation="relu", **settings)
         middle, last = others
-        y = F.conv2d(y, _joined(middle), torch.cat([conv.bias for conv in middle]), groups=len(middle)).relu()
+        y = F.conv2d(y, derived(_joined, middle), derived(_biases, middle).flatten(), groups=len(middle)).relu()
         # The sum of the branches' last 1x1 is one 1x1 of their concat.
-        return F.conv2d(y, _joined(last, 1), torch.stack([conv.bias for conv in last]).sum(0))
+        return F.conv2d(y, derived(_joined, last, 1), derived(_biases, last).sum(0))
 
     def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
         first = [convs[0] for convs in self.branches(self)]
@@ -175,6 +175,10 @@ class ASPPv2Forward(Fused):
 
 def _joined(convs: Sequence[nn.Conv2d], dim: int = 0) -> Tensor:
     return torch.cat([conv.weight for conv in convs], dim)
+
+
+def _biases(convs: Sequence[Any]) -> Tensor:
+    return torch.stack([conv.bias for conv in convs])
 
 
 def _why_not_branch(name: str, branch: nn.Module, deep: bool) -> str | None:
@@ -221,4 +225,3 @@ class ASPPv2(ASPPv2Forward, ReferenceASPPv2):
     ) -> None:  # fmt: skip
         super().__init__(in_channels, classes, rates, hidden=hidden)
         self.kernel_backend = check_backend(backend)
-        to_channels_last(self)

@@ -73,7 +73,6 @@ class ReferenceMDSPP(_Levels):
 class LevelsForward(Fused):
     """The fused forward's part that DSPP and MDSPP share."""
 
-    channels_last_weights: ClassVar[bool] = False
     own_chain: ClassVar[bool] = True
     helpers: ClassVar[tuple[str, ...]] = ("maps",)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..backends import Op, Problem
+from ..ops._shared.constants import derived
 from . import structure
 from .base import Unit, problems_of
 from .norm import as_affine, uses_batch
@@ -34,7 +35,7 @@ class Gate(NamedTuple):
         """By ``channel_gate``; in PyTorch where the norm takes statistics of the batch, one value of every image."""
         if uses_batch(self.norm):
             return self.plain(x)
-        scale, shift = as_affine(self.norm)
+        scale, shift = derived(as_affine, self.norm)
         second = (None, None) if self.second is None else (self.second.weight, self.second.bias)
         return functional.channel_gate(
             x, self.first.weight, self.first.bias, *second, scale1=scale, shift1=shift,

@@ -69,7 +69,6 @@ class HRFuseForward(Fused):
 
     mode: str = "nearest"
     align_corners: bool = False
-    channels_last_weights: ClassVar[bool] = False
     calls_norms: ClassVar[bool] = True
     own_chain: ClassVar[bool] = True
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..backends import Op, automatic
+from ..ops._shared.constants import derived
 from .base import Fused, Unit, why_not_chain, why_not_map
 from .norm import as_affine, uses_batch
 
@@ -23,7 +24,6 @@ class HeadForward(Fused):
     """A forward whose costly step is ``pyramid_conv``. ``maps`` and ``widths`` say which maps it reads."""
 
     # Its convolutions are PyTorch's, in whatever memory format the maps have.
-    channels_last_weights: ClassVar[bool] = False
     calls_norms: ClassVar[bool] = True
 
     @classmethod
@@ -58,8 +58,8 @@ class HeadForward(Fused):
         """Whether maps of so many channels are what the head's layers take."""
         return list(channels) == list(self.widths(self))
 
-    def why_original(self, x: Any) -> str | None:
-        reason = super().why_original(x)
+    def why_not_call(self, x: Any) -> str | None:
+        reason = super().why_not_call(x)
         return self.why_slower(x) if reason is None and automatic(self.kernel_backend) else reason
 
     def why_slower(self, x: Any) -> str | None:
@@ -89,7 +89,7 @@ def mix(
     if uses_batch(unit.norm):
         y = functional.pyramid_conv(maps, weight, bias, size=size, align_corners=align_corners, backend=backend)
         return torch.relu(unit.norm(y))
-    scale, shift = as_affine(unit.norm)
+    scale, shift = derived(as_affine, unit.norm)
     return functional.pyramid_conv(
         maps, weight, bias, size=size, align_corners=align_corners, scale=scale, shift=shift, activation="relu",
         backend=backend,

@@ -77,4 +77,5 @@ def track(norm: Any, mean: Tensor, var: Tensor, count: int) -> None:
     if share is None:
         share = 0.0
     for running, batch in ((norm.running_mean, mean), (norm.running_var, var * (count / (count - 1)))):
-        running.lerp_(batch, share)
+        # Averaged in the wider of both dtypes, and then rounded to that of a half-precision module.
+        running.copy_(running.to(batch.dtype).lerp(batch, share))

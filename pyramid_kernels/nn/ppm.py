@@ -64,6 +64,7 @@ class PPMForward(Fused):
 
     @classmethod
     def levels(cls, module: Any) -> list[Level]:
+        """Where the layers are: all that a class with other names for them has to override."""
         return [Level(pool, Unit(conv, norm)) for pool, conv, norm, _ in module.features]
 
     @classmethod
@@ -72,6 +73,18 @@ class PPMForward(Fused):
 
     @classmethod
     def why_not(cls, module: nn.Module) -> str | None:
+        if cls.levels.__func__ is PPMForward.levels.__func__:  # type: ignore[attr-defined]
+            return cls.why_not_layout(module) or cls.why_not_levels(module)
+        try:
+            levels = cls.levels(module)
+            rest = structure.why_not_rest(module, cls.units(module), [level.pool for level in levels])
+            return cls.why_not_levels(module) or rest
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            return f"{cls.__name__}.levels does not find its layers: {error}"
+
+    @classmethod
+    def why_not_layout(cls, module: nn.Module) -> str | None:
+        """Why ``module`` does not have semseg's layout."""
         features = module._modules.get("features")
         if not isinstance(features, nn.ModuleList) or not len(features):
             return "features is not a ModuleList of levels"
@@ -80,15 +93,15 @@ class PPMForward(Fused):
             reason = structure.why_not_sequence(f"features.{i}", level, *kinds)
             if reason:
                 return reason
-        return cls.why_not_levels(module)
+        return None
 
     @classmethod
     def why_not_levels(cls, module: nn.Module) -> str | None:
         """Why attributes of the levels, already known to be there, are not what ``fused_forward`` assumes."""
         return why_not_grids(cls.levels(module)) or structure.why_not_units(cls.units(module))
 
-    def why_original(self, x: Tensor) -> str | None:
-        reason = super().why_original(x)
+    def why_not_call(self, x: Tensor) -> str | None:
+        reason = super().why_not_call(x)
         if reason is None and x.device.type == "cpu" and automatic(self.kernel_backend):
             # Measured: packed levels pay on large channels_last maps in inference, and nowhere else.
             if torch.is_grad_enabled() or not is_channels_last(x) or x.numel() < 1 << 20:

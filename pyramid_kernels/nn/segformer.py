@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..backends import Op, Problem
+from ..ops._shared.constants import derived
 from . import structure
-from .base import Unit, check_backend, problems_of
+from .base import Unit, check_backend, is_plain, problems_of
 from .heads import why_not_joined
 from .mixing import HeadForward, Layers, Size, copy_layers, mix, run_all
 
@@ -100,7 +101,7 @@ class SegFormerForward(HeadForward):
         for linear in parts.linears:
             if type(linear) is not nn.Linear:
                 return f"a projection is a {type(linear).__name__}, not a Linear"
-            if type(linear.weight) is not nn.Parameter:
+            if not is_plain(linear.weight):
                 return f"a projection's weight is a {type(linear.weight).__name__}"
         conv = parts.fuse.conv
         if conv.kernel_size != (1, 1):
@@ -109,8 +110,9 @@ class SegFormerForward(HeadForward):
         reason = why_not_joined("the convolution over all levels", conv, joined)
         return reason or structure.why_not_units([parts.fuse])
 
-    def why_original(self, x: Any) -> str | None:
-        return self.why_not_parts(self.parts(self)) or super().why_original(x)
+    def level_format(self, x: Tensor) -> torch.memory_format:
+        """The memory format in which the own forward has the level of the map ``x``."""
+        return torch.channels_last
 
     def size(self, x: Any) -> Size:
         """The size at which the levels meet."""
@@ -120,15 +122,16 @@ class SegFormerForward(HeadForward):
     def fused_forward(self, x: Any) -> Tensor:
         parts = self.parts(self)
         weights, biases = [m.weight for m in parts.linears], [m.bias for m in parts.linears]
-        weight, bias = functional.compose_levels(parts.fuse.conv.weight, weights, biases, parts.fuse.conv.bias)
-        # The linear layers would have left channels last, and a dropout draws its mask in the order of the memory.
-        maps = [m.contiguous(memory_format=torch.channels_last) for m in self.maps(x)][::-1]
+        conv = parts.fuse.conv
+        weight, bias = derived(functional.compose_levels, conv.weight, weights, biases, conv.bias)
+        # As the linear layers would have left them: a dropout draws its mask in the order of the memory.
+        maps = [m.contiguous(memory_format=self.level_format(m)) for m in self.maps(x)][::-1]
         backend = self.kernel_backend
         y = mix(maps, parts.fuse, self.size(x), align_corners=False, backend=backend, weight=weight, bias=bias)
         return run_all(parts.tail, y)
 
     def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
-        maps = [torch.empty_like(m, memory_format=torch.channels_last) for m in self.maps(x)][::-1]
+        maps = [torch.empty_like(m, memory_format=self.level_format(m)) for m in self.maps(x)][::-1]
         conv = self.parts(self).fuse.conv
         weight = conv.weight.new_empty((conv.out_channels, sum(m.shape[1] for m in maps), 1, 1))
         return problems_of(functional.pyramid_conv, maps, weight, size=self.size(x))

@@ -52,7 +52,6 @@ class SpatialPyramidPooling(Fused, ReferenceSpatialPyramidPooling):
     """
 
     original = ReferenceSpatialPyramidPooling
-    channels_last_weights: ClassVar[bool] = False
     own_chain: ClassVar[bool] = True
 
     def __init__(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import functional
 from ..backends import Op, Problem
 from ..ops._shared.layout import empty_map
-from .base import Fused, Unit, check_backend, problems_of
+from .base import Fused, Unit, check_backend, is_plain, problems_of
 from .mixing import first_conv, out_channels
 
 
@@ -83,7 +83,6 @@ class SPPForward(Fused):
     #: The child that pools.
     pooling: ClassVar[str] = "m"
     calls_norms: ClassVar[bool] = True
-    channels_last_weights: ClassVar[bool] = False
 
     @classmethod
     def units(cls, module: nn.Module) -> list[Unit]:
@@ -124,7 +123,7 @@ class SPPForward(Fused):
         return new(first_conv(getattr(module, cls.called[0])).in_channels, 2)
 
     def why_not_input(self, x: Any) -> str | None:
-        maps = type(x) in (Tensor, nn.Parameter) and x.dim() == 4 and x.numel() > 0
+        maps = is_plain(x) and x.dim() == 4 and x.numel() > 0
         return None if maps else "the input is not a batch of maps"
 
     def fused_forward(self, x: Tensor) -> Tensor:

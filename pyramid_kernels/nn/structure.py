@@ -5,28 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from .base import Unit, why_not_unit
 from .norm import class_name
-
-
-def why_not_children(module: nn.Module, called: Sequence[str] = ()) -> str | None:
-    """Why no child but the ``called`` ones may be bypassed: parameters not plainly its own, or its own ``forward``."""
-    for path, child in module.named_modules():
-        if path.split(".")[0] in called:
-            continue
-        name = path or "the module"
-        if "forward" in vars(child):
-            return f"{name} has its own forward"
-        if any(cls.__name__ in ("FSDPModule", "FullyShardedDataParallel") for cls in type(child).__mro__):
-            return f"{name} is sharded by FSDP"
-        if is_parametrized(child):
-            return f"{name} is parametrized"
-        for key, parameter in child.named_parameters(recurse=False):
-            if type(parameter) is not nn.Parameter:
-                return f"{name} holds its {key} as a {type(parameter).__name__}"
-    return None
 
 
 def why_not_sequence(path: str, module: nn.Module, *kinds: type[nn.Module]) -> str | None:
@@ -93,3 +74,14 @@ def why_not_branch(path: str, unit: Unit) -> str | None:
 def why_not_units(units: Sequence[Unit]) -> str | None:
     """The first weight or norm of ``units`` that the ops cannot stand for."""
     return next(filter(None, map(why_not_unit, units)), None)
+
+
+def why_not_rest(module: nn.Module, units: Sequence[Unit], others: Sequence[nn.Module]) -> str | None:
+    """Why ``module`` holds more than ``units`` and ``others``: the rest must be ReLUs, global means and containers."""
+    known = {part for unit in units for part in (unit.conv, unit.norm, unit.depthwise)} | set(others)
+    for path, child in module.named_modules():
+        plain = type(child) is nn.ReLU or bool(child._modules)
+        mean = type(child) is nn.AdaptiveAvgPool2d and child.output_size in (1, (1, 1))
+        if not (plain or mean or child in known):
+            return f"{path} is a {class_name(child)}, which the forward does not compute"
+    return None

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .._shared.blocks import fit
+from .._shared.constants import derived
 
 #: Pixels whose sums the dz kernels keep together; fewer weight tiles than TILES are split along the pixels.
 PIXELS, TILES = 64, 256
@@ -27,7 +28,7 @@ def forward(
 ) -> None:  # fmt: skip
     """One launch for all branches: writes y, the pre-affine z and the statistics of pixel tiles, each if given."""
     image_bias = None if image_bias is None else image_bias.contiguous()
-    weights = [packed(weight) for weight in weights]
+    weights = [derived(packed, weight) for weight in weights]
     kernels.launch_branches(
         channels_last(x), weights, affine, image_bias, y, z, part, dilations, eps, relu, merged, precision
     )
