@@ -56,7 +56,6 @@ def run(*command: str | Path, cwd: Path = ROOT, ok: bool = True, **environment: 
         ("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX", "80-real;90a-real;90-virtual"),
         ("TORCH_CUDA_ARCH_LIST", "7.5 8.6", "86-real"),
         ("TORCH_CUDA_ARCH_LIST", "8.9 9.0a", "89-real;90a-real"),
-        ("PYRAMID_KERNELS_CUDA_ARCHS", "", "80-real;90a-real"),  # of the defaults what this nvcc knows
     ],
 )
 def test_architectures(variable: str, text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,9 +81,22 @@ def test_architectures_that_cannot_be(variable: str, text: str, message: str, mo
     assert variable in str(stopped.value) and message in str(stopped.value)
 
 
-def test_an_old_nvcc_leaves_default_architectures_out(capsys: pytest.CaptureFixture[str]) -> None:
-    assert setup.architectures(NVCC) == "80-real;90a-real"
-    assert "nvcc 12.4.131 (/opt/cuda/bin/nvcc) is too old for 100-real, 120: left out" in capsys.readouterr().err
+def old_nvcc(folder: Path, otherwise: str = "exit 1") -> Path:
+    """An nvcc that knows nothing after Hopper."""
+    nvcc = folder / "nvcc"
+    nvcc.write_text(f'#!/bin/sh\n[ "$1" = --list-gpu-code ] || {otherwise}\nprintf "sm_80\\nsm_90\\n"\n')
+    nvcc.chmod(0o755)
+    return nvcc
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_old_nvcc_leaves_default_architectures_out(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYRAMID_KERNELS_CUDA_ARCHS", text)
+    nvcc = old_nvcc(tmp_path)
+    assert setup.architectures(NVCC._replace(path=str(nvcc))) == "80-real;90a-real"
+    assert f"pyramid_kernels: {nvcc} is too old for 100-real, 120: left out" in capfd.readouterr().err
 
 
 def test_an_nvcc_without_cpp20_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +221,19 @@ def test_cmake_configures_without_nvcc_and_without_pybind11(tmp_path: Path) -> N
     assert said.count("leaving out the Python modules") == 1
     assert (tmp_path / "build" / "compile_commands.json").is_file()
     assert "Total Tests: 0" not in run("ctest", "--test-dir", tmp_path / "build", "-N")
+
+
+@slow
+@needs_nvcc
+def test_cmake_alone_leaves_out_the_same_architectures(tmp_path: Path) -> None:
+    nvcc = setup.find_nvcc()
+    assert isinstance(nvcc, setup.Nvcc)
+    compiler = old_nvcc(tmp_path, f'exec {nvcc.path} "$@"')
+    options = (f"-DCMAKE_CUDA_COMPILER={compiler}", "-DPK_CUDA=ON", "-DPK_TESTS=OFF")
+    said = run("cmake", "-S", ROOT, "-B", tmp_path / "build", "-G", "Ninja", *options)
+    assert said.count("is too old for 100-real, 120: left out") == 1
+    cache = (tmp_path / "build" / "CMakeCache.txt").read_text()
+    assert "CMAKE_CUDA_ARCHITECTURES:STRING=80-real;90a-real\n" in cache
 
 
 # The gate on what compiled kernels use.
