@@ -259,3 +259,28 @@ def test_the_gate_reads_what_nvcc_compiled(tmp_path: Path) -> None:
     run(nvcc.path, "-arch=sm_80", "-c", tmp_path / "kernel.cu", "-o", tmp_path / "kernel.o")
     (body,) = sass.bodies(tmp_path / "kernel.o")
     assert body.kernel == "hungry_fwd_kernel" and body.arch == "80" and body.stack >= 256 and body.registers > 0
+
+
+@needs_nvcc
+def test_the_gate_reads_which_products_are_serialised(tmp_path: Path) -> None:
+    nvcc = setup.find_nvcc()
+    assert isinstance(nvcc, setup.Nvcc)
+    for name, between in (("apart", ""), ("touched", "d[s] += 1;")):
+        (tmp_path / "kernel.cu").write_text(
+            f"""#include "common/ptx/wgmma.cuh"
+            __global__ void {name}_fwd_kernel(float* g, uint64_t a, uint64_t b) {{
+                float d[32] = {{}};
+                pk::wgmma_fence();
+                for (int s = 0; s < 4; ++s) {{
+                    pk::wgmma<64, pk::half>(d, a + s, b + s, true);
+                    {between}
+                    pk::wgmma_commit();
+                }}
+                pk::wgmma_wait<0>();
+                for (int i = 0; i < 32; ++i) g[threadIdx.x * 32 + i] = d[i];
+            }}"""
+        )
+        options = "-std=c++20 -gencode arch=compute_90a,code=sm_90a"
+        remarks = sass.serialised(f"{nvcc.path} {options} -I{ROOT}/csrc -c kernel.cu -o kernel.o", tmp_path)
+        assert all("serialized" in line and f"{name}_fwd_kernel" in line for line in remarks)
+        assert bool(remarks) == (name == "touched"), remarks
