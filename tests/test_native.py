@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -85,6 +88,37 @@ def test_launches_are_counted_only_while_someone_counts(monkeypatch: pytest.Monk
     monkeypatch.setattr(launch, "counters", [])
     functional.pyramid_pool(x, (1,), backend="cuda")
     assert _native.module("cpu").take_launches() == []  # type: ignore[union-attr]
+
+
+@needs_simulator
+def test_other_threads_run_during_a_launch() -> None:
+    """Where a device's queue is full a launch waits, for what may need Python: a host function in the stream."""
+    module: Any = _native.module("cpu")
+    logits, labels = torch.zeros(1, 4, 16, 16), torch.zeros(1, 64, 64, dtype=torch.uint8)
+    where = native.DTYPES[torch.float32], 0, 0
+    rest = native.located(logits), [64, 64], False, native.LABELS[torch.uint8], labels.data_ptr()
+    finished: list[bool] = []
+
+    def launch() -> None:
+        for _ in range(50):
+            module.upsample_argmax_fwd(*where, *rest)
+        finished.append(True)
+
+    interval = sys.getswitchinterval()
+    module.listen(True)
+    sys.setswitchinterval(1e6)  # no thread is made to give way: another runs only where this one lets it
+    try:
+        module.take_launches()
+        thread = threading.Thread(target=launch)
+        thread.start()
+        while not module.take_launches():
+            pass
+        during = not finished
+        thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+        module.listen(False)
+    assert during
 
 
 def test_an_absent_address_is_zero() -> None:
