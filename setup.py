@@ -23,9 +23,8 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-DEFAULT_ARCHS = "80-real;90a-real;100-real;120"
 OLDEST_ARCH = 80
-OLDEST_NVCC = (12, 5)  # kernel parameters over 4 KB, the driver's functions by version
+OLDEST_NVCC = (12, 5)  # the driver's functions by version
 
 
 class Nvcc(NamedTuple):
@@ -106,18 +105,16 @@ def architectures(nvcc: Nvcc) -> str:
                         f"{', '.join(map(str, nvcc.knows))} only"
                     )
             return ";".join(archs)
-    archs = DEFAULT_ARCHS.split(";")
-    able = [arch for arch in archs if _number(arch) in nvcc.knows]
-    if left_out := [arch for arch in archs if arch not in able]:
-        say(f"nvcc {nvcc.version} ({nvcc.path}) is too old for {', '.join(left_out)}: left out")
-    return ";".join(able)
+    script = str(ROOT / "cmake" / "architectures.cmake")
+    command = ["cmake", f"-DNVCC={nvcc.path}", "-P", script]  # which says on stderr what it leaves out
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def _cmake_spelling(variable: str, text: str) -> list[str]:
     archs = re.split(r"[;,\s]+", text.strip(";, "))
     for arch in archs:
         if not re.fullmatch(r"\d{2,3}[af]?(-real|-virtual)?", arch):
-            stop(f"{variable}={text!r}: {arch!r} is not an architecture; expected entries such as {DEFAULT_ARCHS!r}")
+            stop(f"{variable}={text!r}: {arch!r} is not an architecture; expected entries such as '80-real;90a-real'")
         if _number(arch) < OLDEST_ARCH:
             stop(f"{variable}={text!r}: {arch} is older than {OLDEST_ARCH}, the oldest that the kernels run on")
     return archs

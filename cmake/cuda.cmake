@@ -1,6 +1,9 @@
 # The kernels compiled by nvcc: the library pyramid::kernels, the Python module _cuda, the package for find_package.
+include(cmake/architectures.cmake)
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-    set(CMAKE_CUDA_ARCHITECTURES "80-real;90a-real;100-real;120" CACHE STRING "Architectures to compile for")
+    check_language(CUDA)
+    default_architectures(archs ${CMAKE_CUDA_COMPILER})
+    set(CMAKE_CUDA_ARCHITECTURES "${archs}" CACHE STRING "Architectures to compile for")
 endif()
 enable_language(CUDA)
 find_package(CUDAToolkit 12.5 REQUIRED)

@@ -1,4 +1,4 @@
-"""One-line faults planted in copies of the CUDA kernels, each of which the oracle must find in the simulator.
+"""One-line faults planted in copies of the CUDA kernels: the oracle must find each in the simulator, or the compiler.
 
 ``python -m tests.cuda_faults PLACE`` plants fault number PLACE and prints what found it.
 """
@@ -195,6 +195,18 @@ FAULTS: list[Fault] = [
            f"{BRANCHES}_fwd_sm90.cuh", "share.rank * (G::COLS / 2)", "0", "float16"),
     _fault("dilated_branches", "boxes-9x20", "a block leaves while the other still delivers to it",
            f"{BRANCHES}_fwd_sm90.cuh", "    cluster_wait();  // the other block", "    // the other block", "float16"),
+    _fault("dilated_branches", "boxes-9x20", "boxes are asked for while the launch ahead still writes x",
+           f"{BRANCHES}_fwd_sm90.cuh", "    wait_for_earlier_grids();", "", "float16"),
+    _fault("dilated_branches", "boxes-9x20", "the warpgroups ask for more registers than their block has",
+           f"{BRANCHES}_fwd_sm90.cuh", "RegisterSplit<40, G::GROUP, 232,", "RegisterSplit<40, G::GROUP, 256,",
+           "float16"),
+    _fault("dilated_branches", "boxes-9x20", "kernel parameters pass 4,096 bytes",
+           f"{BRANCHES}_fwd_sm90.cuh", "    TensorMap x; ", "    TensorMap spare, x; ", "float16"),
+    _fault("dilated_branches", "boxes-9x20", "tensor maps are encoded by a thread without a context",
+           f"{BRANCHES}_fwd_sm90.cu", "    const DeviceGuard guard(queue.device);\n    PK_TRY(guard.status(name));"
+           "\n", "", "float16"),
+    _fault("dilated_branches", "deep-input", "a flag is left raised, which a replayed graph would take for its own",
+           "dilated_branches/epilogue.cuh", "            *g_flag = 0;\n", ""),
     _fault("dilated_branches", "plain-13x17", "a tap that only just meets the tile is skipped",
            "dilated_branches/schedule.h", "(last - branch.dilation >= 0", "(last - branch.dilation > 0"),
     _fault("dilated_branches", "aspp-norm-9x11", "shares end one step early",
@@ -286,7 +298,10 @@ def found_by(fault: Fault) -> tuple[bool, str]:
         if fault.line not in text:
             return False, f"the line is no longer in {fault.file}: {fault.line.strip()}"
         path.write_text(text.replace(fault.line, fault.patch, 1))
-        module = _linked(folder, [_compiled(folder, unit) for unit in _units(fault)])
+        try:
+            module = _linked(folder, [_compiled(folder, unit) for unit in _units(fault)])
+        except RuntimeError as error:  # a fault that must not compile; any other is planted wrongly
+            return "static assertion failed" in str(error), str(error)
         return found_in(fault, "cuda", {"PYTHONPATH": str(ROOT), hostsim.SIMULATOR: str(module)})
 
 

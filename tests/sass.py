@@ -1,16 +1,19 @@
 """Build the CUDA core for every default architecture and read what its kernels use.
 
 ``python -m tests.sass`` prints registers and static shared memory of each kernel, and fails on stack or local memory
-(a spill) and on a kernel of csrc/ that an architecture lacks. It needs nvcc and the cuobjdump of Triton's wheel, but no
-GPU; without nvcc it says so and passes.
+(a spill), on a kernel of csrc/ that an architecture lacks, and on warpgroup products that ptxas serialises. It needs
+nvcc and the cuobjdump of Triton's wheel, but no GPU; without nvcc it says so and passes.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +30,7 @@ INSTRUCTIONS = {
 }
 _USE = re.compile(r"Function (.+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 _KERNEL = re.compile(r"\w+_kernel\b")
+_SERIALISED = re.compile(r"\(C75(?:0[89]|1[0-4])\).*")
 
 
 class Body(NamedTuple):
@@ -86,6 +90,22 @@ def missing(module: Path) -> list[str]:
     return lines
 
 
+def serialised(command: str, build: Path) -> list[str]:
+    """ptxas's remarks on warpgroup products that it makes wait for each other, when ``command`` runs in ``build``."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = shlex.split(command)
+        arguments[arguments.index("-o") + 1] = f"{folder}/kernel.o"
+        done = subprocess.run(arguments, cwd=build, capture_output=True, text=True, check=True)
+    return _SERIALISED.findall(done.stdout + done.stderr)
+
+
+def commands(build: Path) -> list[str]:
+    """How ``build`` compiles what holds warpgroup products: ptxas speaks of them only while it compiles."""
+    kernels = [kernel for (kernel, _), wanted in INSTRUCTIONS.items() if "HGMMA" in wanted]
+    units = json.loads((build / "compile_commands.json").read_text())
+    return [u["command"] for u in units if any(kernel in Path(u["file"]).read_text() for kernel in kernels)]
+
+
 def show(found: list[Body]) -> None:
     print(f"{'kernel':40} arch  bodies  registers  shared bytes")
     for kernel, arch in sorted({(b.kernel, b.arch) for b in found}):
@@ -104,6 +124,8 @@ def main() -> int:
     found = bodies(module)
     show(found)
     wrong = complaints(found) + missing(module)
+    for command in commands(module.parent):
+        wrong += serialised(command, module.parent)
     for line in wrong:
         print(f"FAILED {line}")
     return min(1, len(wrong))

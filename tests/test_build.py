@@ -56,7 +56,6 @@ def run(*command: str | Path, cwd: Path = ROOT, ok: bool = True, **environment: 
         ("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX", "80-real;90a-real;90-virtual"),
         ("TORCH_CUDA_ARCH_LIST", "7.5 8.6", "86-real"),
         ("TORCH_CUDA_ARCH_LIST", "8.9 9.0a", "89-real;90a-real"),
-        ("PYRAMID_KERNELS_CUDA_ARCHS", "", "80-real;90a-real"),  # of the defaults what this nvcc knows
     ],
 )
 def test_architectures(variable: str, text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,9 +81,22 @@ def test_architectures_that_cannot_be(variable: str, text: str, message: str, mo
     assert variable in str(stopped.value) and message in str(stopped.value)
 
 
-def test_an_old_nvcc_leaves_default_architectures_out(capsys: pytest.CaptureFixture[str]) -> None:
-    assert setup.architectures(NVCC) == "80-real;90a-real"
-    assert "nvcc 12.4.131 (/opt/cuda/bin/nvcc) is too old for 100-real, 120: left out" in capsys.readouterr().err
+def old_nvcc(folder: Path, otherwise: str = "exit 1") -> Path:
+    """An nvcc that knows nothing after Hopper."""
+    nvcc = folder / "nvcc"
+    nvcc.write_text(f'#!/bin/sh\n[ "$1" = --list-gpu-code ] || {otherwise}\nprintf "sm_80\\nsm_90\\n"\n')
+    nvcc.chmod(0o755)
+    return nvcc
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_old_nvcc_leaves_default_architectures_out(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYRAMID_KERNELS_CUDA_ARCHS", text)
+    nvcc = old_nvcc(tmp_path)
+    assert setup.architectures(NVCC._replace(path=str(nvcc))) == "80-real;90a-real"
+    assert f"pyramid_kernels: {nvcc} is too old for 100-real, 120: left out" in capfd.readouterr().err
 
 
 def test_an_nvcc_without_cpp20_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +223,19 @@ def test_cmake_configures_without_nvcc_and_without_pybind11(tmp_path: Path) -> N
     assert "Total Tests: 0" not in run("ctest", "--test-dir", tmp_path / "build", "-N")
 
 
+@slow
+@needs_nvcc
+def test_cmake_alone_leaves_out_the_same_architectures(tmp_path: Path) -> None:
+    nvcc = setup.find_nvcc()
+    assert isinstance(nvcc, setup.Nvcc)
+    compiler = old_nvcc(tmp_path, f'exec {nvcc.path} "$@"')
+    options = (f"-DCMAKE_CUDA_COMPILER={compiler}", "-DPK_CUDA=ON", "-DPK_TESTS=OFF")
+    said = run("cmake", "-S", ROOT, "-B", tmp_path / "build", "-G", "Ninja", *options)
+    assert said.count("is too old for 100-real, 120: left out") == 1
+    cache = (tmp_path / "build" / "CMakeCache.txt").read_text()
+    assert "CMAKE_CUDA_ARCHITECTURES:STRING=80-real;90a-real\n" in cache
+
+
 # The gate on what compiled kernels use.
 
 
@@ -234,3 +259,28 @@ def test_the_gate_reads_what_nvcc_compiled(tmp_path: Path) -> None:
     run(nvcc.path, "-arch=sm_80", "-c", tmp_path / "kernel.cu", "-o", tmp_path / "kernel.o")
     (body,) = sass.bodies(tmp_path / "kernel.o")
     assert body.kernel == "hungry_fwd_kernel" and body.arch == "80" and body.stack >= 256 and body.registers > 0
+
+
+@needs_nvcc
+def test_the_gate_reads_which_products_are_serialised(tmp_path: Path) -> None:
+    nvcc = setup.find_nvcc()
+    assert isinstance(nvcc, setup.Nvcc)
+    for name, between in (("apart", ""), ("touched", "d[s] += 1;")):
+        (tmp_path / "kernel.cu").write_text(
+            f"""#include "common/ptx/wgmma.cuh"
+            __global__ void {name}_fwd_kernel(float* g, uint64_t a, uint64_t b) {{
+                float d[32] = {{}};
+                pk::wgmma_fence();
+                for (int s = 0; s < 4; ++s) {{
+                    pk::wgmma<64, pk::half>(d, a + s, b + s, true);
+                    {between}
+                    pk::wgmma_commit();
+                }}
+                pk::wgmma_wait<0>();
+                for (int i = 0; i < 32; ++i) g[threadIdx.x * 32 + i] = d[i];
+            }}"""
+        )
+        options = "-std=c++20 -gencode arch=compute_90a,code=sm_90a"
+        remarks = sass.serialised(f"{nvcc.path} {options} -I{ROOT}/csrc -c kernel.cu -o kernel.o", tmp_path)
+        assert all("serialized" in line and f"{name}_fwd_kernel" in line for line in remarks)
+        assert bool(remarks) == (name == "touched"), remarks

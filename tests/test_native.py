@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from pyramid_kernels import _native, testing
+from pyramid_kernels import _native, functional, testing
 from pyramid_kernels.backends import BackendError, Problem
 from pyramid_kernels.ops._shared import native
 from pyramid_kernels.ops._shared.native import covers
@@ -62,6 +66,9 @@ def test_absent_modules_say_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         native.call("pyramid_pool_fwd", torch.zeros(1))
 
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ABSENT = _native.module(DEVICE)
+needs_kernels = pytest.mark.skipif(isinstance(ABSENT, str), reason=f"no CUDA kernels: {ABSENT}")
 needs_simulator = pytest.mark.skipif(hostsim.SIMULATOR not in os.environ, reason="needs the host simulator")
 
 
@@ -75,7 +82,6 @@ def test_errors_of_the_core_are_python_errors() -> None:
 
 @needs_simulator
 def test_launches_are_counted_only_while_someone_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pyramid_kernels import functional
     from pyramid_kernels.ops._shared import launch
 
     x = torch.zeros(1, 2, 4, 4)
@@ -85,6 +91,47 @@ def test_launches_are_counted_only_while_someone_counts(monkeypatch: pytest.Monk
     monkeypatch.setattr(launch, "counters", [])
     functional.pyramid_pool(x, (1,), backend="cuda")
     assert _native.module("cpu").take_launches() == []  # type: ignore[union-attr]
+
+
+@needs_kernels
+def test_the_first_call_of_a_thread_may_need_tensor_maps() -> None:
+    """The driver encodes them only where the thread has a context, which none has before its first launch."""
+    x, w = torch.ones(1, 64, 8, 8), torch.ones(8, 64, 3, 3)
+    x, w = (t.half().to(DEVICE, memory_format=torch.channels_last) for t in (x, w))
+    with ThreadPoolExecutor(1) as pool:
+        y = pool.submit(functional.dilated_branches, x, [w], dilations=[2], backend="cuda").result()
+    assert torch.equal(y, functional.dilated_branches(x, [w], dilations=[2], backend="reference"))
+
+
+@needs_simulator
+def test_other_threads_run_during_a_launch() -> None:
+    """Where a device's queue is full a launch waits, for what may need Python: a host function in the stream."""
+    module: Any = _native.module("cpu")
+    logits, labels = torch.zeros(1, 4, 16, 16), torch.zeros(1, 64, 64, dtype=torch.uint8)
+    where = native.DTYPES[torch.float32], 0, 0
+    rest = native.located(logits), [64, 64], False, native.LABELS[torch.uint8], labels.data_ptr()
+    finished: list[bool] = []
+
+    def launch() -> None:
+        for _ in range(50):
+            module.upsample_argmax_fwd(*where, *rest)
+        finished.append(True)
+
+    interval = sys.getswitchinterval()
+    module.listen(True)
+    sys.setswitchinterval(1e6)  # no thread is made to give way: another runs only where this one lets it
+    try:
+        module.take_launches()
+        thread = threading.Thread(target=launch)
+        thread.start()
+        while not module.take_launches():
+            pass
+        during = not finished
+        thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+        module.listen(False)
+    assert during
 
 
 def test_an_absent_address_is_zero() -> None:

@@ -67,6 +67,29 @@ def test_the_largest_pyramids(backend: str, bins: tuple[Any, ...], windows: str,
     torch.testing.assert_close(*(torch.autograd.grad(y, x, dy)[0] for y in (ours, theirs)))
 
 
+@pytest.mark.parametrize("bins", [(1, 3), ((1, 61), (2, 3))])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_an_axis_longer_than_two_bytes_hold(bins: Any, channels_last: bool) -> None:
+    if "cuda" not in BACKENDS:
+        pytest.skip("no CUDA kernels here")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(-4, 5, (1, 2, 2, 65539), generator=generator).double().to(DEVICE)
+    x = x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format).requires_grad_()
+    ours, theirs = (pyramid_pool(x, bins, backend=b) for b in ("cuda", "reference"))
+    torch.testing.assert_close(ours, theirs)
+    dy = torch.randn_like(ours)
+    torch.testing.assert_close(*(torch.autograd.grad(y, x, dy)[0] for y in (ours, theirs)))
+
+
+def test_more_edges_than_a_launch_carries_are_refused() -> None:
+    if "cuda" not in BACKENDS:
+        pytest.skip("no CUDA kernels here")
+    x = torch.zeros(1, 1, 1, 4000, device=DEVICE)
+    limit = "the bins of all levels have .* edges along an axis of 4000, at most 840 are possible; use fewer bins"
+    with pytest.raises(RuntimeError, match=limit):
+        pyramid_pool(x, [(1, b) for b in range(57, 65)], backend="cuda")
+
+
 @pytest.mark.parametrize(
     "backend,bins,windows,limit",
     [

@@ -31,6 +31,18 @@ inline void raise_unless_ok(const Status& status) {
     if (!status.ok()) throw std::runtime_error(status.error);
 }
 
+/// Where a launch goes. While it lasts other Python threads run: where the device's queue is full a launch waits, for
+/// what may itself wait for Python.
+class LaunchOn {
+  public:
+    LaunchOn(int device, Address stream) : queue_{device, at(stream)} {}
+    operator Queue() const { return queue_; }
+
+  private:
+    py::gil_scoped_release unlocked_;
+    Queue queue_;
+};
+
 /// Copy `from` into the front of the array `to`; returns how many there are.
 template <class I, std::size_t Most>
 int fill(I (&to)[Most], const Ints& from, const char* what) {

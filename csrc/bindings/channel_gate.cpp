@@ -37,7 +37,7 @@ void bind_channel_gate(py::module_& m) {
                                  const Ints& x, Address part, Address mean, Address hidden, Address gate, Address y) {
         raise_unless_ok(launch_channel_gate_fwd(
             {channel_gate_problem(dtype, sizes, layers, x, part), at(mean), at(hidden), at(gate), at(y)},
-            {device, at(stream)}));
+            LaunchOn(device, stream)));
     });
     m.def("channel_gate_bwd",
           [](int dtype, int device, Address stream, const Ints& sizes, const Rows& layers, const Ints& x, Address part,
@@ -46,7 +46,7 @@ void bind_channel_gate(py::module_& m) {
               raise_unless_ok(launch_channel_gate_bwd(
                   {channel_gate_problem(dtype, sizes, layers, x, part), at(mean), at(hidden), at(gate), at(dy), at(dz),
                    at(dhidden), at(dmean), at(dx), weight_of(dweight1), weight_of(dweight2), at(dvectors)},
-                  {device, at(stream)}));
+                  LaunchOn(device, stream)));
           });
 }
 

@@ -40,7 +40,7 @@ static void bind_train(py::module_& m) {
           [](int dtype, int device, Address stream, Address part, Address mean, Address var, int tiles, int channels) {
               const DilatedBranchesStatsParams params{static_cast<float*>(at(part)), static_cast<float*>(at(mean)),
                                                       static_cast<float*>(at(var)), tiles, channels};
-              raise_unless_ok(launch_dilated_branches_train_stats(params, dtype_of(dtype), {device, at(stream)}));
+              raise_unless_ok(launch_dilated_branches_train_stats(params, dtype_of(dtype), LaunchOn(device, stream)));
           });
     m.def("dilated_branches_train_normalise",
           [](int dtype, int device, Address stream, const Ints& sizes, const Rows& rows, const Eps& eps, Address z,
@@ -48,7 +48,7 @@ static void bind_train(py::module_& m) {
               const Map out(y);
               raise_unless_ok(launch_dilated_branches_train_normalise(
                   {branches_of(dtype, sizes, rows, eps), at(z), out.at, out.n, out.c, out.h, out.w, relu, {}},
-                  {device, at(stream)}));
+                  LaunchOn(device, stream)));
           });
 }
 
@@ -75,13 +75,13 @@ static void bind_backward(py::module_& m) {
                                                               sum,
                                                               kept,
                                                               {}},
-                                                             {device, at(stream)}));
+                                                             LaunchOn(device, stream)));
           });
-    m.def("dilated_branches_bwd_sums",
-          [](int, int device, Address stream, Address part, Address sums, int tiles, int length) {
-              raise_unless_ok(launch_dilated_branches_bwd_sums(
-                  {static_cast<float*>(at(part)), static_cast<float*>(at(sums)), tiles, length}, {device, at(stream)}));
-          });
+    m.def("dilated_branches_bwd_sums", [](int, int device, Address stream, Address part, Address sums, int tiles,
+                                          int length) {
+        raise_unless_ok(launch_dilated_branches_bwd_sums(
+            {static_cast<float*>(at(part)), static_cast<float*>(at(sums)), tiles, length}, LaunchOn(device, stream)));
+    });
     m.def("dilated_branches_bwd_dimage",
           [](int dtype, int device, Address stream, const Ints& shape, const Ints& dz, Address dimage) {
               int v[6];
@@ -89,14 +89,14 @@ static void bind_backward(py::module_& m) {
               const Map d(dz);
               raise_unless_ok(launch_dilated_branches_bwd_dimage(
                   {dtype_of(dtype), {v[0], v[1], v[2]}, {v[3], v[4], v[5]}, d.at, d.n, d.h, d.w, at(dimage)},
-                  {device, at(stream)}));
+                  LaunchOn(device, stream)));
           });
     m.def("dilated_branches_bwd_dx", [](int dtype, int device, Address stream, const Ints& sizes, const Rows& rows,
                                         const Eps& eps, const Ints& dz, const Ints& dx) {
         const Map d(dz), out(dx);
         raise_unless_ok(launch_dilated_branches_bwd_dx(
             {branches_of(dtype, sizes, rows, eps), d.at, d.n, d.h, d.w, out.at, out.n, out.c, out.h, out.w, {}},
-            {device, at(stream)}));
+            LaunchOn(device, stream)));
     });
     m.def("dilated_branches_bwd_dw", [](int dtype, int device, Address stream, const Ints& sizes, const Rows& rows,
                                         const Eps& eps, const Ints& dz, const Ints& x, Address part, int splits) {
@@ -104,7 +104,7 @@ static void bind_backward(py::module_& m) {
         DilatedBranchesBwdDwParams params{
             branches_of(dtype, sizes, rows, eps), d.at,   d.n, d.h, d.w, in.at, in.n, in.h, in.w,
             static_cast<float*>(at(part)),        splits, {},  {},  0};
-        raise_unless_ok(launch_dilated_branches_bwd_dw(params, {device, at(stream)}));
+        raise_unless_ok(launch_dilated_branches_bwd_dw(params, LaunchOn(device, stream)));
     });
 }
 
@@ -128,7 +128,7 @@ void bind_dilated_branches(py::module_& m) {
         params.part = static_cast<float*>(at(part));
         params.relu = relu, params.sum = sum;
         params.scratch = at(scratch), params.blocks = blocks;
-        raise_unless_ok(launch_dilated_branches_fwd(params, {device, at(stream)}));
+        raise_unless_ok(launch_dilated_branches_fwd(params, LaunchOn(device, stream)));
     });
     m.def("dilated_branches_plan", [](int dtype, int, Address, const Ints& sizes, const Rows& rows, const Eps& eps,
                                       const Ints& x, bool sum, int blocks) {

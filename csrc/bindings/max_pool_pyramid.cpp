@@ -27,13 +27,13 @@ void bind_max_pool_pyramid(py::module_& m) {
                                      const Ints& how, Address x, Address y, Address indices) {
         const MaxPoolPyramidFwdParams p{pool_problem(dtype, map, sizes, how), at(x), at(y),
                                         static_cast<std::uint8_t*>(at(indices))};
-        raise_unless_ok(launch_max_pool_pyramid_fwd(p, {device, at(stream)}));
+        raise_unless_ok(launch_max_pool_pyramid_fwd(p, LaunchOn(device, stream)));
     });
     m.def("max_pool_pyramid_bwd", [](int dtype, int device, Address stream, const Ints& map, const Ints& sizes,
                                      const Ints& how, Address dy, Address indices, Address dx) {
         const MaxPoolPyramidBwdParams p{pool_problem(dtype, map, sizes, how), at(dy),
                                         static_cast<const std::uint8_t*>(at(indices)), at(dx)};
-        raise_unless_ok(launch_max_pool_pyramid_bwd(p, {device, at(stream)}));
+        raise_unless_ok(launch_max_pool_pyramid_bwd(p, LaunchOn(device, stream)));
     });
 }
 

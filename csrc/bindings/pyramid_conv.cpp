@@ -49,13 +49,13 @@ void bind_pyramid_conv(py::module_& m) {
                                                   relu,
                                                   at(y),
                                                   at(z)};
-              raise_unless_ok(launch_pyramid_conv_merge(params, {device, at(stream)}));
+              raise_unless_ok(launch_pyramid_conv_merge(params, LaunchOn(device, stream)));
           });
     m.def("pyramid_conv_bwd_dlevels", [](int dtype, int device, Address stream, const Ints& shape, bool channels_last,
                                          int how, int k, const Rows& dlevels, Address dz) {
         const PyramidConvBwdLevelsParams params{pyramid_conv_problem(dtype, shape, channels_last, how, k, dlevels),
                                                 at(dz)};
-        raise_unless_ok(launch_pyramid_conv_bwd_dlevels(params, {device, at(stream)}));
+        raise_unless_ok(launch_pyramid_conv_bwd_dlevels(params, LaunchOn(device, stream)));
     });
 }
 

@@ -43,14 +43,14 @@ void bind_pyramid_pool(py::module_& m) {
               p.yn = y_strides.at(0), p.yc = y_strides.at(1), p.ys = y_strides.at(2);
               p.x = at(x), p.y = at(y), p.indices = static_cast<int*>(at(indices));
               p.parts = at(parts), p.part_indices = static_cast<int*>(at(part_indices));
-              raise_unless_ok(launch_pyramid_pool_fwd(p, {device, at(stream)}));
+              raise_unless_ok(launch_pyramid_pool_fwd(p, LaunchOn(device, stream)));
           });
     m.def("pyramid_pool_bwd", [](int dtype, int device, Address stream, const Ints& map, const Ints& pyramid,
                                  const Ints& dy_strides, Address dy, Address indices, Address dx) {
         auto p = pool_params<PyramidPoolBwdParams>(dtype, map, pyramid);
         p.gn = dy_strides.at(0), p.gc = dy_strides.at(1), p.gs = dy_strides.at(2);
         p.dy = at(dy), p.indices = static_cast<const int*>(at(indices)), p.dx = at(dx);
-        raise_unless_ok(launch_pyramid_pool_bwd(p, {device, at(stream)}));
+        raise_unless_ok(launch_pyramid_pool_bwd(p, LaunchOn(device, stream)));
     });
 }
 

@@ -49,7 +49,7 @@ void bind_pyramid_project(py::module_& m) {
         const Cells in(pooled), out(y);
         raise_unless_ok(launch_pyramid_project_fwd({pyramid_of(dtype, sizes, levels, eps), in.at, in.n, in.c, in.s,
                                                     out.at, at(z), out.n, out.c, out.s, sizes.at(4) != 0},
-                                                   {device, at(stream)}));
+                                                   LaunchOn(device, stream)));
     });
     m.def("pyramid_project_bwd_dz",
           [](int dtype, int device, Address stream, const Ints& sizes, const Levels& levels, const Eps& eps,
@@ -58,20 +58,21 @@ void bind_pyramid_project(py::module_& m) {
               raise_unless_ok(
                   launch_pyramid_project_bwd_dz({pyramid_of(dtype, sizes, levels, eps), in.at, at(dz), in.n, in.c, in.s,
                                                  at(y), at(z), strides.n, strides.c, strides.s, at(sums), row},
-                                                {device, at(stream)}));
+                                                LaunchOn(device, stream)));
           });
     m.def("pyramid_project_bwd_dpooled", [](int dtype, int device, Address stream, const Ints& sizes,
                                             const Levels& levels, const Eps& eps, const Ints& dz, const Ints& dpooled) {
         const Cells in(dz), out(dpooled);
         raise_unless_ok(launch_pyramid_project_bwd_dpooled(
             {pyramid_of(dtype, sizes, levels, eps), in.at, in.n, in.c, in.s, out.at, out.n, out.c, out.s},
-            {device, at(stream)}));
+            LaunchOn(device, stream)));
     });
     m.def("pyramid_project_bwd_dweights", [](int dtype, int device, Address stream, const Ints& sizes,
                                              const Levels& levels, const Eps& eps, const Ints& dz, const Ints& pooled) {
         const Cells a(dz), b(pooled);
         raise_unless_ok(launch_pyramid_project_bwd_dweights(
-            {pyramid_of(dtype, sizes, levels, eps), a.at, a.n, a.c, a.s, b.at, b.n, b.c, b.s}, {device, at(stream)}));
+            {pyramid_of(dtype, sizes, levels, eps), a.at, a.n, a.c, a.s, b.at, b.n, b.c, b.s},
+            LaunchOn(device, stream)));
     });
 }
 

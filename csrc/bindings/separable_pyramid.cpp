@@ -36,7 +36,7 @@ void bind_separable_pyramid(py::module_& m) {
         const Cells in(x), out(y);
         raise_unless_ok(launch_separable_pyramid_depthwise(
             {pyramid_of(dtype, sizes, levels), in.at, in.n, in.c, in.s, out.at, out.n, out.c, out.s, turned},
-            {device, at(stream)}));
+            LaunchOn(device, stream)));
     });
     m.def("separable_pyramid_bwd_ddepthwise", [](int dtype, int device, Address stream, const Ints& sizes,
                                                  const Rows& levels, const Ints& dy, const Ints& x) {
@@ -44,7 +44,7 @@ void bind_separable_pyramid(py::module_& m) {
         raise_unless_ok(
             launch_separable_pyramid_bwd_ddepthwise({pyramid_of(dtype, sizes, levels), gradient.at, gradient.n,
                                                      gradient.c, gradient.s, in.at, in.n, in.c, in.s},
-                                                    {device, at(stream)}));
+                                                    LaunchOn(device, stream)));
     });
 }
 

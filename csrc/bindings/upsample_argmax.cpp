@@ -10,7 +10,7 @@ void bind_upsample_argmax(py::module_& m) {
                                     bool align_corners, int type, Address labels) {
         const UpsampleArgmaxParams params{upsampled(dtype, logits, size, align_corners), static_cast<LabelType>(type),
                                           at(labels)};
-        raise_unless_ok(launch_upsample_argmax_fwd(params, {device, at(stream)}));
+        raise_unless_ok(launch_upsample_argmax_fwd(params, LaunchOn(device, stream)));
     });
 }
 

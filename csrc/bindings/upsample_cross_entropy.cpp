@@ -30,12 +30,12 @@ void bind_upsample_cross_entropy(py::module_& m) {
         const UpsampleCrossEntropyFwdParams params{
             problem_of(dtype, logits, size, align_corners, target, ignore, weight, smoothing), at(y), at(lse),
             at(part)};
-        raise_unless_ok(launch_upsample_cross_entropy_fwd(params, {device, at(stream)}));
+        raise_unless_ok(launch_upsample_cross_entropy_fwd(params, LaunchOn(device, stream)));
     });
     m.def("upsample_cross_entropy_sums",
           [](int dtype, int device, Address stream, int parts, bool mean, Address part, Address y, Address factor) {
               const UpsampleCrossEntropySumsParams params{dtype_of(dtype), parts, mean, at(part), at(y), at(factor)};
-              raise_unless_ok(launch_upsample_cross_entropy_sums(params, {device, at(stream)}));
+              raise_unless_ok(launch_upsample_cross_entropy_sums(params, LaunchOn(device, stream)));
           });
     m.def("upsample_cross_entropy_bwd_dlogits",
           [](int dtype, int device, Address stream, const Ints& logits, const Ints& size, bool align_corners,
@@ -48,7 +48,7 @@ void bind_upsample_cross_entropy(py::module_& m) {
                   at(lse),
                   at(dlogits),
                   {strides.at(0), strides.at(1), strides.at(2), strides.at(3)}};
-              raise_unless_ok(launch_upsample_cross_entropy_bwd_dlogits(params, {device, at(stream)}));
+              raise_unless_ok(launch_upsample_cross_entropy_bwd_dlogits(params, LaunchOn(device, stream)));
           });
 }
 

@@ -44,26 +44,26 @@ void bind_upsample_merge(py::module_& m) {
                                             shift_is_t,
                                             relu,
                                             at(y)};
-        raise_unless_ok(launch_upsample_merge_fwd(params, {device, at(stream)}));
+        raise_unless_ok(launch_upsample_merge_fwd(params, LaunchOn(device, stream)));
     });
     m.def("upsample_merge_bwd_dmaps", [](int dtype, int device, Address stream, const Ints& shape, bool channels_last,
                                          int how, bool sum, const std::vector<Ints>& dmaps, Address dy, Address y,
                                          Address scale, bool scale_is_t) {
         const UpsampleMergeBwdMapsParams params{upsample_merge_problem(dtype, shape, channels_last, how, sum, dmaps),
                                                 at(dy), at(y), at(scale), scale_is_t};
-        raise_unless_ok(launch_upsample_merge_bwd_dmaps(params, {device, at(stream)}));
+        raise_unless_ok(launch_upsample_merge_bwd_dmaps(params, LaunchOn(device, stream)));
     });
     m.def("upsample_merge_bwd_affine",
           [](int dtype, int device, Address stream, const Ints& shape, bool channels_last, int how, bool sum,
              const std::vector<Ints>& maps, Address dy, Address y, int parts, Address part) {
               const UpsampleMergeBwdAffineParams params{
                   upsample_merge_problem(dtype, shape, channels_last, how, sum, maps), at(dy), at(y), parts, at(part)};
-              raise_unless_ok(launch_upsample_merge_bwd_affine(params, {device, at(stream)}));
+              raise_unless_ok(launch_upsample_merge_bwd_affine(params, LaunchOn(device, stream)));
           });
     m.def("upsample_merge_sums",
           [](int dtype, int device, Address stream, int rows, int parts, int c, Address part, Address sums) {
               const UpsampleMergeSumsParams params{dtype_of(dtype), rows, parts, c, at(part), at(sums)};
-              raise_unless_ok(launch_upsample_merge_sums(params, {device, at(stream)}));
+              raise_unless_ok(launch_upsample_merge_sums(params, LaunchOn(device, stream)));
           });
 }
 

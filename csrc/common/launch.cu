@@ -24,6 +24,22 @@ Status cuda_failure(const char* what, cudaError_t error, int device) {
                 " with CUDA ", CUDART_VERSION / 1000, '.', CUDART_VERSION % 1000 / 10, ", found ", found.str());
 }
 
+cudaError_t opt_in(const void* kernel, int device) {
+    static OncePerKernel once;
+    cudaError_t error = cudaSuccess;
+    once(kernel, device, [&] {
+        int most = 0;
+        cudaFuncAttributes own;
+        error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+        if (error == cudaSuccess) error = cudaFuncGetAttributes(&own, kernel);
+        if (error == cudaSuccess)
+            error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         most - static_cast<int>(own.sharedSizeBytes));
+        return error == cudaSuccess;
+    });
+    return error;
+}
+
 #else
 
 const char* architectures() { return "host simulator"; }

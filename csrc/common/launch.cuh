@@ -2,7 +2,9 @@
 // ran.
 #pragma once
 
-#include <tuple>
+#include <mutex>
+#include <set>
+#include <utility>
 
 #include "common/check.h"
 #include "common/dispatch.h"
@@ -20,45 +22,90 @@ struct Shape {
     bool early = false;        // may begin before the launch ahead ends: the kernel waits for earlier grids itself
 };
 
+/// Drivers before CUDA 12.1 take no more, and a core built by 12.5 runs on them.
+inline constexpr size_t most_parameter_bytes = 4096;
+
+/// The bytes of a kernel's parameters, laid out as a struct's members are.
+template <class... Params>
+constexpr size_t parameter_bytes() {
+    size_t bytes = 0;
+    ((bytes = (bytes + alignof(Params) - 1) / alignof(Params) * alignof(Params) + sizeof(Params)), ...);
+    return bytes;
+}
+
+/// Does something once for each kernel and device, whichever thread comes first; what failed is tried again.
+class OncePerKernel {
+  public:
+    /// `body()` returns whether it worked.
+    template <class Body>
+    void operator()(const void* kernel, int device, Body&& body) {
+        std::lock_guard lock(mutex_);
+        if (!done_.contains({kernel, device}) && body()) done_.emplace(kernel, device);
+    }
+
+  private:
+    std::mutex mutex_;
+    std::set<std::pair<const void*, int>> done_;
+};
+
 #if defined(__CUDACC__)
 
 Status cuda_failure(const char* what, cudaError_t error, int device);
 
-/// Makes `device` current, and the one before it again at the end.
+/// Let a kernel ask for all the shared memory that a block of the current device may have.
+cudaError_t opt_in(const void* kernel, int device);
+
+/// Makes `device` current and its context this thread's, without which the driver's own functions fail: a thread has
+/// none before its first launch. The device before it is current again at the end.
 class DeviceGuard {
   public:
-    explicit DeviceGuard(int device) : error_(cudaGetDevice(&before_)) {
-        if (error_ == cudaSuccess && before_ != device) error_ = cudaSetDevice(device);
-        changed_ = error_ == cudaSuccess && before_ != device;
+    explicit DeviceGuard(int device) : device_(device), error_(cudaGetDevice(&before_)) {
+        if (error_ == cudaSuccess) error_ = cudaSetDevice(device);
     }
     ~DeviceGuard() {
-        if (changed_) cudaSetDevice(before_);
+        if (error_ == cudaSuccess && before_ != device_) cudaSetDevice(before_);
     }
     DeviceGuard(const DeviceGuard&) = delete;
     DeviceGuard& operator=(const DeviceGuard&) = delete;
-    cudaError_t error() const { return error_; }
+    Status status(const char* what) const {
+        return error_ == cudaSuccess ? Status{} : cuda_failure(what, error_, device_);
+    }
 
   private:
-    int before_ = 0;
-    bool changed_ = false;
+    int device_, before_ = 0;
     cudaError_t error_;
+};
+
+#else
+
+/// Gives this thread a context while it lasts.
+class DeviceGuard {
+  public:
+    explicit DeviceGuard(int) : before_(std::exchange(hostsim::has_context, true)) {}
+    ~DeviceGuard() { hostsim::has_context = before_; }
+    DeviceGuard(const DeviceGuard&) = delete;
+    DeviceGuard& operator=(const DeviceGuard&) = delete;
+    Status status(const char*) const { return {}; }
+
+  private:
+    bool before_;
 };
 
 #endif
 
 /// Launch `kernel(args...)`; an empty grid launches nothing.
 template <class... Params, class... Args>
-Status launch(const char* name, Dtype dtype, void (*kernel)(Params...), const Shape& shape, Queue queue, Args... args) {
+Status launch(const char* name, Dtype dtype, void (*kernel)(Params...), const Shape& shape, Queue queue,
+              Args&&... args) {
+    static_assert(parameter_bytes<Params...>() <= most_parameter_bytes, "a kernel's parameters pass 4,096 bytes");
     if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return {};
     launch_log.add(name, dtype);
+    const DeviceGuard guard(queue.device);
+    PK_TRY(guard.status(name));
 #if defined(__CUDACC__)
-    DeviceGuard guard(queue.device);
-    if (guard.error() != cudaSuccess) return cuda_failure(name, guard.error(), queue.device);
     const void* function = reinterpret_cast<const void*>(kernel);
     cudaError_t error = cudaSuccess;
-    if (shape.shared > 47 * 1024)  // 48 with what is static beside it
-        error =
-            cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared));
+    if (shape.shared > 47 * 1024) error = opt_in(function, queue.device);  // 48 with what is static beside it
     cudaLaunchAttribute attributes[2];
     unsigned count = 0;
     if (shape.cluster.x * shape.cluster.y * shape.cluster.z > 1) {
@@ -71,24 +118,19 @@ Status launch(const char* name, Dtype dtype, void (*kernel)(Params...), const Sh
     }
     const cudaLaunchConfig_t config{shape.grid, shape.block, shape.shared, static_cast<cudaStream_t>(queue.stream),
                                     attributes, count};
-    std::tuple<Params...> exact(args...);
-    if (error == cudaSuccess)
-        error = std::apply(
-            [&](Params&... p) {
-                void* pointers[] = {&p...};
-                return cudaLaunchKernelExC(&config, function, pointers);
-            },
-            exact);
+    const auto start = [&](const Params&... exact) {  // the caller's own where the types are the kernel's: no copy
+        void* pointers[] = {const_cast<void*>(static_cast<const void*>(&exact))...};
+        return cudaLaunchKernelExC(&config, function, pointers);
+    };
+    if (error == cudaSuccess) error = start(args...);
     if (error == cudaSuccess) return {};
     (void)cudaGetLastError();  // or the next launch would report this one's error
     return fail(cuda_failure(name, error, queue.device).error, "; grid (", shape.grid.x, ", ", shape.grid.y, ", ",
                 shape.grid.z, "), block ", shape.block.x * shape.block.y * shape.block.z, ", shared ", shape.shared,
                 " bytes");
 #else
-    (void)queue;
-    const std::string error =
-        hostsim::run(name, shape.grid, shape.block, shape.cluster, shape.shared, [&] { kernel(args...); });
-    return {error};
+    return {hostsim::run({name, shape.grid, shape.block, shape.cluster, shape.shared, shape.early,
+                          [kernel, ... copies = args] { kernel(copies...); }})};
 #endif
 }
 

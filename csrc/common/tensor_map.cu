@@ -78,6 +78,7 @@ Status encode(const TensorBox& box, TensorMap& map) {
 #else
 
 Status encode(const TensorBox& box, TensorMap& map) {
+    PK_CHECK(hostsim::has_context, "the driver refused a tensor map: error 201");  // CUDA_ERROR_INVALID_CONTEXT
     const int bytes = bytes_of(box.dtype);
     hostsim::TensorMap encoded{box.pointer, box.rank, bytes, static_cast<int>(box.swizzle), {}, {}, {}};
     for (int i = 0; i < box.rank; ++i) {

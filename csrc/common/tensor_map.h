@@ -27,7 +27,7 @@ struct TensorBox {
     Swizzle swizzle;
 };
 
-/// Encode `box`, or say which of the hardware's limits it passes.
+/// Encode `box`, or say which of the hardware's limits it passes. Under a DeviceGuard: the driver needs a context.
 Status encode_tensor_map(const TensorBox& box, TensorMap& map);
 
 }  // namespace pk

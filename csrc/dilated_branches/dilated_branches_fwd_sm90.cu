@@ -25,6 +25,9 @@ Status launch_sm90(const DilatedBranchesFwdParams& call, Queue queue) {
     const Branches& branches = p.call.branches;
     const Extent map = branches.map, tile = p.call.tile;
     if (map.n == 0) return {};
+    constexpr const char* name = "dilated_branches_fwd_sm90_kernel";
+    const DeviceGuard guard(queue.device);
+    PK_TRY(guard.status(name));
     PK_TRY(encode_tensor_map({p.call.x,
                               branches.dtype,
                               4,
@@ -46,7 +49,7 @@ Status launch_sm90(const DilatedBranchesFwdParams& call, Queue queue) {
                                  p.w[b]));
     }
     return launch(
-        "dilated_branches_fwd_sm90_kernel", branches.dtype, dilated_branches_fwd_sm90_kernel<G>,
+        name, branches.dtype, dilated_branches_fwd_sm90_kernel<G>,
         Shape{dim3(static_cast<unsigned>(2 * p.call.schedule.workers)), dim3(G::THREADS), G::SHARED, dim3(2), true},
         queue, p);
 }

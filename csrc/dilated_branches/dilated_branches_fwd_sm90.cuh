@@ -137,6 +137,7 @@ template <class G>
 __global__ void __launch_bounds__(G::THREADS, 1)
     dilated_branches_fwd_sm90_kernel(const __grid_constant__ DilatedBranchesFwdSm90Params p) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)  // its instructions exist nowhere else
+    using Registers = RegisterSplit<40, G::GROUP, 232, G::WORKERS>;
     const HopperShared<G> s;
     const Share share(p.call.schedule);
     if (threadIdx.x == 0) {
@@ -150,11 +151,11 @@ __global__ void __launch_bounds__(G::THREADS, 1)
     cluster_wait();
     wait_for_earlier_grids();  // what comes before overlaps the end of the launch that wrote x
     if (threadIdx.x < G::GROUP) {
-        fewer_registers<40>();
+        Registers::few();
         if (threadIdx.x == 0) ask_for_boxes<G>(p, s, share);
         __syncwarp();  // the barrier below is one of whole warps
     } else {
-        more_registers<232>();
+        Registers::many();
         RingPlace<G::STAGES> at;
         for_each_segment(p.call, share,
                          [&](const Segment& segment, const Group& g, const TilePlace& place, bool exists) {

@@ -126,7 +126,14 @@ void stmatrix(const uint32_t* r, int count, bool transposed, uint32_t address, S
     matrices<true>("stmatrix", const_cast<uint32_t*>(r), count, transposed, address, site);
 }
 
+void raise_flag(uint64_t* flag, uint64_t value, Site site) {
+    check_global(flag, sizeof(*flag), "a flag", site);
+    engine.raised.push_back({flag, value, site});
+    *flag = value;
+}
+
 void wait_for_flag(const uint64_t* flag, uint64_t value, Site site) {
+    check_global(flag, sizeof(*flag), "a flag", site);
     if (*flag != value) stop(text("deadlock: the flag waited for at ", place(site), " is raised by no earlier block"));
 }
 

@@ -12,6 +12,8 @@ Engine engine;
 namespace {
 
 std::mutex launching;
+bool capturing = false;
+std::vector<Launch> captured;
 
 uint64_t first_seed() {
     const char* value = std::getenv("PYRAMID_KERNELS_HOSTSIM_SEED");
@@ -38,7 +40,7 @@ void prepare_block(Block& block, uint3 index, unsigned rank) {
         if (id % warp_lanes == 0 && engine.by_warp) priority = static_cast<int>(engine.random.below(priorities));
         const auto i = static_cast<unsigned>(id);
         Thread& thread = block.threads[id];
-        thread.done = false;
+        thread.done = thread.waited = false;
         thread.stack = nullptr;
         thread.copies.clear();
         thread.copy_groups.clear();
@@ -91,26 +93,24 @@ std::string refuse(dim3 grid, dim3 block, dim3 cluster, size_t shared) {
     return {};
 }
 
-}  // namespace
-
-void set_seed(uint64_t value) {
-    std::lock_guard lock(launching);
-    seed = value;
+/// Empty, or the flag that the launch has left raised.
+std::string check_flags() {
+    for (const Flag& flag : engine.raised)
+        if (*flag.at == flag.value)
+            return text("the flag raised at ", place(flag.site),
+                        " is never lowered: a replay would take it for its own");
+    return {};
 }
 
-std::string place(const Site& site) {
-    const char* slash = std::strrchr(site.file_name(), '/');
-    return text(slash ? slash + 1 : site.file_name(), ':', site.line());
-}
-
-std::string run(const char* name, dim3 grid, dim3 block, dim3 cluster, size_t shared,
-                const std::function<void()>& body) {
-    std::lock_guard lock(launching);
+std::string execute(const Launch& launch) {
+    const auto& [name, grid, block, cluster, shared, early, body] = launch;
     std::string error = refuse(grid, block, cluster, shared);
     if (!error.empty()) return text(name, ": ", error);
     engine.name = name;
     engine.body = &body;
     engine.shared = shared;
+    engine.early = early;
+    engine.raised.clear();
     engine.error.clear();
     engine.random = Random(seed);
     engine.by_warp = engine.random.below(3) > 0;
@@ -133,6 +133,40 @@ std::string run(const char* name, dim3 grid, dim3 block, dim3 cluster, size_t sh
                 release_all_stacks();
                 return error;
             }
+    error = check_flags();
+    return error.empty() ? error : text(name, ": ", error);
+}
+
+}  // namespace
+
+void set_seed(uint64_t value) {
+    std::lock_guard lock(launching);
+    seed = value;
+}
+
+std::string place(const Site& site) {
+    const char* slash = std::strrchr(site.file_name(), '/');
+    return text(slash ? slash + 1 : site.file_name(), ':', site.line());
+}
+
+std::string run(Launch launch) {
+    std::lock_guard lock(launching);
+    const std::string error = execute(launch);
+    if (capturing) captured.push_back(std::move(launch));
+    return error;
+}
+
+void capture() {
+    std::lock_guard lock(launching);
+    captured.clear();
+    capturing = true;
+}
+
+std::string replay() {
+    std::lock_guard lock(launching);
+    capturing = false;
+    for (const Launch& launch : captured)
+        if (std::string error = execute(launch); !error.empty()) return error;
     return {};
 }
 

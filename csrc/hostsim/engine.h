@@ -35,6 +35,7 @@ struct Thread {
     Block* block;
     Stack* stack = nullptr;  // none before its first step and after its last
     bool done = false;
+    bool waited = false;  // for earlier grids
     uint64_t result = 0;  // of the warp operation it last took part in
     // What it waits for, where it does.
     const char* what = nullptr;
@@ -145,6 +146,13 @@ struct Block {
     std::vector<unsigned char> static_copy;  // its static shared memory while another block of the cluster runs
 };
 
+/// A flag in global memory that a thread has raised.
+struct Flag {
+    const uint64_t* at;
+    uint64_t value;
+    Site site;
+};
+
 struct Engine {
     const char* name = "";
     const std::function<void()>* body = nullptr;
@@ -153,6 +161,8 @@ struct Engine {
     unsigned char* static_base = nullptr;  // static shared memory of the whole module
     size_t static_bytes = 0;
     std::vector<Block> blocks;  // of the running cluster
+    bool early = false;
+    std::vector<Flag> raised;
     Thread* current = nullptr;
     Random random;
     bool by_warp = false;  // warps have priorities, else threads run in uniform order
@@ -229,7 +239,8 @@ inline bool find_shared(const void* pointer, uint32_t& offset) {
     offset = static_cast<uint32_t>(in_window < window_bytes ? in_window : window_bytes + in_static);
     return true;
 }
-/// Stop the launch where a sanitizer knows that these bytes of global memory may not be read.
+/// Stop the launch where these bytes of global memory may not be touched: a sanitizer knows it, or what an earlier grid
+/// writes there may still be missing.
 void check_global(const void* pointer, size_t bytes, const char* what, const Site& site);
 
 /// Let static shared memory hold `to`'s values, and keep those of `from`.

@@ -264,6 +264,8 @@ uint32_t map_to_block(uint32_t address, uint32_t rank, Site site) {
     return offset_of(address) | (rank + 1) << 24;
 }
 
+void wait_for_earlier_grids() { engine.current->waited = true; }
+
 void leave_cluster_barrier() {
     int living = 0;
     for (const Block& block : engine.blocks) living += block.living;

@@ -28,14 +28,28 @@ inline constexpr int warpSize = 32;
 
 namespace hostsim {
 
+/// Whether this thread could call the driver.
+inline thread_local bool has_context = false;
+
 inline unsigned char* dynamic_base = nullptr;
 /// The running block's dynamic shared memory.
 inline unsigned char* dynamic_shared() { return dynamic_base; }
 
-/// Execute `body`, which calls the kernel for one thread, for every thread of the grid. Returns nothing, or one line
-/// that says what went wrong and where.
-std::string run(const char* name, dim3 grid, dim3 block, dim3 cluster, size_t shared,
-                const std::function<void()>& body);
+struct Launch {
+    const char* name;
+    dim3 grid, block, cluster;
+    size_t shared;
+    bool early;                  // its threads must wait for earlier grids before they touch global memory
+    std::function<void()> body;  // calls the kernel for one thread
+};
+
+/// Execute a launch for every thread of the grid. Returns nothing, or one line that says what went wrong and where.
+std::string run(Launch launch);
+
+/// Keep launches from here on, parameters and all, as a captured graph does.
+void capture();
+/// Execute them again, in order, and keep no more.
+std::string replay();
 
 /// End the launch: run() returns what the running thread says.
 [[noreturn]] void stop(const std::string& message);

@@ -17,6 +17,8 @@ inline Counts counts;
 
 uint32_t shared_address(const void* pointer, Site site);
 
+/// A flag must be down again when the launch ends.
+void raise_flag(uint64_t* flag, uint64_t value, Site site);
 /// Blocks run one after another: a flag that no earlier one has raised stays down for ever.
 void wait_for_flag(const uint64_t* flag, uint64_t value, Site site);
 
@@ -54,6 +56,9 @@ void wgmma_wait(int groups, Site site);
 
 void fence_proxy_async();
 void fence_mbarrier_init();
+
+/// From here on this thread of an early launch may touch global memory.
+void wait_for_earlier_grids();
 
 // Clusters.
 uint32_t cluster_rank();

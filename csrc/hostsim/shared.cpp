@@ -193,6 +193,8 @@ uint32_t shared_address(const void* pointer, Site site) {
 }
 
 void check_global(const void* pointer, size_t bytes, const char* what, const Site& site) {
+    if (engine.early && !engine.current->waited)
+        stop(text(what, " at ", place(site), ": this thread of an early launch has not waited for earlier grids"));
     if (!__asan_region_is_poisoned || !bytes) return;
     void* const bad = __asan_region_is_poisoned(const_cast<void*>(pointer), bytes);
     if (bad)

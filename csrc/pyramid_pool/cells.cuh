@@ -36,7 +36,7 @@ __device__ inline int rank(const Edges& edges, int position) {
     int low = 0, high = edges.count;
     while (low < high) {
         const int middle = (low + high) / 2;
-        if (edges.at[middle] < position) {
+        if (edges.at(middle) < position) {
             low = middle + 1;
         } else {
             high = middle;
@@ -79,8 +79,8 @@ __device__ inline Cell find_cell(const Plan& plan, int s, const Span* s_rows, co
     }
     const Axis &rows = plan.rows[level], &cols = plan.cols[level];
     const Span y = s_rows[s / cols.count], x = s_cols[s % cols.count];
-    const int height = rows.den == 1 ? rows.step : plan.y.at[y.end] - plan.y.at[y.first];
-    const int width = cols.den == 1 ? cols.step : plan.x.at[x.end] - plan.x.at[x.first];
+    const int height = rows.den == 1 ? rows.step : plan.y.at(y.end) - plan.y.at(y.first);
+    const int width = cols.den == 1 ? cols.step : plan.x.at(x.end) - plan.x.at(x.first);
     return {y, x, static_cast<long long>(height) * width};
 }
 

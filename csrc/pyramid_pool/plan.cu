@@ -28,9 +28,18 @@ Status find_edges(Edges& edges, const Axis* axes, int levels, int cuts, Pass pas
         if (r * size / cuts < end) found.push_back(static_cast<int>(r * size / cuts));
     std::sort(found.begin(), found.end());
     found.erase(std::unique(found.begin(), found.end()), found.end());
-    PK_CHECK(found.size() <= max_edges, "too many window edges: ", found.size(), " of at most ", max_edges);
-    edges.count = static_cast<int>(found.size()) - 1;
-    std::copy(found.begin(), found.end(), edges.at);
+    edges.wide = size > 65535;
+    const int count = static_cast<int>(found.size());
+    PK_CHECK(count <= edges.most(), "the bins of all levels have ", count, " edges along an axis of ", size,
+             ", at most ", edges.most(), " are possible; use fewer bins or levels, or another backend");
+    edges.count = count - 1;
+    for (int i = 0; i < count; ++i) {
+        if (edges.wide) {
+            edges.wide_at[i] = found[i];
+        } else {
+            edges.narrow_at[i] = static_cast<unsigned short>(found[i]);
+        }
+    }
     return {};
 }
 
@@ -108,7 +117,7 @@ Status make_plan(Plan& plan, const int64_t (&size)[4], int64_t sc, int64_t sw, c
     PK_TRY(find_edges(plan.x, plan.cols, plan.levels, 0, pass));
     PK_TRY(find_edges(plan.y, plan.rows, plan.levels, 0, pass));
     int cuts = plan.inner ? share_slabs(plan, itemsize, processors, pass) : share_planes(plan, processors, pass);
-    cuts = smaller(smaller(cuts, plan.h), max_edges - 1 - plan.y.count);
+    cuts = smaller(smaller(cuts, plan.h), plan.y.most() - 1 - plan.y.count);
     if (cuts > plan.y.count) PK_TRY(find_edges(plan.y, plan.rows, plan.levels, cuts, pass));
     fit(plan, itemsize);
     return {};

@@ -16,14 +16,21 @@ inline constexpr int slab_bytes = 128;         // channels that a block takes of
 inline constexpr int stage_bytes = 16384;      // pixels that a block holds at a time, NCHW
 inline constexpr int max_stage_row = 2048;     // the widest row, in elements, that is staged
 inline constexpr int max_planes = 32;          // planes per block, NCHW
-inline constexpr int max_edges = 1160;         // per axis: two per bin of the largest pyramid, and some cuts
+inline constexpr int max_edges = 840;          // per axis, of 16 bits; a plan is a kernel's parameter
 inline constexpr int slab_rectangles = 128;    // whose partial results a block may keep, channels innermost
 inline constexpr int plane_rectangles = 4096;  // and NCHW
 
-/// Intervals [at[i], at[i + 1]) for i < count.
+/// Intervals [at(i), at(i + 1)) for i < count. Two bytes hold an edge where the axis is shorter than 65,536.
 struct Edges {
     int count;
-    int at[max_edges];
+    bool wide;
+    union {
+        unsigned short narrow_at[max_edges];
+        int wide_at[max_edges / 2];
+    };
+
+    PK_HD int at(int i) const { return wide ? wide_at[i] : narrow_at[i]; }
+    int most() const { return wide ? max_edges / 2 : max_edges; }
 };
 
 struct Plan {

@@ -38,7 +38,7 @@ struct Owned {
         first = plan.inner ? group % slabs * plan.slab : group * plan.planes;
         count = plan.inner ? smaller(plan.slab, plan.c - first) : smaller(plan.planes, plan.n * plan.c - first);
         u0 = first_of(plan.y.count, plan.bands, band), u1 = first_of(plan.y.count, plan.bands, band + 1);
-        y0 = plan.y.at[u0], y1 = plan.y.at[u1];
+        y0 = plan.y.at(u0), y1 = plan.y.at(u1);
     }
 };
 
@@ -73,8 +73,8 @@ __device__ void spread_slab(const PyramidPoolBwdParams& p, const Plan& plan, con
     const int jobs = (own.u1 - own.u0) * q_count;
     for (int job = next_job(&s_next, lane); job < jobs; job = next_job(&s_next, lane)) {
         const int u = own.u0 + job / q_count, q = job % q_count;
-        const int y0 = plan.y.at[u], x0 = plan.x.at[q], width = plan.x.at[q + 1] - x0;
-        const int pixels = (plan.y.at[u + 1] - y0) * width;
+        const int y0 = plan.y.at(u), x0 = plan.x.at(q), width = plan.x.at(q + 1) - x0;
+        const int pixels = (plan.y.at(u + 1) - y0) * width;
         Acc<T> g[N] = {};
         gather(p, plan, g_dy, y0, x0, channels, read, g);
         Vec<T, N> v;
@@ -122,7 +122,7 @@ __device__ void spread_planes(const PyramidPoolBwdParams& p, const Plan& plan, c
         const long long n = plane / plan.c, c = plane % plan.c;
         const T* g_dy = static_cast<const T*>(p.dy) + n * p.gn + c * p.gc;
         A g[1] = {};
-        gather(p, plan, g_dy, plan.y.at[own.u0 + rectangle / q_count], plan.x.at[rectangle % q_count], 1, false, g);
+        gather(p, plan, g_dy, plan.y.at(own.u0 + rectangle / q_count), plan.x.at(rectangle % q_count), 1, false, g);
         s_g[i] = g[0];
     }
     const int most_rows = smaller(plan.h, static_cast<int>(stage_bytes / sizeof(T)) / plan.w);
@@ -130,16 +130,16 @@ __device__ void spread_planes(const PyramidPoolBwdParams& p, const Plan& plan, c
         const int held = smaller(plan.staged, own.count - plane);
         for (int y = own.y0, u = own.u0; y < own.y1; y += most_rows) {
             const int rows = smaller(most_rows, own.y1 - y);
-            while (plan.y.at[u + 1] <= y) ++u;
+            while (plan.y.at(u + 1) <= y) ++u;
             const T* g_first = static_cast<T*>(p.dx) + ((own.first + plane) * p.h + y) * p.w;
             const int shift = is_contiguous(p) ? reinterpret_cast<uintptr_t>(g_first) % 16 / sizeof(T) : 0;
             __syncthreads();
             for (int row = warp, interval = u; row < held * rows; row += warps) {
                 if (row % rows < warps) interval = u;  // the next plane
-                while (plan.y.at[interval + 1] <= y + row % rows) ++interval;
+                while (plan.y.at(interval + 1) <= y + row % rows) ++interval;
                 const A* s_row = s_g + (plane + row / rows) * per_plane + (interval - own.u0) * q_count;
                 for (int x = lane, q = 0; x < plan.w; x += 32) {
-                    while (plan.x.at[q + 1] <= x) ++q;
+                    while (plan.x.at(q + 1) <= x) ++q;
                     s_stage[shift + row * plan.w + x] = narrow<T>(s_row[q]);
                 }
             }

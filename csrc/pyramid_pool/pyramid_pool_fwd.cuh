@@ -97,7 +97,7 @@ __device__ void pool_slab(const PyramidPoolFwdParams& p, const Plan& plan) {
     const int q_count = plan.x.count;
     for (int job = next_job(&s_next, lane); job < (u1 - u0) * q_count; job = next_job(&s_next, lane)) {
         const int u = u0 + job / q_count, q = job % q_count;
-        const int edge[4] = {plan.y.at[u], plan.y.at[u + 1], plan.x.at[q], plan.x.at[q + 1]};
+        const int edge[4] = {plan.y.at(u), plan.y.at(u + 1), plan.x.at(q), plan.x.at(q + 1)};
         R r[N];
         reduce_rectangle<T>(p, r, g_x, edge, channels, aligned);
         if (lane >= 8) continue;
@@ -162,10 +162,10 @@ template <class T, class R>
 __device__ void reduce_rows(const Plan& plan, const T* s_plane, int y0, int y1, int y_staged, Acc<T>* s_values,
                             int* s_indices, Acc<T>* s_columns, int* s_places) {
     constexpr int tile = FwdShared<T, R>::tile, per_lane = tile / 32;
-    const int lane = threadIdx.x % 32, q_count = plan.x.count, end = plan.x.at[q_count];
+    const int lane = threadIdx.x % 32, q_count = plan.x.count, end = plan.x.at(q_count);
     int lanes = 1;  // per interval of columns
     while (lanes * 2 * q_count <= 32) lanes *= 2;
-    for (int x0 = plan.x.at[0]; x0 < end; x0 += tile) {
+    for (int x0 = plan.x.at(0); x0 < end; x0 += tile) {
         R column[per_lane];
         for (int y = y0; y < y1; ++y) {
 #pragma unroll
@@ -179,8 +179,8 @@ __device__ void reduce_rows(const Plan& plan, const T* s_plane, int y0, int y1, 
         __syncwarp();
         for (int first = 0; first < q_count; first += 32 / lanes) {
             const int q = first + lane / lanes;
-            const int low = q < q_count ? larger(plan.x.at[q], x0) : 0;
-            const int high = q < q_count ? smaller(plan.x.at[q + 1], x0 + tile) : 0;
+            const int low = q < q_count ? larger(plan.x.at(q), x0) : 0;
+            const int high = q < q_count ? smaller(plan.x.at(q + 1), x0 + tile) : 0;
             R r;
             for (int x = low + lane % lanes; x < high; x += lanes) r.join(R::load(s_columns, s_places, x - x0));
             join_lanes(r, 1, lanes);
@@ -216,22 +216,22 @@ __device__ void pool_planes(const PyramidPoolFwdParams& p, const Plan& plan) {
     }
     for (int i = threadIdx.x; i < planes * per_plane; i += threads) R().store(s_values, s_indices, i);
 
-    const int y_end = plan.staged > 1 ? plan.h : plan.y.at[u1];  // planes that are staged together leave out no row
+    const int y_end = plan.staged > 1 ? plan.h : plan.y.at(u1);  // planes that are staged together leave out no row
     const int most_rows = smaller(plan.h, static_cast<int>(stage_bytes / sizeof(T)) / plan.w);
     for (int plane = 0; plane < planes; plane += plan.staged) {
         const int held = smaller(plan.staged, planes - plane);
-        for (int y = plan.y.at[u0], u = u0; y < y_end; y += most_rows) {
+        for (int y = plan.y.at(u0), u = u0; y < y_end; y += most_rows) {
             const int rows = smaller(most_rows, y_end - y);
             const int shift = stage(p, s_stage, first + plane, held, y, rows);
             if (threadIdx.x == 0) s_next = 0;
-            while (plan.y.at[u + 1] <= y) ++u;
+            while (plan.y.at(u + 1) <= y) ++u;
             int jobs = 1;  // intervals of rows that have some of these
-            while (u + jobs < u1 && plan.y.at[u + jobs] < y + rows) ++jobs;
+            while (u + jobs < u1 && plan.y.at(u + jobs) < y + rows) ++jobs;
             __syncthreads();
             for (int job = next_job(&s_next, lane); job < jobs * held; job = next_job(&s_next, lane)) {
                 const int own = job % held, interval = u + job / held, out = (plane + own) * per_plane;
-                reduce_rows<T, R>(plan, s_stage + shift + own * rows * plan.w, larger(plan.y.at[interval], y),
-                                  smaller(plan.y.at[interval + 1], y + rows), y,
+                reduce_rows<T, R>(plan, s_stage + shift + own * rows * plan.w, larger(plan.y.at(interval), y),
+                                  smaller(plan.y.at(interval + 1), y + rows), y,
                                   s_values + out + (interval - u0) * q_count,
                                   s_indices + out + (interval - u0) * q_count, s_columns, s_places);
             }

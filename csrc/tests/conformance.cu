@@ -267,6 +267,7 @@ int main() {
         return EXIT_FAILURE;
     }
 #endif
+    const DeviceGuard device(0);
     Random random(20);
     for (int round = 0; round < 4; ++round) {
         check_mma<Mma::f16>(random);

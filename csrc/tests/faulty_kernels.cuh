@@ -3,6 +3,7 @@
 
 #include "common/ptx/cp_async.cuh"
 #include "common/ptx/fence.cuh"
+#include "common/ptx/flag.cuh"
 #include "common/ptx/ldmatrix.cuh"
 #include "common/ptx/mbarrier.cuh"
 #include "common/ptx/tma.cuh"
@@ -30,6 +31,7 @@ enum class Fault {
     early_read,
     no_init_barrier,
     no_init_fence,
+    no_grid_wait,
     // In the transpose.
     no_barrier,
     divergent_barrier,
@@ -41,6 +43,8 @@ enum class Fault {
     no_proxy_fence,
     no_syncwarp,
     missing_lane,
+    // Between blocks.
+    flag_left_up,
 };
 
 constexpr int stages = 2, steps = 6, tile_bytes = 64 * 64 * 2;
@@ -60,6 +64,7 @@ __global__ void ring_kernel(const __grid_constant__ TensorMap a, const __grid_co
         if (F != Fault::no_init_fence) fence_mbarrier_init();
     }
     if (F != Fault::no_init_barrier) __syncthreads();
+    if (F != Fault::no_grid_wait) wait_for_earlier_grids();
     if (threadIdx.x >= 128) {
         if (!elect_one()) return;
         for (int step = 0; step < steps; ++step) {
@@ -139,6 +144,19 @@ __global__ void neighbour_kernel(const int* g_x, int* g_y) {
     s_x[threadIdx.x] = g_x[threadIdx.x];
     if (F != Fault::no_syncwarp) __syncwarp();
     g_y[threadIdx.x] = s_x[threadIdx.x ^ 1];
+}
+
+/// Block 0 hands block 1 a number: y[1] = y[0].
+template <Fault F>
+__global__ void flag_kernel(uint64_t* g_flag, uint64_t epoch, int* g_y) {
+    if (blockIdx.x == 0) {
+        g_y[0] = 7;
+        store_release(g_flag, epoch);
+    } else {
+        wait_for_flag(g_flag, epoch);
+        if (F != Fault::flag_left_up) *g_flag = 0;
+        g_y[1] = g_y[0];
+    }
 }
 
 }  // namespace pk

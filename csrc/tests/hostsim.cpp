@@ -7,6 +7,7 @@
 #include "common/launch.cuh"
 #include "common/ptx/cluster.cuh"
 #include "common/ptx/warp.cuh"
+#include "common/tensor_map.h"
 #include "tests/check.h"
 
 using namespace pk;
@@ -198,6 +199,61 @@ void check_refusals() {
     CHECK(refused({{0}, {32}}).empty(), "an empty grid launches nothing");
 }
 
+/// A captured launch runs again with the parameters it had.
+__global__ void add_kernel(int* g_sum, int value) {
+    if (threadIdx.x == 0) *g_sum += value;
+}
+
+void check_replay() {
+    int sum = 0, value = 3;
+    hostsim::capture();
+    CHECK_OK(launch("add_kernel", Dtype::f32, add_kernel, {{1}, {32}}, {}, &sum, value));
+    value = 100;
+    CHECK_OK(launch("add_kernel", Dtype::f32, add_kernel, {{2}, {32}}, {}, &sum, 1));
+    CHECK(sum == 5 && hostsim::replay().empty() && sum == 10, sum);
+}
+
+/// A driver's function needs a context, which a thread has under a guard, as on a GPU from its first launch on.
+void check_context() {
+    Buffer<float> x(32);
+    TensorMap map;
+    const auto encode = [&] {
+        return encode_tensor_map({x.data(), Dtype::f32, 2, {4, 8}, {1, 4}, {4, 8}, Swizzle::none}, map);
+    };
+    std::thread([&] {
+        CHECK(encode().error == "the driver refused a tensor map: error 201");
+        const DeviceGuard outer(0);
+        {
+            const DeviceGuard inner(0);
+        }
+        CHECK_OK(encode());
+    }).join();
+}
+
+/// Kernels ask for their device's shared memory once, from whatever thread and with whatever size they are launched.
+void check_once() {
+    OncePerKernel once;
+    int calls[2][3] = {}, refused = 0;
+    const int kernels[2] = {};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 4; ++t)
+        threads.emplace_back([&] {
+            for (int i = 0; i < 60; ++i)
+                once(&kernels[i % 2], i % 3,
+                     [&] { return i % 3 < 2 || ++refused > 5 ? ++calls[i % 2][i % 3] : false; });
+        });
+    for (std::thread& thread : threads) thread.join();
+    for (const auto& devices : calls)
+        for (const int count : devices) CHECK(count == 1, count);
+    CHECK(refused == 7, refused, ": what failed is tried again");
+}
+
+struct Odd {
+    char bytes[5];
+};
+static_assert(parameter_bytes<>() == 0 && parameter_bytes<Odd, int*, char>() == 17);
+static_assert(parameter_bytes<char, TensorMap>() == 192);
+
 }  // namespace
 
 int main() {
@@ -208,5 +264,8 @@ int main() {
     check_order();
     check_poison();
     check_refusals();
+    check_replay();
+    check_context();
+    check_once();
     return finish();
 }

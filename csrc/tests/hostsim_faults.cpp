@@ -33,8 +33,8 @@ int ring(std::string& error) {
             CHECK_OK(encode_tensor_map(
                 {(i ? b : a).data(), Dtype::bf16, 2, {depth, 64}, {1, depth}, {64, 64}, Swizzle::b128}, maps[i]));
         const Status status =
-            launch("ring_kernel", Dtype::bf16, ring_kernel<F>, {{1}, {160}, stages * 2 * tile_bytes + 1024 + 128}, {},
-                   maps[0], maps[1], d.data());
+            launch("ring_kernel", Dtype::bf16, ring_kernel<F>,
+                   {{1}, {160}, stages * 2 * tile_bytes + 1024 + 128, {1, 1, 1}, true}, {}, maps[0], maps[1], d.data());
         bool right = status.ok();
         error += status.error + "\n";
         for (int i = 0; i < 64 && right; ++i)
@@ -88,6 +88,16 @@ int neighbour(std::string& error) {
     return caught;
 }
 
+template <Fault F>
+int hand_over(std::string& error) {
+    uint64_t flag = 1;
+    int y[2] = {};
+    hostsim::capture();
+    const Status status = launch("flag_kernel", Dtype::f32, flag_kernel<F>, {{2}, {1}}, {}, &flag, uint64_t{9}, y);
+    error += status.error + hostsim::replay();
+    return !status.ok() || y[1] != 7 ? seeds : 0;
+}
+
 /// What a sanitizer prints when `body` runs in a process of its own; empty where it ends well.
 [[maybe_unused]] std::string dying_words(const std::function<void()>& body) {
     int ends[2];
@@ -123,6 +133,7 @@ void check_plain() {
     CHECK(ring<Fault::none>(error) == 0, error);
     CHECK(transpose<Fault::none>(error) == 0, error);
     CHECK(neighbour<Fault::none>(error) == 0, error);
+    CHECK(hand_over<Fault::none>(error) == 0, error);
 }
 
 void check_ring() {
@@ -141,6 +152,7 @@ void check_ring() {
     must_show<ring<Fault::no_wgmma_wait>>("no wgmma wait", "without waiting for wgmma");
     must_show<ring<Fault::early_read>>("early read", "");
     must_show<ring<Fault::no_init_barrier>>("no init barrier", "");
+    must_show<ring<Fault::no_grid_wait>>("no grid wait", "has not waited for earlier grids");
 }
 
 void check_transpose() {
@@ -153,6 +165,7 @@ void check_transpose() {
     must_show<transpose<Fault::untransposed>>("untransposed", "");
     must_show<transpose<Fault::missing_lane>>("missing lane", "deadlock: ");
     must_show<neighbour<Fault::no_syncwarp>>("no syncwarp", "");
+    must_show<hand_over<Fault::flag_left_up>>("flag left up", "is never lowered");
 }
 
 /// What only the order of accesses shows.
@@ -166,6 +179,7 @@ void check_races() {
 }  // namespace
 
 int main() {
+    const DeviceGuard device(0);
     check_plain();
     check_ring();
     check_transpose();

@@ -163,6 +163,7 @@ void check_refusals() {
 }  // namespace
 
 int main() {
+    const DeviceGuard device(0);
     check_refusals();
     for (uint64_t seed = 0; seed < 8; ++seed) {
         hostsim::set_seed(seed);

@@ -80,17 +80,18 @@ __global__ void __launch_bounds__(128)
 
 /// Three warpgroups of 168 registers give some to each other and meet by name: y (3) counts the elected lanes of each.
 __global__ void __launch_bounds__(384, 1) steering_kernel(int* g_y) {
+    using Registers = RegisterSplit<40, 128, 232, 256>;
     __shared__ int s_count[3];
     wait_for_earlier_grids();
     const int group = static_cast<int>(threadIdx.x) / 128;
     if (threadIdx.x < 3) s_count[threadIdx.x] = 0;
     __syncthreads();
     if (group == 0) {
-        fewer_registers<40>();
+        Registers::few();
         if (elect_one()) atomicAdd(&s_count[0], 1);
         barrier_arrive<1, 384>();
     } else {
-        more_registers<232>();
+        Registers::many();
         if (elect_one()) atomicAdd(&s_count[group], 1);
         barrier_sync<2, 256>();
         barrier_sync<1, 384>();

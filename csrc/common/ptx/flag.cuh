@@ -5,11 +5,12 @@
 
 namespace pk {
 
-__device__ __forceinline__ void store_release(uint64_t* g_flag, uint64_t value) {
+/// Raise a flag; whoever waits for it lowers it, or a replay of the launch would find it raised.
+__device__ __forceinline__ void store_release(uint64_t* g_flag, uint64_t value PK_SITE) {
 #if defined(__CUDACC__)
     asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(g_flag), "l"(value) : "memory");
 #else
-    *g_flag = value;
+    hostsim::raise_flag(g_flag, value, site);
 #endif
 }
 

@@ -42,27 +42,35 @@ __device__ __forceinline__ void barrier_arrive(PK_ONLY_SITE) {
 #endif
 }
 
-/// Registers per thread of this warpgroup from here on (sm_90a), by all its warps.
-template <int Registers>
-__device__ __forceinline__ void more_registers() {
-    static_assert(24 <= Registers && Registers <= 256 && Registers % 8 == 0);
-#if defined(__CUDACC__)
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
-#endif
-}
+/// How the warpgroups of a block that is alone on its multiprocessor share its registers (sm_90a): each warpgroup calls
+/// few() or many() with all its warps. A thread starts with as many as the block's size leaves it.
+template <int Few, int FewThreads, int Many, int ManyThreads>
+struct RegisterSplit {
+    static constexpr int THREADS = FewThreads + ManyThreads, START = smaller(255, 65536 / THREADS) / 8 * 8;
+    static_assert(24 <= Few && Few <= START && Few % 8 == 0 && FewThreads % 128 == 0);
+    static_assert(START <= Many && Many <= 256 && Many % 8 == 0 && ManyThreads % 128 == 0);
+    static_assert(Few * FewThreads + Many * ManyThreads <= START * THREADS,
+                  "more registers than the block has: many() would wait for ever");
 
-template <int Registers>
-__device__ __forceinline__ void fewer_registers() {
-    static_assert(24 <= Registers && Registers <= 256 && Registers % 8 == 0);
+    static __device__ __forceinline__ void few() {
 #if defined(__CUDACC__)
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Few));
 #endif
-}
+    }
+    static __device__ __forceinline__ void many() {
+#if defined(__CUDACC__)
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Many));
+#endif
+    }
+};
 
-/// Wait until the grids this one depends on have finished, where it was launched to overlap them (sm_90).
+/// Wait until the grids this one depends on have finished, where it was launched to overlap them (sm_90): by every
+/// thread, before it touches global memory.
 __device__ __forceinline__ void wait_for_earlier_grids() {
 #if defined(__CUDACC__)
     asm volatile("griddepcontrol.wait;" ::: "memory");
+#else
+    hostsim::wait_for_earlier_grids();
 #endif
 }
 
