@@ -30,6 +30,7 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PYRAMID_KERNELS_HOME", str(tmp_path))
     monkeypatch.setattr(ledger, "SHIPPED", tmp_path / "none.json")
     monkeypatch.setattr(shared, "INTERPRETED", False)
+    monkeypatch.setattr(shared, "cannot_build", lambda: None)
     core = {"cuda": SimpleNamespace(architectures="80-real"), "cpu": "CUDA kernels need a CUDA device, got cpu"}
     monkeypatch.setattr(_native, "module", core.__getitem__)
     memories = (ledger.read, resolve, backends._announce)
@@ -99,6 +100,50 @@ def test_gemm_ops_stay_off_without_a_measurement() -> None:
 def test_a_named_backend_that_cannot_run_says_why(problem: Problem, backend: str, reason: str) -> None:
     with pytest.raises(BackendError, match=f"pyramid_pool: backend='{backend}' cannot run: {reason}"):
         resolve(POOL, problem, backend)
+
+
+def test_rocm_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An MI200 calls itself 9.0 as a Hopper does."""
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    monkeypatch.setattr(_native, "module", lambda device: SimpleNamespace(architectures="90a-real"))
+    for backend in ("cuda", "triton"):
+        assert "for ROCm" in str(backends.cannot(POOL, HOPPER, backend))
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine without compilers, and with Python's headers in a folder of their own."""
+    (tmp_path / "Python.h").touch()
+    monkeypatch.undo()
+    monkeypatch.setattr(shared, "INTERPRETED", False)
+    monkeypatch.setattr(shared.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shared.sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
+    for name in ("CC", "CPATH", "C_INCLUDE_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    shared.cannot_build.cache_clear()
+    return tmp_path
+
+
+def reason() -> str | None:
+    shared.cannot_build.cache_clear()
+    return backends.cannot(POOL, HOPPER, "triton")
+
+
+def test_triton_needs_a_c_compiler_and_pythons_headers(builds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "there is none; install gcc or set CC" in str(reason())
+    monkeypatch.setenv("CC", "mycc")
+    assert "CC='mycc' is none" in str(reason())
+    monkeypatch.setattr(shared.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert reason() is None
+    monkeypatch.delenv("CC")
+    assert reason() is None
+    (builds / "Python.h").unlink()
+    assert "install Python's headers" in str(reason())
+    (builds / "own").mkdir()
+    (builds / "own" / "Python.h").touch()
+    monkeypatch.setenv("CPATH", f"/nowhere{os.pathsep}{builds / 'own'}")
+    assert reason() is None
+    shared.cannot_build.cache_clear()
 
 
 def test_an_unknown_backend_lists_those_there_are() -> None:
