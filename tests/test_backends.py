@@ -166,6 +166,7 @@ def test_on_a_cpu_auto_chooses_between_composed_and_reference() -> None:
 
 def test_explain_prints_the_decision_and_every_reason(capsys: pytest.CaptureFixture[str]) -> None:
     text = pk.explain(pk.functional.pyramid_pool, torch.zeros(1, 64, 200, 200), (1, 2))
+    assert "measured" not in text, "nothing was, for this call"
     assert capsys.readouterr().out.strip() == text
     assert text.startswith("pyramid_pool: composed  (cpu, float32, contiguous, sizes (1, 64, 200, 200))")
     assert "triton: Triton needs a CUDA device" in text and "cuda: CUDA kernels need a CUDA device" in text
@@ -190,6 +191,45 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_the_environment_names_the_default_backend() -> None:
     done = python(POOLED, PYRAMID_KERNELS_BACKEND="triton")
     assert done.returncode == 1 and "backend='triton' cannot run: Triton needs a CUDA device" in done.stderr
+
+
+WRONG = {"PYRAMID_KERNELS_BACKEND": "foo", "PYRAMID_KERNELS_STRICT": "yes", "PYRAMID_KERNELS_LOG": "2"}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_setting_is_named_at_the_first_use(name: str) -> None:
+    imported, used = "import pyramid_kernels", POOLED.replace("(1, 2))", "(1, 2), backend='reference')")
+    assert python(imported, **{name: WRONG[name]}).returncode == 0
+    done = python(used, **{name: WRONG[name]})
+    assert done.returncode == 1 and f"ValueError: {name} must be one of" in done.stderr
+    assert f"got {WRONG[name]!r}" in done.stderr
+    assert python(used, **{name: ""}).returncode == 0
+
+
+def test_explain_knows_the_environment() -> None:
+    code = f"{POOLED}; pk.explain(pk.functional.pyramid_pool, torch.zeros(1, 2, 8, 8), (1, 2))"
+    done = python(code, PYRAMID_KERNELS_BACKEND="composed")
+    assert done.stdout.splitlines()[0].startswith("pyramid_pool: composed")
+    assert done.stdout.splitlines()[1:] == ["  named explicitly"]
+
+
+CALLED = """
+import torch, pyramid_kernels as pk
+fn = pk.functional.pyramid_pool
+if {compiled}:
+    fn = torch.compile(fn, fullgraph=True, dynamic=True, backend="eager")
+for x in (torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 9, 8), torch.zeros(1, 64, 200, 200), torch.zeros(1, 2, 8, 8)):
+    fn(x, (1, 2))
+"""
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_log_tells_every_new_decision_on_a_cpu(compiled: bool) -> None:
+    done = python(CALLED.format(compiled=compiled), PYRAMID_KERNELS_LOG="1")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if " -> " in line]
+    assert [line.split(" -> ")[1].split(" ")[0] for line in lines] == ["reference", "composed"], done.stderr
+    assert lines[0].startswith("pyramid_pool Problem(device='cpu'") and "too small a map" in lines[0]
 
 
 def test_the_log_tells_decisions() -> None:
