@@ -66,6 +66,7 @@ class Problem(NamedTuple):
     dtype: torch.dtype
     channels_last: bool
     options: tuple[Any, ...] = ()
+    gpu: str = ""  # its name: what was measured on one says nothing about another of the same architecture
 
 
 class Decision(NamedTuple):
@@ -110,7 +111,8 @@ class Op:
 
 def describe(x: Tensor, channels_last: bool, *options: Any) -> Problem:
     """The ``Problem`` of a call whose main tensor is ``x``."""
-    return Problem(x.device.type, capability(x.device) if x.is_cuda else 0, x.dtype, channels_last, options)
+    arch, gpu = (capability(x.device), gpu_name(x.device)) if x.is_cuda else (0, "")
+    return Problem(x.device.type, arch, x.dtype, channels_last, options, gpu)
 
 
 @functools.lru_cache
@@ -118,6 +120,14 @@ def capability(device: torch.device) -> int:
     """Compute capability times ten of a CUDA device."""
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
+
+
+def gpu_name(device: torch.device) -> str:
+    """The name of a CUDA device, which the tracer keeps as a constant."""
+    return _gpu_name(device)
+
+
+_gpu_name = functools.lru_cache(torch.cuda.get_device_name)
 
 
 def automatic(backend: str) -> bool:
@@ -159,7 +169,7 @@ def _logged(name: str, problem: Problem, decision: Decision) -> Decision:
 
 
 # What torch.compiler.assume_constant_result does; calling it would import Dynamo, and Triton with it, for everyone.
-for _function in (_resolved, _log_on_cpu):
+for _function in (gpu_name, _resolved, _log_on_cpu):
     setattr(_function, "_dynamo_marked_constant", True)  # noqa: B010
 
 
@@ -198,10 +208,19 @@ def resolve(op: Op, problem: Problem, backend: str) -> Decision:
     return decision
 
 
+ledger.forget.append(resolve.cache_clear)
+
+
+def why_not_taken(op: Op, problem: Problem, name: str) -> str | None:
+    """Why ``auto`` does not take the kernel backend ``name`` on a GPU; None if it may."""
+    _, arch, dtype, channels_last, _, gpu = problem
+    return cannot(op, problem, name) or ledger.why_not(op.name, op.bound, name, arch, dtype, channels_last, gpu)
+
+
 def _automatic(op: Op, problem: Problem) -> Decision:
     because: list[str] = []
     for name in op.order:
-        reason = cannot(op, problem, name) or ledger.why_not(op.name, op.bound, name, problem.arch)
+        reason = why_not_taken(op, problem, name)
         if reason is None:
             return Decision(name, (*because, f"{name}: first in the measured order that can run and is verified"))
         because.append(f"{name}: {reason}")
@@ -210,12 +229,8 @@ def _automatic(op: Op, problem: Problem) -> Decision:
 
 @functools.lru_cache
 def _announce(name: str, decision: Decision) -> None:
-    """Say once per op and reason what ``auto`` fell back to, and how to change that."""
-    message = (
-        f"pyramid_kernels: {name} runs the unfused chain on this device ({'; '.join(decision.because)}). "
-        "`python -m pyramid_kernels verify` checks the kernels on this GPU and switches the memory-bound ones on, "
-        "`python -m pyramid_kernels tune` measures the others, and backend='triton' forces one call."
-    )
+    """Say once per op and reason what ``auto`` fell back to; the reasons hold what changes that."""
+    message = f"pyramid_kernels: {name} runs the unfused chain on this device ({'; '.join(decision.because)})"
     if _STRICT:
         raise BackendError(message)
     warnings.warn(message, stacklevel=2)

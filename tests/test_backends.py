@@ -20,7 +20,8 @@ from pyramid_kernels.ops import all_ops, find_op
 from pyramid_kernels.ops._shared import triton as shared
 
 ROOT = Path(__file__).resolve().parent.parent
-HOPPER = Problem("cuda", 90, torch.float16, True, ("avg", "adaptive", 4, True, 16, 16))
+HOPPER = Problem("cuda", 90, torch.float16, True, ("avg", "adaptive", 4, True, 16, 16), "NVIDIA H100")
+BODY = {"backend": "triton", "dtype": "float16", "layout": "channels_last", "arch": 90, "gpu": "NVIDIA H100"}
 POOL = find_op("pyramid_pool")
 
 
@@ -41,8 +42,8 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         memory.cache_clear()
 
 
-def verified(op: str = "pyramid_pool", backend: str = "triton", arch: int = 90) -> None:
-    ledger.record("verified", {"op": op, "backend": backend, "arch": arch, "result": "passed"})
+def verified(op: str = "pyramid_pool", **other: str) -> None:
+    ledger.record("verified", {"op": op, **BODY, "result": "passed", **other})
 
 
 def test_auto_takes_a_verified_kernel() -> None:
@@ -52,14 +53,28 @@ def test_auto_takes_a_verified_kernel() -> None:
     assert any(reason.startswith("cuda: ") for reason in decision.because)
 
 
-def test_auto_falls_back_with_one_warning_that_names_the_commands() -> None:
-    with pytest.warns(UserWarning, match="python -m pyramid_kernels verify") as caught:
+def test_auto_falls_back_with_one_warning_that_names_the_commands_it_needs() -> None:
+    with pytest.warns(UserWarning, match="python -m pyramid_kernels verify --op pyramid_pool") as caught:
         assert resolve(POOL, HOPPER, "auto").backend == "reference"
-    assert "python -m pyramid_kernels tune" in str(caught[0].message)
-    assert "not verified on compute capability 9.0" in str(caught[0].message)
+    assert "not verified on compute capability 9.0 for float16 channels_last" in str(caught[0].message)
+    assert " tune " not in str(caught[0].message), "an op bound by memory needs no measurement"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         resolve.cache_clear()
+        assert resolve(POOL, HOPPER, "auto").backend == "reference"
+
+
+def test_a_failure_in_one_dtype_leaves_the_others_on() -> None:
+    verified()
+    verified(dtype="float64", result="failed")
+    assert resolve(POOL, HOPPER, "auto").backend == "triton"
+    with pytest.warns(UserWarning, match="verification failed on compute capability 9.0 for float64"):
+        assert resolve(POOL, HOPPER._replace(dtype=torch.float64), "auto").backend == "reference"
+
+
+def test_a_result_of_another_gpu_of_the_architecture_does_not_count() -> None:
+    verified(gpu="NVIDIA GH200")
+    with pytest.warns(UserWarning, match="only with other versions, kernel sources or GPUs"):
         assert resolve(POOL, HOPPER, "auto").backend == "reference"
 
 
@@ -79,10 +94,10 @@ def test_auto_passes_over_a_verified_kernel_that_cannot_run() -> None:
 def test_gemm_ops_stay_off_without_a_measurement() -> None:
     verified("dilated_branches")
     problem = HOPPER._replace(options=())
-    with pytest.warns(UserWarning, match="GEMM ops are off"):
+    with pytest.warns(UserWarning, match="GEMM ops are off") as caught:
         assert resolve(find_op("dilated_branches"), problem, "auto").backend == "reference"
-    ledger.record("ratios", {"op": "dilated_branches", "backend": "triton", "arch": 90, "ratio": 1.4})
-    resolve.cache_clear()
+    assert "tune --op dilated_branches" in str(caught[0].message) and " verify " not in str(caught[0].message)
+    ledger.record("ratios", {"op": "dilated_branches", **BODY, "ratio": 1.4})
     assert resolve(find_op("dilated_branches"), problem, "auto").backend == "triton"
 
 
@@ -241,6 +256,12 @@ def test_the_log_tells_decisions() -> None:
     assert done.returncode == 0 and "-> reference" in done.stderr
     done = python(code, PYRAMID_KERNELS_STRICT="1")
     assert done.returncode == 1 and "BackendError" in done.stderr
+
+
+def test_the_name_of_a_gpu_is_a_constant_to_the_tracer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_gpu_name", lambda device: "NVIDIA H200")
+    counted = torch.compile(lambda x: x + len(backends.gpu_name(x.device)), fullgraph=True, backend="eager")
+    assert counted(torch.zeros(1)).item() == len("NVIDIA H200")
 
 
 def test_importing_the_package_imports_neither_triton_nor_dynamo() -> None:
