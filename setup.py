@@ -6,6 +6,7 @@ Never imports torch, so it runs under build isolation. docs/build.md lists the e
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import json
 import os
@@ -151,10 +152,20 @@ def commit() -> str:
     return _output(git, "-C", str(ROOT), "rev-parse", "--short", "HEAD").strip() or "unknown"
 
 
+def source_hashes() -> dict[str, str]:
+    """A hash of what lies in each folder of csrc: results of the kernels are kept for the sources they were seen on."""
+    hashes: dict[str, str] = {}
+    for folder in sorted(path for path in (ROOT / "csrc").iterdir() if path.is_dir()):
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        hashes[folder.name] = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+    return hashes
+
+
 def write_build_info(package: Path, cuda: dict[str, str] | str) -> None:
     version = re.search(r'"(.+)"', (ROOT / "pyramid_kernels" / "_version.py").read_text().split("__version__")[1])
     facts = {"version": version[1] if version else "unknown", "commit": commit(), "python": platform.python_version()}
-    (package / "build_info.json").write_text(json.dumps({**facts, "cuda": cuda}, indent=1) + "\n")
+    sources = {} if isinstance(cuda, str) else source_hashes()
+    (package / "build_info.json").write_text(json.dumps({**facts, "cuda": cuda, "sources": sources}, indent=1) + "\n")
 
 
 class BuildPython(build_py):

@@ -24,13 +24,34 @@ from . import ledger
 
 KERNELS = ("cuda", "triton")
 BACKENDS = ("auto", *KERNELS, "composed", "reference")
+#: What is said where the composed form is taken by itself.
+PAYS = "fewer operations or less memory than the unfused chain at these sizes"
 
-_DEFAULT = os.environ.get("PYRAMID_KERNELS_BACKEND", "auto")
-_STRICT = os.environ.get("PYRAMID_KERNELS_STRICT", "0") == "1"
+#: Settings with a value they cannot have: an import raises nothing, the first use does.
+_WRONG: list[str] = []
+
+
+def _setting(name: str, choices: tuple[str, ...]) -> str:
+    """The environment variable ``name``; the first of ``choices`` where it is not set."""
+    value = os.environ.get(name) or choices[0]
+    if value not in choices:
+        _WRONG.append(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+_DEFAULT = _setting("PYRAMID_KERNELS_BACKEND", BACKENDS)
+_STRICT = _setting("PYRAMID_KERNELS_STRICT", ("0", "1")) == "1"
+_LOGGED = _setting("PYRAMID_KERNELS_LOG", ("0", "1")) == "1"
 _log = logging.getLogger("pyramid_kernels")
-if os.environ.get("PYRAMID_KERNELS_LOG", "0") == "1":
+if _LOGGED:
     _log.addHandler(logging.StreamHandler())
     _log.setLevel(logging.DEBUG)
+
+
+def check_settings() -> None:
+    """ValueError that names an environment variable with a value it cannot have."""
+    if _WRONG:
+        raise ValueError("; ".join(_WRONG))
 
 
 class BackendError(RuntimeError):
@@ -45,6 +66,7 @@ class Problem(NamedTuple):
     dtype: torch.dtype
     channels_last: bool
     options: tuple[Any, ...] = ()
+    gpu: str = ""  # its name: what was measured on one says nothing about another of the same architecture
 
 
 class Decision(NamedTuple):
@@ -89,7 +111,8 @@ class Op:
 
 def describe(x: Tensor, channels_last: bool, *options: Any) -> Problem:
     """The ``Problem`` of a call whose main tensor is ``x``."""
-    return Problem(x.device.type, capability(x.device) if x.is_cuda else 0, x.dtype, channels_last, options)
+    arch, gpu = (capability(x.device), gpu_name(x.device)) if x.is_cuda else (0, "")
+    return Problem(x.device.type, arch, x.dtype, channels_last, options, gpu)
 
 
 @functools.lru_cache
@@ -99,6 +122,14 @@ def capability(device: torch.device) -> int:
     return 10 * major + minor
 
 
+def gpu_name(device: torch.device) -> str:
+    """The name of a CUDA device, which the tracer keeps as a constant."""
+    return _gpu_name(device)
+
+
+_gpu_name = functools.lru_cache(torch.cuda.get_device_name)
+
+
 def automatic(backend: str) -> bool:
     """Whether neither the call nor PYRAMID_KERNELS_BACKEND names a backend."""
     return backend == "auto" and _DEFAULT == "auto"
@@ -106,10 +137,16 @@ def automatic(backend: str) -> bool:
 
 def select(op: Op, problem: Problem, sizes: tuple[int, ...], backend: str) -> str:
     """The backend that runs this call: "reference", "composed", "triton" or "cuda"."""
+    if _WRONG:
+        check_settings()
     if torch.onnx.is_in_onnx_export():
         return "reference"
     if automatic(backend) and problem.device == "cpu":
-        return "reference" if why_not_composed(op, problem, sizes) else "composed"
+        reason = why_not_composed(op, problem, sizes)
+        chosen = "reference" if reason else "composed"
+        if _LOGGED:
+            _log_on_cpu(op.name, chosen, f"composed: {reason or PAYS}", *problem)
+        return chosen
     return _resolved(op.name, _DEFAULT if backend == "auto" else backend, *problem)
 
 
@@ -120,12 +157,24 @@ def _resolved(name: str, backend: str, *problem: Any) -> str:
     return resolve(find_op(name), Problem(*problem), backend).backend
 
 
+def _log_on_cpu(name: str, chosen: str, because: str, *problem: Any) -> str:
+    """Log a decision that ``resolve`` does not take; the tracer evaluates it, too."""
+    return _logged(name, Problem(*problem), Decision(chosen, (because,))).backend
+
+
+@functools.cache
+def _logged(name: str, problem: Problem, decision: Decision) -> Decision:
+    _log.debug("%s %s -> %s (%s)", name, problem, decision.backend, "; ".join(decision.because))
+    return decision
+
+
 # What torch.compiler.assume_constant_result does; calling it would import Dynamo, and Triton with it, for everyone.
-_resolved._dynamo_marked_constant = True  # type: ignore[attr-defined]
+for _function in (gpu_name, _resolved, _log_on_cpu):
+    setattr(_function, "_dynamo_marked_constant", True)  # noqa: B010
 
 
 def why_not_composed(op: Op, problem: Problem, sizes: tuple[int, ...]) -> str | None:
-    """Why the composed form is not taken by itself on a CPU; None where it measured faster there."""
+    """Why the composed form is not taken by itself on a CPU; None where its ``pays`` says that it should be."""
     if op.composed is None:
         return "there is no composed form"
     return op.composed.supports(problem) or op.composed.pays(problem, sizes)
@@ -153,16 +202,25 @@ def resolve(op: Op, problem: Problem, backend: str) -> Decision:
             raise BackendError(f"{op.name}: backend={backend!r} cannot run: {reason}")
         return Decision(backend, ("named explicitly",))
     decision = _automatic(op, problem)
-    _log.debug("%s %s -> %s (%s)", op.name, problem, decision.backend, "; ".join(decision.because))
+    _logged(op.name, problem, decision)
     if decision.backend == "reference":
         _announce(op.name, decision)
     return decision
 
 
+ledger.forget.append(resolve.cache_clear)
+
+
+def why_not_taken(op: Op, problem: Problem, name: str) -> str | None:
+    """Why ``auto`` does not take the kernel backend ``name`` on a GPU; None if it may."""
+    _, arch, dtype, channels_last, _, gpu = problem
+    return cannot(op, problem, name) or ledger.why_not(op.name, op.bound, name, arch, dtype, channels_last, gpu)
+
+
 def _automatic(op: Op, problem: Problem) -> Decision:
     because: list[str] = []
     for name in op.order:
-        reason = cannot(op, problem, name) or ledger.why_not(op.name, op.bound, name, problem.arch)
+        reason = why_not_taken(op, problem, name)
         if reason is None:
             return Decision(name, (*because, f"{name}: first in the measured order that can run and is verified"))
         because.append(f"{name}: {reason}")
@@ -171,12 +229,8 @@ def _automatic(op: Op, problem: Problem) -> Decision:
 
 @functools.lru_cache
 def _announce(name: str, decision: Decision) -> None:
-    """Say once per op and reason what ``auto`` fell back to, and how to change that."""
-    message = (
-        f"pyramid_kernels: {name} runs the unfused chain on this device ({'; '.join(decision.because)}). "
-        "`python -m pyramid_kernels verify` checks the kernels on this GPU and switches the memory-bound ones on, "
-        "`python -m pyramid_kernels tune` measures the others, and backend='triton' forces one call."
-    )
+    """Say once per op and reason what ``auto`` fell back to; the reasons hold what changes that."""
+    message = f"pyramid_kernels: {name} runs the unfused chain on this device ({'; '.join(decision.because)})"
     if _STRICT:
         raise BackendError(message)
     warnings.warn(message, stacklevel=2)
@@ -215,9 +269,10 @@ def _explanation(op: Op, problem: Problem, sizes: tuple[int, ...], backend: str)
     dtype = str(problem.dtype).removeprefix("torch.")
     layout = "channels_last" if problem.channels_last else "contiguous"
     lines = [f"{op.name}: {chosen}  ({problem.device}, {dtype}, {layout}, sizes {tuple(sizes)})"]
-    if problem.device == "cpu" and backend == "auto":
-        lines.append(f"  composed: {why_not_composed(op, problem, sizes) or 'measured faster than the unfused chain'}")
+    if problem.device == "cpu" and automatic(backend):
+        lines.append(f"  composed: {why_not_composed(op, problem, sizes) or PAYS}")
         lines += [f"  {name}: {cannot(op, problem, name) or 'not taken by itself on a CPU'}" for name in op.order]
     else:
-        lines += [f"  {reason}" for reason in resolve(op, problem, backend).because]
+        asked = _DEFAULT if backend == "auto" else backend
+        lines += [f"  {reason}" for reason in resolve(op, problem, asked).because]
     return "\n".join(lines)

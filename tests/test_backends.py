@@ -20,7 +20,8 @@ from pyramid_kernels.ops import all_ops, find_op
 from pyramid_kernels.ops._shared import triton as shared
 
 ROOT = Path(__file__).resolve().parent.parent
-HOPPER = Problem("cuda", 90, torch.float16, True, ("avg", "adaptive", 4, True, 16, 16))
+HOPPER = Problem("cuda", 90, torch.float16, True, ("avg", "adaptive", 4, True, 16, 16), "NVIDIA H100")
+BODY = {"backend": "triton", "dtype": "float16", "layout": "channels_last", "arch": 90, "gpu": "NVIDIA H100"}
 POOL = find_op("pyramid_pool")
 
 
@@ -30,6 +31,7 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PYRAMID_KERNELS_HOME", str(tmp_path))
     monkeypatch.setattr(ledger, "SHIPPED", tmp_path / "none.json")
     monkeypatch.setattr(shared, "INTERPRETED", False)
+    monkeypatch.setattr(shared, "cannot_build", lambda: None)
     core = {"cuda": SimpleNamespace(architectures="80-real"), "cpu": "CUDA kernels need a CUDA device, got cpu"}
     monkeypatch.setattr(_native, "module", core.__getitem__)
     memories = (ledger.read, resolve, backends._announce)
@@ -40,8 +42,8 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         memory.cache_clear()
 
 
-def verified(op: str = "pyramid_pool", backend: str = "triton", arch: int = 90) -> None:
-    ledger.record("verified", {"op": op, "backend": backend, "arch": arch, "result": "passed"})
+def verified(op: str = "pyramid_pool", **other: str) -> None:
+    ledger.record("verified", {"op": op, **BODY, "result": "passed", **other})
 
 
 def test_auto_takes_a_verified_kernel() -> None:
@@ -51,14 +53,28 @@ def test_auto_takes_a_verified_kernel() -> None:
     assert any(reason.startswith("cuda: ") for reason in decision.because)
 
 
-def test_auto_falls_back_with_one_warning_that_names_the_commands() -> None:
-    with pytest.warns(UserWarning, match="python -m pyramid_kernels verify") as caught:
+def test_auto_falls_back_with_one_warning_that_names_the_commands_it_needs() -> None:
+    with pytest.warns(UserWarning, match="python -m pyramid_kernels verify --op pyramid_pool") as caught:
         assert resolve(POOL, HOPPER, "auto").backend == "reference"
-    assert "python -m pyramid_kernels tune" in str(caught[0].message)
-    assert "not verified on compute capability 9.0" in str(caught[0].message)
+    assert "not verified on compute capability 9.0 for float16 channels_last" in str(caught[0].message)
+    assert " tune " not in str(caught[0].message), "an op bound by memory needs no measurement"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         resolve.cache_clear()
+        assert resolve(POOL, HOPPER, "auto").backend == "reference"
+
+
+def test_a_failure_in_one_dtype_leaves_the_others_on() -> None:
+    verified()
+    verified(dtype="float64", result="failed")
+    assert resolve(POOL, HOPPER, "auto").backend == "triton"
+    with pytest.warns(UserWarning, match="verification failed on compute capability 9.0 for float64"):
+        assert resolve(POOL, HOPPER._replace(dtype=torch.float64), "auto").backend == "reference"
+
+
+def test_a_result_of_another_gpu_of_the_architecture_does_not_count() -> None:
+    verified(gpu="NVIDIA GH200")
+    with pytest.warns(UserWarning, match="only with other versions, kernel sources or GPUs"):
         assert resolve(POOL, HOPPER, "auto").backend == "reference"
 
 
@@ -78,10 +94,10 @@ def test_auto_passes_over_a_verified_kernel_that_cannot_run() -> None:
 def test_gemm_ops_stay_off_without_a_measurement() -> None:
     verified("dilated_branches")
     problem = HOPPER._replace(options=())
-    with pytest.warns(UserWarning, match="GEMM ops are off"):
+    with pytest.warns(UserWarning, match="GEMM ops are off") as caught:
         assert resolve(find_op("dilated_branches"), problem, "auto").backend == "reference"
-    ledger.record("ratios", {"op": "dilated_branches", "backend": "triton", "arch": 90, "ratio": 1.4})
-    resolve.cache_clear()
+    assert "tune --op dilated_branches" in str(caught[0].message) and " verify " not in str(caught[0].message)
+    ledger.record("ratios", {"op": "dilated_branches", **BODY, "ratio": 1.4})
     assert resolve(find_op("dilated_branches"), problem, "auto").backend == "triton"
 
 
@@ -99,6 +115,50 @@ def test_gemm_ops_stay_off_without_a_measurement() -> None:
 def test_a_named_backend_that_cannot_run_says_why(problem: Problem, backend: str, reason: str) -> None:
     with pytest.raises(BackendError, match=f"pyramid_pool: backend='{backend}' cannot run: {reason}"):
         resolve(POOL, problem, backend)
+
+
+def test_rocm_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An MI200 calls itself 9.0 as a Hopper does."""
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    monkeypatch.setattr(_native, "module", lambda device: SimpleNamespace(architectures="90a-real"))
+    for backend in ("cuda", "triton"):
+        assert "for ROCm" in str(backends.cannot(POOL, HOPPER, backend))
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine without compilers, and with Python's headers in a folder of their own."""
+    (tmp_path / "Python.h").touch()
+    monkeypatch.undo()
+    monkeypatch.setattr(shared, "INTERPRETED", False)
+    monkeypatch.setattr(shared.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shared.sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
+    for name in ("CC", "CPATH", "C_INCLUDE_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    shared.cannot_build.cache_clear()
+    return tmp_path
+
+
+def reason() -> str | None:
+    shared.cannot_build.cache_clear()
+    return backends.cannot(POOL, HOPPER, "triton")
+
+
+def test_triton_needs_a_c_compiler_and_pythons_headers(builds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "there is none; install gcc or set CC" in str(reason())
+    monkeypatch.setenv("CC", "mycc")
+    assert "CC='mycc' is none" in str(reason())
+    monkeypatch.setattr(shared.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert reason() is None
+    monkeypatch.delenv("CC")
+    assert reason() is None
+    (builds / "Python.h").unlink()
+    assert "install Python's headers" in str(reason())
+    (builds / "own").mkdir()
+    (builds / "own" / "Python.h").touch()
+    monkeypatch.setenv("CPATH", f"/nowhere{os.pathsep}{builds / 'own'}")
+    assert reason() is None
+    shared.cannot_build.cache_clear()
 
 
 def test_an_unknown_backend_lists_those_there_are() -> None:
@@ -121,6 +181,7 @@ def test_on_a_cpu_auto_chooses_between_composed_and_reference() -> None:
 
 def test_explain_prints_the_decision_and_every_reason(capsys: pytest.CaptureFixture[str]) -> None:
     text = pk.explain(pk.functional.pyramid_pool, torch.zeros(1, 64, 200, 200), (1, 2))
+    assert "measured" not in text, "nothing was, for this call"
     assert capsys.readouterr().out.strip() == text
     assert text.startswith("pyramid_pool: composed  (cpu, float32, contiguous, sizes (1, 64, 200, 200))")
     assert "triton: Triton needs a CUDA device" in text and "cuda: CUDA kernels need a CUDA device" in text
@@ -147,6 +208,45 @@ def test_the_environment_names_the_default_backend() -> None:
     assert done.returncode == 1 and "backend='triton' cannot run: Triton needs a CUDA device" in done.stderr
 
 
+WRONG = {"PYRAMID_KERNELS_BACKEND": "foo", "PYRAMID_KERNELS_STRICT": "yes", "PYRAMID_KERNELS_LOG": "2"}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_setting_is_named_at_the_first_use(name: str) -> None:
+    imported, used = "import pyramid_kernels", POOLED.replace("(1, 2))", "(1, 2), backend='reference')")
+    assert python(imported, **{name: WRONG[name]}).returncode == 0
+    done = python(used, **{name: WRONG[name]})
+    assert done.returncode == 1 and f"ValueError: {name} must be one of" in done.stderr
+    assert f"got {WRONG[name]!r}" in done.stderr
+    assert python(used, **{name: ""}).returncode == 0
+
+
+def test_explain_knows_the_environment() -> None:
+    code = f"{POOLED}; pk.explain(pk.functional.pyramid_pool, torch.zeros(1, 2, 8, 8), (1, 2))"
+    done = python(code, PYRAMID_KERNELS_BACKEND="composed")
+    assert done.stdout.splitlines()[0].startswith("pyramid_pool: composed")
+    assert done.stdout.splitlines()[1:] == ["  named explicitly"]
+
+
+CALLED = """
+import torch, pyramid_kernels as pk
+fn = pk.functional.pyramid_pool
+if {compiled}:
+    fn = torch.compile(fn, fullgraph=True, dynamic=True, backend="eager")
+for x in (torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 9, 8), torch.zeros(1, 64, 200, 200), torch.zeros(1, 2, 8, 8)):
+    fn(x, (1, 2))
+"""
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_log_tells_every_new_decision_on_a_cpu(compiled: bool) -> None:
+    done = python(CALLED.format(compiled=compiled), PYRAMID_KERNELS_LOG="1")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if " -> " in line]
+    assert [line.split(" -> ")[1].split(" ")[0] for line in lines] == ["reference", "composed"], done.stderr
+    assert lines[0].startswith("pyramid_pool Problem(device='cpu'") and "too small a map" in lines[0]
+
+
 def test_the_log_tells_decisions() -> None:
     code = POOLED.replace("(1, 2))", "(1, 2), backend='reference')")
     code += "; from pyramid_kernels.backends import *; from pyramid_kernels.ops import find_op"
@@ -156,6 +256,12 @@ def test_the_log_tells_decisions() -> None:
     assert done.returncode == 0 and "-> reference" in done.stderr
     done = python(code, PYRAMID_KERNELS_STRICT="1")
     assert done.returncode == 1 and "BackendError" in done.stderr
+
+
+def test_the_name_of_a_gpu_is_a_constant_to_the_tracer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_gpu_name", lambda device: "NVIDIA H200")
+    counted = torch.compile(lambda x: x + len(backends.gpu_name(x.device)), fullgraph=True, backend="eager")
+    assert counted(torch.zeros(1)).item() == len("NVIDIA H200")
 
 
 def test_importing_the_package_imports_neither_triton_nor_dynamo() -> None:

@@ -168,6 +168,8 @@ def test_without_nvcc_the_rest_is_installed(source: Path, tmp_path: Path) -> Non
 @needs_nvcc
 def test_the_core_is_built_and_says_how(core: SimpleNamespace) -> None:
     assert core.info["archs"] == "80-real" and core.info["nvcc"].count(".") == 2
+    kept = json.loads((core.installed / "pyramid_kernels" / "build_info.json").read_text())["sources"]
+    assert {"common", "bindings", "pyramid_pool"} <= kept.keys() and all(kept.values())
     shown = run(sys.executable, "-m", "pyramid_kernels", "info", cwd=core.installed, PYTHONPATH=str(core.installed))
     assert "compiled for 80-real" in shown and f"nvcc: {core.info['nvcc']}" not in shown.split("build")[0]
     assert core.info["nvcc"] in shown

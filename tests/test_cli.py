@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pyramid_kernels import models, progress
+from pyramid_kernels import backends, ledger, models, oracle, progress
 from pyramid_kernels.backends import BACKENDS
-from pyramid_kernels.cli import COMMANDS, demo, demo_network, main
+from pyramid_kernels.cli import COMMANDS, demo, demo_network, main, tune, verify
 from pyramid_kernels.cli.common import UsageError
 from pyramid_kernels.cli.networks import pair, paths
 from pyramid_kernels.nn import DeepLabV3PlusDecoder, HRFuse, SpatialPyramidPooling
@@ -24,9 +27,14 @@ from pyramid_kernels.ops import all_ops
 needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 
 
-def run(*argv: str) -> subprocess.CompletedProcess[str]:
+ROOT = Path(__file__).parents[1]
+
+
+def run(*argv: str, **settings: str | None) -> subprocess.CompletedProcess[str]:
+    """The command in a process, with ``settings`` in its environment; None takes one away."""
+    environment = {k: v for k, v in {**os.environ, **settings}.items() if v is not None}
     command = [sys.executable, "-m", "pyramid_kernels", *argv]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=Path(__file__).parents[1])
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT, env=environment)
 
 
 BAD = {
@@ -92,12 +100,199 @@ def test_info_lists_every_op_and_backend(capsys: pytest.CaptureFixture[str]) -> 
     assert facts["cuda core"].startswith(("compiled for ", "this installation has no CUDA core"))
 
 
-def test_info_check_runs_kernels(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", "--json", "--check"]) == 0
-    rows = json.loads(capsys.readouterr().out)["check"]
+@needs_cpu
+def test_info_check_runs_kernels() -> None:
+    """In a process of its own, which has not been told to interpret them."""
+    done = run("info", "--json", "--check", TRITON_INTERPRET=None)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["check"]
     triton = [row for row in rows if row["backend"] == "triton"]
     assert {row["op"] for row in triton} == {"pyramid_pool", "dilated_branches"}
     assert all(row["launches"] > 0 and row["error"] <= 1 for row in triton)
+
+
+def report(error: float = 0.5, broken: str | None = None) -> oracle.Report:
+    """What a check of a kernel finds, without one."""
+    run = oracle.Run({}, [], Counter({"kernel": 1}), Counter(), (Counter(), Counter()), [], [broken] if broken else [])
+    return oracle.Report([oracle.Finding("y", error, "worst at (0, 0)")], run)
+
+
+def throws(**settings: Any) -> oracle.Report:
+    raise RuntimeError("PTX JIT failed")
+
+
+FAULTS: dict[str, Callable[..., oracle.Report]] = {
+    "RuntimeError: PTX JIT failed": throws,
+    "the guard band behind y was written": lambda **settings: report(0.0, "the guard band behind y was written"),
+    "y: error over limit 2": lambda **settings: report(2.0),
+    "y: error over limit nan": lambda **settings: report(float("nan")),
+}
+
+
+@pytest.mark.parametrize("said", FAULTS)
+def test_info_check_and_verify_fail_with_a_kernel(
+    said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(oracle, "check", FAULTS[said])
+    assert main(["info", "--check"]) == 1
+    assert "pyramid_pool triton float32 contiguous " in (out := capsys.readouterr().out) and said in out
+    assert main(["info", "--check", "--json"]) == 1
+    assert said in str(json.loads(capsys.readouterr().out)["check"])
+    assert main(["verify", "--op", "pyramid_pool", "--backend", "composed"]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_info_tells_what_its_columns_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert "auto: what it takes for the op's first test case" in out
+    assert max(map(len, out.splitlines())) < 200, "all twelve ops have one name"
+
+
+@needs_cpu
+def test_info_reports_a_setting_that_cannot_run_here() -> None:
+    done = run("info", PYRAMID_KERNELS_BACKEND="cuda", PYRAMID_KERNELS_HOSTSIM=None)
+    assert done.returncode == 0 and done.stderr == ""
+    assert "PYRAMID_KERNELS_BACKEND: cuda" in done.stdout
+    assert "auto (all ops): raises: backend='cuda' cannot run: CUDA kernels need a CUDA device" in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_wrong_setting_is_one_line(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(backends, "_WRONG", ["PYRAMID_KERNELS_BACKEND must be one of 'auto', got 'foo'"])
+    assert main([command]) == 2
+    out, err = capsys.readouterr()
+    assert err == "pyramid_kernels: PYRAMID_KERNELS_BACKEND must be one of 'auto', got 'foo'\n" and out == ""
+
+
+class Gpu:
+    """A GPU that is not there, whose kernels are what ``outcome`` says of (backend, dtype, channels_last)."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.lost = False
+        self.outcome: Callable[..., str] = lambda *body: "passes"
+        self.checked: list[tuple[str, str, str, bool]] = []
+        monkeypatch.setenv("PYRAMID_KERNELS_HOME", str(folder))
+        monkeypatch.setattr(verify, "interpret_without_gpu", lambda: "cuda")
+        monkeypatch.setattr(oracle, "cannot_check", lambda **settings: None)
+        monkeypatch.setattr(oracle, "check", self.check)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "NVIDIA H200")
+        monkeypatch.setattr(torch.cuda, "synchronize", self.synchronize)
+        ledger.read.cache_clear()
+
+    def synchronize(self) -> None:
+        if self.lost:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with more")
+
+    def check(self, op: str, backend: str, dtype: torch.dtype, channels_last: bool, **rest: Any) -> oracle.Report:
+        self.synchronize()
+        body = (op, backend, str(dtype).removeprefix("torch."), channels_last)
+        self.checked.append(body)
+        self.lost = self.outcome(*body) == "crashes"
+        self.synchronize()
+        if self.outcome(*body) == "is stopped":
+            raise KeyboardInterrupt
+        return report(2.0 if self.outcome(*body) == "fails" else 0.5)
+
+    def results(self, op: str = "pyramid_pool") -> dict[tuple[str, str, str], str]:
+        entries = [entry for entry in ledger.read()["verified"] if entry["op"] == op]
+        return {(e["backend"], e["dtype"], e["layout"]): e["result"] for e in entries}
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Gpu]:
+    yield Gpu(monkeypatch, tmp_path)
+    ledger.read.cache_clear()
+
+
+def test_verify_records_every_dtype_and_layout_for_itself(gpu: Gpu, capsys: pytest.CaptureFixture[str]) -> None:
+    gpu.outcome = lambda op, backend, dtype, last: "fails" if dtype == "float64" or last else "passes"
+    assert main(["verify", "--op", "pyramid_pool", "--backend", "triton"]) == 1
+    assert gpu.results() == {
+        ("triton", dtype, layout): "failed" if dtype == "float64" or layout == "channels_last" else "passed"
+        for dtype in ("float32", "float16", "bfloat16", "float64")
+        for layout in ("contiguous", "channels_last")
+    }
+    question = ("pyramid_pool", "memory", "triton", 90)
+    assert ledger.why_not(*question, torch.bfloat16, False, "NVIDIA H200") is None
+    assert "pyramid_pool triton float64 contiguous" in capsys.readouterr().err
+
+
+def test_an_error_that_stays_is_one_bodys(gpu: Gpu, capsys: pytest.CaptureFixture[str]) -> None:
+    """What comes after an illegal access fails as well, and says nothing about the kernels it would have run."""
+    crashing = ("dilated_branches", "triton", "float16", False)
+    gpu.outcome = lambda *body: "crashes" if body == crashing else "passes"
+    ops = ("channel_gate", "dilated_branches", "pyramid_pool", "upsample_merge")
+    assert main(["verify", "--backend", "triton", "--op", *ops]) == 1
+    assert gpu.checked[-1] == crashing
+    assert set(gpu.results("channel_gate").values()) == {"passed"} and gpu.results("upsample_merge") == {}
+    failed = {body for body, result in gpu.results("dilated_branches").items() if result != "passed"}
+    assert failed == {("triton", "float16", "contiguous")}
+    out, err = capsys.readouterr()
+    assert "an illegal memory access" in err and "verify --op pyramid_pool upsample_merge" in err
+    assert "float16   contiguous" in out
+
+
+def test_a_body_that_ends_the_process_has_not_passed(gpu: Gpu, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "--op", "pyramid_pool", "--backend", "triton"]) == 0
+    gpu.outcome = lambda op, backend, dtype, last: "is stopped" if dtype == "float16" else "passes"
+    capsys.readouterr()
+    assert main(["verify", "--op", "pyramid_pool", "--backend", "triton"]) == 130
+    out, err = capsys.readouterr()
+    assert [line.split()[2] for line in out.splitlines()[2:]] == ["float32", "float32"], "rows that were finished"
+    assert err == "pyramid_kernels: stopped\n"
+    unfinished = {body for body, result in gpu.results().items() if result != "passed"}
+    assert unfinished == {("triton", "float16", "contiguous")}
+    question = ("pyramid_pool", "memory", "triton", 90, torch.float16, False, "NVIDIA H200")
+    assert "verification did not finish" in str(ledger.why_not(*question))
+
+
+def test_rows_come_one_by_one(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    printed = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", printed)
+    gpu.outcome = lambda *body: str(seen.append(printed.getvalue().count("pyramid_pool")))
+    assert main(["verify", "--op", "pyramid_pool", "--backend", "composed"]) == 0
+    assert sorted(set(seen)) == list(range(8)) and gpu.results() == {}
+
+
+@pytest.mark.parametrize("command", ["verify", "tune"])
+def test_results_that_cannot_be_kept_are_said_before_the_work(
+    command: str, gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PYRAMID_KERNELS_HOME", str(tmp_path / "file"))
+    assert main([command, "--op", "pyramid_pool"]) == 2
+    out, err = capsys.readouterr()
+    assert "set PYRAMID_KERNELS_HOME to another folder" in err and err.count("\n") == 1 and out == ""
+    assert not gpu.checked
+
+
+def test_tune_records_every_dtype_and_layout_for_itself(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowest(op: str, dtype: torch.dtype, channels_last: bool) -> dict[str, tuple[float, str]]:
+        return {"triton": (0.5 if dtype == torch.bfloat16 and channels_last else 1.5, op)}
+
+    monkeypatch.setattr(tune, "slowest", slowest)
+    assert main(["verify", "--op", "pyramid_pool", "--backend", "triton"]) == 0
+    assert main(["tune", "--op", "pyramid_pool"]) == 0
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for last in (False, True):
+            reason = ledger.why_not("pyramid_pool", "gemm", "triton", 90, dtype, last, "NVIDIA H200")
+            assert (reason is None) != (dtype == torch.bfloat16 and last), reason
+    assert len(ledger.read()["ratios"]) == 6
+    question = ("pyramid_pool", "gemm", "triton", 90, torch.float64, False, "NVIDIA H200")
+    command = str(ledger.why_not(*question)).split("`")[1].split()
+    assert main(command[command.index("tune") :]) == 0 and ledger.why_not(*question) is None
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m pyramid_kernels info | head -c 10; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=600)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_info_check_fails_on_a_wrong_result(
@@ -119,7 +314,8 @@ def test_verify_in_a_fresh_process_interprets_the_kernels() -> None:
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("pyramid_project")]
     assert {row[2] for row in rows} == {"float32", "float16"}
-    assert all(int(row[4]) > 0 and float(row[5]) <= 1 for row in rows)
+    assert {row[3] for row in rows} == {"contiguous", "channels_last"}
+    assert all(int(row[5]) > 0 and float(row[6]) <= 1 for row in rows)
     assert "nothing is recorded" in done.stdout
 
 

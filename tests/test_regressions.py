@@ -55,15 +55,16 @@ def test_global_pooling_of_a_tall_map_sorts_few_edges() -> None:
 
 def test_a_failure_on_this_machine_outweighs_a_shipped_pass(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     """Any pass on record used to switch a kernel on."""
-    entry = {"op": "pyramid_pool", "backend": "triton", "arch": 90}
-    shipped = tmp_path / "shipped.json"
-    shipped.write_text('{"verified": [{"op": "pyramid_pool", "backend": "triton", "arch": 90, "result": "passed"}]}')
-    monkeypatch.setattr(ledger, "SHIPPED", shipped)
+    question = ("pyramid_pool", "memory", "triton", 90)
+    entry = {"op": "pyramid_pool", "backend": "triton", "arch": 90, "dtype": "float32", "layout": "contiguous"}
+    monkeypatch.setattr(ledger, "SHIPPED", tmp_path / "gpu_ledger.json")
     monkeypatch.setenv("PYRAMID_KERNELS_HOME", str(tmp_path))
+    ledger.record("verified", entry | {"result": "passed"})
+    monkeypatch.setenv("PYRAMID_KERNELS_HOME", str(tmp_path / "own"))
     ledger.read.cache_clear()
-    assert ledger.why_not("pyramid_pool", "memory", "triton", 90) is None
+    assert ledger.why_not(*question) is None
     ledger.record("verified", entry | {"result": "failed"})
-    assert ledger.why_not("pyramid_pool", "memory", "triton", 90) == "verification failed on compute capability 9.0"
+    assert str(ledger.why_not(*question)).startswith("verification failed on compute capability 9.0")
     ledger.read.cache_clear()
 
 

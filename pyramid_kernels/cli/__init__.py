@@ -1,15 +1,20 @@
-"""The command line. Exit codes: 0 done, 1 a check failed, 2 the command cannot run as asked (one line on stderr)."""
+"""The command line.
+
+Exit codes: 0 done, 1 a check failed, 2 the command cannot run as asked (one line on stderr), 130 stopped by Ctrl-C.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from .._version import __version__
-from ..backends import BackendError
+from ..backends import BackendError, check_settings
+from ..ledger import LedgerError
 from .common import UsageError, unknown
 
 COMMANDS = {
@@ -35,10 +40,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parser(argv).parse_args(argv)
         if not args.command:
             raise UsageError(f"a command is missing: one of {', '.join(COMMANDS)}")
-        return args.run(args)
-    except (UsageError, BackendError) as error:
+        _check_settings()
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except (UsageError, BackendError, LedgerError) as error:
         print(f"pyramid_kernels: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("pyramid_kernels: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever reads, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _check_settings() -> None:
+    try:
+        check_settings()
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _parser(argv: list[str]) -> Parser:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -14,7 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -71,19 +70,10 @@ def commit() -> str:
     return json.loads(built.read_text())["commit"] if built.is_file() else "unknown"
 
 
-def versions() -> dict[str, str]:
-    """What a measurement or verification belongs to: the commit, torch and its CUDA, Triton and the driver."""
-    parts = [f"torch {torch.__version__}", f"CUDA {torch.version.cuda}", f"triton {installed('triton')}"]
-    if torch.cuda.is_available():
-        parts.append(f"driver {driver()}")
-    return {"versions": ", ".join(parts), "commit": commit()}
-
-
-def installed(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def gpu_facts() -> dict[str, Any]:
+    """What an entry of the ledger says of the machine: the GPU, and for readers the commit and the driver."""
+    major, minor = torch.cuda.get_device_capability()
+    return {"arch": 10 * major + minor, "gpu": torch.cuda.get_device_name(), "commit": commit(), "driver": driver()}
 
 
 def driver() -> str:
@@ -105,6 +95,35 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
         for row in cells
     ]
     return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+
+
+class Lines:
+    """A table printed row by row as results come: a column is as wide as its header and the longest of its texts.
+
+    A column without texts holds numbers.
+    """
+
+    def __init__(self, columns: dict[str, Iterable[str]]) -> None:
+        self.widths = {name: max(map(len, (name, *texts))) for name, texts in columns.items()}
+        self.right = [not list(texts) for texts in columns.values()]
+        self.begun = False
+
+    def row(self, cells: Sequence[Any]) -> None:
+        if not self.begun:
+            self.begun = True
+            self.row(list(self.widths))
+            self.row(["-" * width for width in self.widths.values()])
+        pairs = zip(map(str, cells), self.widths.values(), self.right, strict=True)
+        say("  ".join(text.rjust(w) if right else text.ljust(w) for text, w, right in pairs).rstrip())
+
+
+def say(line: str, file: TextIO | None = None) -> None:
+    """Print a line now, past a progress bar."""
+    from tqdm import tqdm
+
+    file = file or sys.stdout
+    tqdm.write(line, file=file)
+    file.flush()
 
 
 def _numeric(text: str) -> bool:

@@ -7,19 +7,29 @@ import importlib
 import json
 import os
 import platform
-from pathlib import Path
+import warnings
 from typing import Any
 
 import torch
 
 from .. import _native, functional, ledger
 from .._version import __version__
-from ..backends import BACKENDS, Op, cannot, select
+from ..backends import BACKENDS, BackendError, Op, Problem, cannot, capability, gpu_name, select, why_not_taken
 from ..ops import all_ops
-from .common import installed, interpret_without_gpu, table
+from .common import interpret_without_gpu, table
+from .verify import HEADER, Row, printed, verify
 
 #: One memory-bound op and one built on matrix products, small enough for the interpreter.
 CHECKED = ("pyramid_pool", "dilated_branches")
+
+SETTINGS = ("PYRAMID_KERNELS_", "TRITON_INTERPRET")
+NOWHERE = "nowhere, for there is no home folder; set PYRAMID_KERNELS_HOME"
+
+#: Said below the table of ops.
+LEGEND = (
+    "cuda to reference: whether the backend can run float32 here. auto: what it takes for the op's first test case\n"
+    "(float32, channels_last); `pyramid_kernels.explain` tells for any call."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,27 +38,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.check:
+        interpret_without_gpu()  # before the list below imports Triton
     facts = {**environment(), "ops": {name: backends(op) for name, op in all_ops().items()}}
     if args.check:
         facts["check"] = check()
     print(json.dumps(facts, indent=1) if args.json else as_text(facts))
-    return int(any(row["error"] > 1 for row in facts.get("check", [])))
+    return int(any(row["failures"] for row in facts.get("check", [])))
 
 
 def environment() -> dict[str, Any]:
     """Versions, build, GPUs and settings."""
-    built = Path(__file__).parents[1] / "build_info.json"
+    built = json.loads(ledger.BUILD_INFO.read_text()) if ledger.BUILD_INFO.is_file() else {}
+    built.pop("sources", None)  # hashes, which only the ledger reads
     return {
         "pyramid_kernels": __version__,
-        "build": json.loads(built.read_text()) if built.is_file() else "source tree",
+        "build": built or "source tree",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "triton": installed("triton"),
+        "triton": ledger.installed("triton"),
         "cuda": torch.version.cuda,
         "cuda core": _core(),
         "gpus": [_gpu(i) for i in range(torch.cuda.device_count())],
-        "settings": {k: v for k, v in sorted(os.environ.items()) if k.startswith("PYRAMID_KERNELS_")},
-        "ledger": {"shipped": str(ledger.SHIPPED), "user": str(ledger.user_file()), "verified": _verified()},
+        "settings": {k: v for k, v in sorted(os.environ.items()) if k.startswith(SETTINGS)},
+        "ledger": {"shipped": str(ledger.SHIPPED), "user": str(ledger.user_file() or NOWHERE), "verified": _verified()},
     }
 
 
@@ -63,7 +76,11 @@ def _gpu(index: int) -> str:
 
 
 def _verified() -> int:
-    return sum(entry["result"] == "passed" for entry in ledger.read()["verified"])
+    """Kernel bodies that have passed on one of these GPUs, as they are now."""
+    devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    gpus = {(capability(device), gpu_name(device)) for device in devices}
+    passed = [entry for entry in ledger.read()["verified"] if entry.get("result") == "passed"]
+    return sum(any(ledger.counts(entry, *gpu) for gpu in gpus) for entry in passed)
 
 
 def backends(op: Op) -> dict[str, str]:
@@ -75,24 +92,34 @@ def backends(op: Op) -> dict[str, str]:
     tensors = materialise(case, torch.float32, device, channels_last=True)
     _, problem, sizes = next(p for p in getattr(functional, op.name).problems(**tensors) if p[0] is op)
     found = {name: cannot(op, problem, name) or "available" for name in BACKENDS if name != "auto"}
-    return {**found, "auto": f"takes {select(op, problem, sizes, 'auto')}"}
+    for name in op.order if device == "cuda" else ():
+        if found[name] == "available" and (reason := why_not_taken(op, problem, name)):
+            found[name] = f"available, not taken by auto: {reason}"
+    return {**found, "auto": _auto(op, problem, sizes)}
+
+
+def _auto(op: Op, problem: Problem, sizes: tuple[int, ...]) -> str:
+    with warnings.catch_warnings(action="ignore"):  # what they would say is in the report
+        try:
+            return f"takes {select(op, problem, sizes, 'auto')}"
+        except BackendError as error:  # the settings name a backend that cannot run here, or allow no fallback
+            return f"raises: {str(error).removeprefix(f'{op.name}: ')}"
 
 
 def check() -> list[dict[str, Any]]:
-    """A small real check: rows of op, backend, dtype, launches and error over limit."""
-    from .verify import verify
-
-    interpret_without_gpu()
+    """A small real check: rows of op, backend, dtype, layout, launches, error over limit and failures."""
     return [row._asdict() for name in CHECKED for row in verify(all_ops()[name], cases=1)]
 
 
 def as_text(facts: dict[str, Any]) -> str:
     lines = [f"{key:16}{_plain(facts[key])}" for key in facts if key not in ("ops", "check")]
     columns = [name for name in BACKENDS if name != "auto"]
-    rows = [[op, found["auto"], *(_mark(found[c]) for c in columns)] for op, found in facts["ops"].items()]
-    lines += ["", table(["op", "auto", *columns], rows), "", *_reasons(facts["ops"])]
+    rows = [[op, *(_mark(found[c]) for c in (*columns, "auto"))] for op, found in facts["ops"].items()]
+    lines += ["", table(["op", *columns, "auto"], rows), "", LEGEND, *_reasons(facts["ops"])]
     if "check" in facts:
-        lines += ["", table(["checked", "backend", "dtype", "launches", "error/limit"], map(_row, facts["check"]))]
+        checked = [Row(**row) for row in facts["check"]]
+        lines += ["", table(["checked", *HEADER[1:]], map(printed, checked))]
+        lines += [f"{' '.join(row[:4])} {failure}" for row in checked for failure in row.failures]
     return "\n".join(lines)
 
 
@@ -105,7 +132,10 @@ def _plain(value: Any) -> str:
 
 
 def _mark(text: str) -> str:
-    return "yes" if text == "available" else "no"
+    """A reason or decision in one word."""
+    if text.startswith(("takes ", "raises: ")):
+        return text.removeprefix("takes ").split(":")[0]
+    return "yes" if text.startswith("available") else "no"
 
 
 def _reasons(ops: dict[str, dict[str, str]]) -> list[str]:
@@ -113,10 +143,11 @@ def _reasons(ops: dict[str, dict[str, str]]) -> list[str]:
     held: dict[tuple[str, str], list[str]] = {}
     for op, found in ops.items():
         for backend, text in found.items():
-            if text != "available" and backend != "auto":
-                held.setdefault((backend, text.replace(f"{op} has", "has")), []).append(op)
-    return [f"{backend} ({', '.join(names)}): {text}" for (backend, text), names in held.items()]
-
-
-def _row(row: dict[str, Any]) -> list[str]:
-    return [row["op"], row["backend"], row["dtype"], str(row["launches"] or "-"), f"{row['error']:.2f}"]
+            if text != "available" and not text.startswith("takes "):
+                text = text.replace(f"{op} has", "has").replace(f"--op {op}", "--op OP")
+                held.setdefault((backend, text), []).append(op)
+    every = list(ops)
+    return [
+        f"{backend} ({'all ops' if names == every else ', '.join(names)}): {text}"
+        for (backend, text), names in held.items()
+    ]

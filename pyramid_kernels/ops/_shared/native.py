@@ -36,6 +36,8 @@ def cannot_launch(problem: Problem) -> str | None:
     module = _native.module(problem.device)
     if isinstance(module, str):
         return module
+    if problem.device == "cuda" and torch.version.hip:
+        return "no CUDA kernel for ROCm"
     if problem.dtype not in DTYPES:
         return f"no kernel for {str(problem.dtype).removeprefix('torch.')}"
     if problem.device == "cuda" and not covers(module.architectures, problem.arch):

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import shutil
+import sysconfig
+from pathlib import Path
+
 import torch
 import triton
 import triton.language as tl
@@ -25,8 +31,30 @@ def cannot_launch(problem: Problem, float64: bool = True) -> str | None:
         return None
     if problem.device != "cuda":
         return f"Triton needs a CUDA device, got {problem.device} (TRITON_INTERPRET=1 interprets kernels on a CPU)"
+    if torch.version.hip:
+        return "no Triton kernel for ROCm: they bound registers by maxnreg, which Triton knows for CUDA alone"
     if problem.arch < 80:
         return f"needs compute capability 8.0 or newer, got {problem.arch / 10:.1f}"
+    return cannot_build()
+
+
+@functools.cache
+def cannot_build() -> str | None:
+    """Why Triton cannot build its launcher, a C extension, where ``triton.runtime.build`` looks; None if it can."""
+    if triton.knobs.build.impl:
+        return None
+    compiler = os.environ.get("CC")
+    if compiler is not None and not shutil.which(compiler):
+        return f"Triton builds its launcher with a C compiler, and CC={compiler!r} is none; set CC to one"
+    if compiler is None and not (shutil.which("gcc") or shutil.which("clang")):
+        return "Triton builds its launcher with a C compiler, and there is none; install gcc or set CC"
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    named = f"{os.environ.get('CPATH', '')}{os.pathsep}{os.environ.get('C_INCLUDE_PATH', '')}".split(os.pathsep)
+    folders = [sysconfig.get_paths(scheme)["include"], *filter(None, named)]
+    if not any(Path(folder, "Python.h").is_file() for folder in folders):
+        return (
+            f"Triton builds its launcher with Python.h, missing in {folders[0]}; install Python's headers (python3-dev)"
+        )
     return None
 
 
