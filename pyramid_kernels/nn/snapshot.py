@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
+from .. import ledger
+
 #: Hooks that are set on all modules.
 GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
     _module._global_forward_pre_hooks,
@@ -25,6 +27,16 @@ PLAIN = frozenset(vars(nn.Module()))
 
 #: Answers for different inputs that one snapshot keeps.
 MOST_ANSWERS = 64
+
+#: How often recorded results, on which decisions rest, have changed.
+_changes = [0]
+
+
+def _count_change() -> None:
+    _changes[0] += 1
+
+
+ledger.forget.append(_count_change)
 
 
 def descendants(module: nn.Module, called: Sequence[str] = ()) -> Iterator[nn.Module]:
@@ -81,7 +93,8 @@ class Snapshot:
     def answer(self, x: Any, ask: Callable[[Any], str | None]) -> str | None:
         """``ask(x)``, a method's answer, asked once for inputs of the same properties."""
         dtype = None if self.like is None else self.like.dtype
-        key = (ask.__name__, properties(x), dtype, torch.is_grad_enabled(), torch._C._is_any_autocast_enabled())
+        state = torch.is_grad_enabled(), torch._C._is_any_autocast_enabled(), _changes[0]
+        key = (ask.__name__, properties(x), dtype, state)
         if key not in self._answers:
             if len(self._answers) >= MOST_ANSWERS:
                 self._answers.clear()
