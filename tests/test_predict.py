@@ -57,12 +57,30 @@ def test_another_size_in_one_step(name: str) -> None:
     assert_same_labels(pk.predict(model, image, size=(71, 45)), expected)
 
 
-@pytest.mark.parametrize("name", ["deeplabv3", "upernet"])
+#: Of which nothing is fused.
+UNFUSED = ("fcn", "lraspp", "smp-fpn", "smp-unet")
+
+
+@pytest.mark.parametrize("name", list(MODELS))
 def test_a_fused_model_predicts_the_same(name: str) -> None:
+    """From low-resolution logits as before, and without a warning, which the fixture makes an error."""
     model, image = build(name)
     expected = full_logits(model, image)
+    with pk.fused(model, strict=name not in UNFUSED), Shapes() as shapes:
+        labels = pk.predict(model, image, backend="composed")
+    assert_same_labels(labels, expected)
+    assert shapes.builds(CLASSES, *image.shape[2:]) == (name == "smp-unet")
+
+
+def test_a_fused_decoder_with_another_forward_answers_itself() -> None:
+    """Its class has the fused forward; what the instance takes is said by its own."""
+    model, image = build("smp-pspnet")
+    expected = full_logits(model, image)
     with pk.fused(model, strict=True):
-        assert_same_labels(pk.predict(model, image), expected)
+        one_by_one(model)
+        with pytest.warns(UserWarning, match=f"{FULL}: its decoder takes maps one by one"):
+            assert_same_labels(pk.predict(model, image), expected)
+        del model.decoder.forward
 
 
 def test_more_than_256_classes_and_half_precision() -> None:
