@@ -197,7 +197,8 @@ X, MAPS = torch.zeros(1, 3, 8, 8), torch.zeros(1, 5, 8, 8)
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"model": len}, TypeError, "model must be a torch.nn.Module, got builtin_function_or_method"),
     ({"image": [X]}, TypeError, "image must be a torch.Tensor, got list"),
-    ({"image": X.byte()}, TypeError, "image must be float16, bfloat16, float32 or float64, got torch.uint8"),
+    ({"image": X.byte()}, TypeError, "image must be float16, bfloat16, float32 or float64, got torch.uint8; convert it "
+     "with image.float() and scale it: an image to 0..1, then normalised with the mean and std that the model was "),
     ({"image": X[0, 0]}, ValueError, "image must be 4-D (N, C, H, W), got 2-D (8, 8)"),
     ({"size": 8}, TypeError, "size must be (H, W), got 8"),
     ({"backend": "fast"}, ValueError, "backend must be one of 'auto', "),
