@@ -47,8 +47,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
     "deeplabv3": (lambda: segmentation.deeplabv3_mobilenet_v3_large(**PLAIN, aux_loss=True), (97, 133)),
     "fcn": (lambda: segmentation.fcn_resnet50(**PLAIN), (65, 81)),
     "lraspp": (lambda: segmentation.lraspp_mobilenet_v3_large(**PLAIN), (97, 133)),
+    "smp-deeplabv3": (lambda: smp.DeepLabV3(**SMALL, decoder_channels=32), (96, 160)),
     "smp-deeplabv3plus": (lambda: smp.DeepLabV3Plus(**SMALL, decoder_channels=32), (96, 160)),
     "smp-pspnet": (lambda: smp.PSPNet(**SMALL, psp_out_channels=32), (96, 160)),
+    "smp-segformer": (lambda: smp.Segformer(**SMALL, decoder_segmentation_channels=32), (96, 160)),
     "smp-fpn": (lambda: smp.FPN(**SMALL, decoder_pyramid_channels=16, decoder_segmentation_channels=32), (96, 160)),
     "smp-unet": (lambda: smp.Unet(**SMALL, decoder_channels=(32, 16, 16, 8, 8)), (96, 160)),
     "smp-upernet-classifying": (

@@ -1,12 +1,14 @@
-"""The graph of SPEED's Keras source: ``python -m tests.speed_keras FILE.h5 FILE.npz`` saves one with random weights.
+"""The graph of SPEED's Keras source: ``python -m tests.speed_keras FOLDER`` saves one with random weights.
 
-The second file holds an image ("x") and Keras's own answer ("y"), channels last. Keras runs on PyTorch.
+In every form that Keras has: speed.h5, speed.keras, speed.weights.h5, an optimizer's state beside the weights.
+speed.npz holds an image ("x") and Keras's own answer ("y"), channels last. Keras runs on PyTorch.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 os.environ["KERAS_BACKEND"] = "torch"  # read when Keras is imported
@@ -79,7 +81,7 @@ def speed() -> Any:
     return keras.Model(image, layers.Conv2D(1, 3, padding="same", name="convDepthF")(x))
 
 
-def main(model_path: str, data_path: str) -> None:
+def main(folder: Path) -> None:
     keras.utils.set_random_seed(0)
     model, generator = speed(), np.random.default_rng(0)
     for weight in model.weights:
@@ -88,9 +90,13 @@ def main(model_path: str, data_path: str) -> None:
         else:  # Keras's own would hardly let the image through to the result
             weight.assign(3 * weight)
     x = generator.standard_normal((1, 192, 256, 3), np.float32)
-    model.save(model_path)
-    np.savez(data_path, x=x, y=model.predict(x, verbose=0))
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.save(folder / "speed.h5")
+    model.save(folder / "speed.keras")
+    model.save_weights(folder / "speed.weights.h5")
+    np.savez(folder / "speed.npz", x=x, y=model.predict(x, verbose=0))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(Path(sys.argv[1]))

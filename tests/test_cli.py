@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import ExifTags, Image
 
 from pyramid_kernels import backends, ledger, models, oracle, progress
 from pyramid_kernels.backends import BACKENDS
 from pyramid_kernels.cli import COMMANDS, demo, demo_network, main, tune, verify
 from pyramid_kernels.cli.common import UsageError
+from pyramid_kernels.cli.demo_model import load_photo
 from pyramid_kernels.cli.networks import pair, paths
 from pyramid_kernels.nn import DeepLabV3PlusDecoder, HRFuse, SpatialPyramidPooling
 from pyramid_kernels.ops import all_ops
@@ -52,6 +57,8 @@ BAD = {
     ("demo", "--model", "deeplabv3"): "did you mean 'deeplabv3-narrow'?",
     ("demo", "--out", "picture.doc"): "--out must end in one of",
     ("demo", "--out", "no/such/folder/picture.png"): "does not exist",
+    ("demo", "a" * 300 + ".jpg"): "is not a file",
+    ("demo", "docs"): "IMAGE 'docs' is not a file",
     ("demo", "--steps", "0"): "--steps at least 1",
 }
 
@@ -330,6 +337,160 @@ def test_demo_writes_the_picture(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert ("same path" in text) != ("time unfused / fused" in text)
     assert "kernels in" in text or "kernels on" in text
     assert io.imread(picture).shape[1] > 1000
+
+
+#: A ramp from black to white, 96 high.
+RAMP = np.tile(np.linspace(0, 1, 160), (96, 1))
+
+
+def grey(scale: float = 255, dtype: Any = np.uint8) -> Image.Image:
+    return Image.fromarray((RAMP * scale).astype(dtype))
+
+
+def with_values_that_are_not_finite() -> Image.Image:
+    values = (RAMP * 1e-3).astype(np.float32)
+    values[3, :3] = np.nan, np.inf, -np.inf
+    return Image.fromarray(values)
+
+
+#: By the name of a file: a picture of the ramp, and how it is saved.
+PICTURES: dict[str, tuple[Callable[[], Image.Image], dict[str, Any]]] = {
+    "L.png": (grey, {}),
+    "1.png": (lambda: grey().convert("1"), {}),
+    "P.png": (lambda: grey().convert("P"), {}),
+    "RGB.webp": (lambda: grey().convert("RGB"), {"lossless": True}),
+    "YCbCr.jpg": (lambda: grey().convert("YCbCr"), {}),
+    "CMYK.jpg": (lambda: grey().convert("RGB").convert("CMYK"), {}),
+    "I;16.png": (lambda: grey(65535, np.uint16), {}),
+    "I;16 of 12 bits.tif": (lambda: grey(4095, np.uint16), {}),
+    "I;16B.tif": (lambda: grey(65535, ">u2"), {}),
+    "I.tif": (lambda: grey(1e6, np.int32), {}),
+    "F.tif": (lambda: grey(1, np.float32), {}),
+    "F below zero.tif": (lambda: Image.fromarray((RAMP * 6e38 - 3e38).astype(np.float32)), {}),
+    "F with NaN.tif": (with_values_that_are_not_finite, {}),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_photograph_of_any_mode(name: str, tmp_path: Path) -> None:
+    make, settings = PICTURES[name]
+    make().save(tmp_path / name, **settings)
+    photo = load_photo(tmp_path / name, 160).astype(float)
+    assert photo.shape == (96, 160, 3)
+    assert np.abs(photo.mean((0, 2)) - 255 * RAMP[0]).max() < 30  # mode "1" dithers
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P", "RGB", "L", "1"])
+def test_what_is_transparent_lies_on_white(mode: str, tmp_path: Path) -> None:
+    """And is not shown as whatever colour lies under it, black as a rule."""
+    picture = Image.new("L", (64, 64)).convert(mode)
+    if mode in ("LA", "RGBA"):
+        picture.putalpha(0)
+        picture.save(tmp_path / "clear.png")
+    else:
+        black = picture.getpixel((0, 0))
+        picture.save(tmp_path / "clear.png", transparency=black)
+    assert (load_photo(tmp_path / "clear.png", 64) == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "F"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_upright(orientation: int, mode: str, tmp_path: Path) -> None:
+    """Cameras save what their sensor saw, and beside it how the camera was held."""
+    held = [(), ("f",), ("r", "r"), ("f", "r", "r"), ("r", "f"), ("r",), ("r", "r", "r", "f"), ("r", "r", "r")]
+    upright = RAMP + 0.3 * RAMP[:, :1] + np.linspace(0, 1, 96)[:, None] ** 2
+    seen = upright / upright.max()
+    for step in reversed(held[orientation - 1]):  # undone: a quarter turn to the left, or a flip
+        seen = np.rot90(seen) if step == "r" else np.fliplr(seen)
+    scale, dtype = {"L": (255, np.uint8), "I;16": (65535, np.uint16), "F": (1, np.float32)}[mode]
+    picture = Image.fromarray(np.ascontiguousarray(seen * scale).astype(dtype))
+    exif = picture.getexif()
+    exif[ExifTags.Base.Orientation] = orientation
+    name = "held.png" if mode == "L" else "held.tif"
+    picture.save(tmp_path / name, exif=exif)
+    photo = load_photo(tmp_path / name, 160).astype(float)
+    assert photo.shape == (96, 160, 3)
+    assert np.abs(photo.mean(2) - 255 * upright / upright.max()).max() < 3
+
+
+def test_a_huge_jpeg_is_decoded_small_and_other_bombs_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = grey().convert("RGB").resize((1600, 960))
+    picture.save(tmp_path / "huge.jpg")
+    picture.save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)  # Pillow warns of more, and refuses twice as much
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert load_photo(tmp_path / "huge.jpg", 160).shape == (96, 160, 3)
+        with pytest.raises(UsageError, match=r"huge.png' is not an image .* it has 1600x960 px, more than the 1000000"):
+            load_photo(tmp_path / "huge.png", 160)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500_000)
+        with pytest.raises(UsageError, match=r"huge.jpg' is not an image .*decompression bomb"):
+            load_photo(tmp_path / "huge.jpg", 160)
+    assert not caught
+
+
+def test_files_of_photographs_are_closed(tmp_path: Path) -> None:
+    grey().save(tmp_path / "two.gif", save_all=True, append_images=[grey(100)])  # Pillow waits for the next frame
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_photo(tmp_path / "two.gif", 160)
+        gc.collect()
+    assert not [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize("name", ["L.png", "CMYK.jpg", "I;16B.tif", "F.tif", "RGB.webp", "NaN.tif", "empty.png"])
+def test_a_damaged_photograph_is_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / name
+    if name in PICTURES:
+        make, settings = PICTURES[name]
+        make().save(path, **settings)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif name == "NaN.tif":
+        Image.fromarray(np.full((9, 9), np.nan, np.float32)).save(path)
+    else:
+        path.touch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert main(["demo", str(path), "--out", str(tmp_path / "out.png")]) == 2
+    out, err = capsys.readouterr()
+    assert f"IMAGE {str(path)!r} is not an image that can be read: " in err and err.count("\n") == 1 and not out
+
+
+@pytest.mark.parametrize("model", [(), ("--model", "PSPNet")])
+def test_the_picture_never_replaces_the_photograph(
+    model: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photo = tmp_path / "demo.png"  # what --out is by default
+    grey().save(photo)
+    before = photo.read_bytes()
+    (tmp_path / "soft.png").symlink_to(photo)
+    (tmp_path / "hard.png").hardlink_to(photo)
+    (tmp_path / "folder.png").mkdir()
+    for image, out in [
+        ("demo.png", ()),
+        (str(photo), ("--out", "demo.png")),
+        ("demo.png", ("--out", "./folder.png/../demo.png")),
+        ("demo.png", ("--out", "soft.png")),
+        ("soft.png", ("--out", "demo.png")),
+        ("demo.png", ("--out", "hard.png")),
+    ]:
+        assert main(["demo", image, *model, *out]) == 2
+        assert "--out must not be IMAGE itself, got " in (err := capsys.readouterr().err) and err.count("\n") == 1
+    assert main(["demo", "demo.png", *model, "--out", "folder.png"]) == 2
+    assert "--out must be a file, got the folder 'folder.png'" in capsys.readouterr().err
+    assert photo.read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_picture_that_cannot_be_written_is_one_line(
+    small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "full.png").symlink_to("/dev/full")
+    assert main(["demo", "--model", "Small", "--side", "64", "--out", str(tmp_path / "full.png")]) == 2
+    assert "full.png' cannot be written: " in (err := capsys.readouterr().err) and err.count("\n") == 1
 
 
 HRNET: dict[str, Any] = {"modules": (1, 1, 1), "blocks": 1}

@@ -196,7 +196,7 @@ BAD: list[Row] = [
     ("channel_gate", {"bias1": V[:2]}, ValueError, "bias1 must have shape (3,), one value per output channel, got (2"),
     ("channel_gate", {"bias2": V}, ValueError, "bias2 must have shape (4,), one value per output channel, got (3,)"),
     ("channel_gate", {"weight1": torch.zeros(4, 4), "weight2": None, "bias2": torch.ones(4)}, ValueError,
-     "bias2 must be None without weight2, got a tensor"),
+     "bias2 must be None without weight2, got a tensor; give weight2 as well"),
     ("channel_gate", {"scale1": V.double()}, TypeError, "scale1 must be float32 or have the dtype of x"),
     ("channel_gate", {"hidden_activation": "silu"}, ValueError, "hidden_activation must be one of None, 'relu', got"),
     ("aspp", {"x": X[0]}, ValueError, "x must be 4-D (N, C, H, W), got 3-D"),
@@ -222,6 +222,15 @@ def test_the_good_call_is_good_and_an_unknown_backend_is_not(op: str) -> None:
     getattr(functional, op)(**GOOD[op], backend="reference")
     with pytest.raises(ValueError, match="backend must be one of 'auto', 'cuda', .*, got 'fast'"):
         getattr(functional, op)(**GOOD[op], backend="fast")
+
+
+@pytest.mark.parametrize("op", list(all_ops()))
+def test_bytes_are_not_merely_converted(op: str) -> None:
+    """An image of 0..255 whose dtype alone is changed is taken without a word, and all that follows is wrong."""
+    name, good = next(iter(GOOD[op].items()))
+    given = [t.byte() for t in good] if isinstance(good, list) else good.byte()
+    with pytest.raises(TypeError, match="an image to 0..1, then normalised with the mean and std that the model was"):
+        getattr(functional, op)(**GOOD[op] | {name: given})
 
 
 @pytest.mark.parametrize("op", list(all_ops()))

@@ -57,12 +57,30 @@ def test_another_size_in_one_step(name: str) -> None:
     assert_same_labels(pk.predict(model, image, size=(71, 45)), expected)
 
 
-@pytest.mark.parametrize("name", ["deeplabv3", "upernet"])
+#: Of which nothing is fused.
+UNFUSED = ("fcn", "lraspp", "smp-fpn", "smp-unet")
+
+
+@pytest.mark.parametrize("name", list(MODELS))
 def test_a_fused_model_predicts_the_same(name: str) -> None:
+    """From low-resolution logits as before, and without a warning, which the fixture makes an error."""
     model, image = build(name)
     expected = full_logits(model, image)
+    with pk.fused(model, strict=name not in UNFUSED), Shapes() as shapes:
+        labels = pk.predict(model, image, backend="composed")
+    assert_same_labels(labels, expected)
+    assert shapes.builds(CLASSES, *image.shape[2:]) == (name == "smp-unet")
+
+
+def test_a_fused_decoder_with_another_forward_answers_itself() -> None:
+    """Its class has the fused forward; what the instance takes is said by its own."""
+    model, image = build("smp-pspnet")
+    expected = full_logits(model, image)
     with pk.fused(model, strict=True):
-        assert_same_labels(pk.predict(model, image), expected)
+        one_by_one(model)
+        with pytest.warns(UserWarning, match=f"{FULL}: its decoder takes maps one by one"):
+            assert_same_labels(pk.predict(model, image), expected)
+        del model.decoder.forward
 
 
 def test_more_than_256_classes_and_half_precision() -> None:
@@ -179,7 +197,8 @@ X, MAPS = torch.zeros(1, 3, 8, 8), torch.zeros(1, 5, 8, 8)
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"model": len}, TypeError, "model must be a torch.nn.Module, got builtin_function_or_method"),
     ({"image": [X]}, TypeError, "image must be a torch.Tensor, got list"),
-    ({"image": X.byte()}, TypeError, "image must be float16, bfloat16, float32 or float64, got torch.uint8"),
+    ({"image": X.byte()}, TypeError, "image must be float16, bfloat16, float32 or float64, got torch.uint8; convert it "
+     "with image.float() and scale it: an image to 0..1, then normalised with the mean and std that the model was "),
     ({"image": X[0, 0]}, ValueError, "image must be 4-D (N, C, H, W), got 2-D (8, 8)"),
     ({"size": 8}, TypeError, "size must be (H, W), got 8"),
     ({"backend": "fast"}, ValueError, "backend must be one of 'auto', "),

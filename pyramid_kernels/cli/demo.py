@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,10 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--out must end in one of {', '.join(sorted(kinds))}, got {str(args.out)!r}")
     if not args.out.absolute().parent.is_dir():
         raise UsageError(f"--out: the folder {str(args.out.absolute().parent)!r} does not exist")
+    if args.out.is_dir():
+        raise UsageError(f"--out must be a file, got the folder {str(args.out)!r}")
+    if args.image and os.path.exists(args.image) and args.out.exists() and os.path.samefile(args.image, args.out):
+        raise UsageError(f"--out must not be IMAGE itself, got {str(args.out)!r} for both; give --out another name")
 
 
 def _paths(fused: nn.Module, x: Tensor) -> dict[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +56,54 @@ class DeepLabV3(nn.Module):
 
 
 def load_photo(path: Path | None, side: int, multiple: int = 8) -> Any:
-    """An RGB photograph as uint8 (H, W, 3), its longer side about ``side`` and both multiples of ``multiple``.
+    """An RGB photograph as uint8 (H, W, 3), upright, its longer side about ``side`` and both multiples of ``multiple``.
 
     Scikit-image's cup of coffee by default.
     """
     image = require("PIL.Image")
     if path is None:
         photo = image.fromarray(require("skimage.data").coffee())
-    elif not path.is_file():
+    elif not os.path.isfile(path):
         raise UsageError(f"IMAGE {str(path)!r} is not a file")
     else:
         try:
-            photo = image.open(path).convert("RGB")
-        except (OSError, ValueError, image.DecompressionBombError) as error:
-            raise UsageError(f"IMAGE {str(path)!r} is not an image that can be read: {error}") from None
+            with warnings.catch_warnings(action="ignore"):
+                photo = _as_rgb(_read(path, side))
+        except Exception as error:  # damaged files make Pillow's decoders raise nearly everything
+            reason = " ".join(str(error).split())
+            raise UsageError(f"IMAGE {str(path)!r} is not an image that can be read: {reason}") from None
     scale = side / max(photo.size)
     size = [max(1, round(v * scale / multiple)) * multiple for v in photo.size]
     return require("numpy").asarray(photo.resize(size, image.Resampling.LANCZOS))
+
+
+def _read(path: Path, side: int) -> Any:
+    """The picture at ``path``, upright. A JPEG is decoded at a fraction of its size that still is twice ``side``."""
+    image = require("PIL.Image")
+    # Given a path, Pillow maps plain TIFFs into memory, and takes width for height in those whose camera was turned.
+    with path.open("rb") as file, image.open(file) as photo:
+        photo.draft(None, (2 * side, 2 * side))
+        most = image.MAX_IMAGE_PIXELS
+        if most and photo.width * photo.height > most:
+            raise ValueError(f"it has {photo.width}x{photo.height} px, more than the {most} that Pillow takes for safe")
+        return require("PIL.ImageOps").exif_transpose(photo)
+
+
+def _as_rgb(photo: Any) -> Any:
+    """In 8 bits: more are spread from the least finite value to the largest, and what is transparent lies on white."""
+    image, numpy = require("PIL.Image"), require("numpy")
+    if photo.mode in ("I", "F") or photo.mode.startswith("I;16"):
+        values = numpy.asarray(photo).astype(float)
+        finite = values[numpy.isfinite(values)]
+        if not finite.size:
+            raise ValueError("none of its values is finite")
+        low, high = finite.min(), finite.max()
+        values = numpy.nan_to_num(values, nan=low, posinf=high, neginf=low)
+        photo = image.fromarray(numpy.rint(255 * (values - low) / ((high - low) or 1)).astype(numpy.uint8))
+    elif photo.has_transparency_data:
+        photo = photo.convert("RGBA")
+        photo = image.alpha_composite(image.new("RGBA", photo.size, "white"), photo)
+    return photo.convert("RGB")
 
 
 def segments(photo: Any) -> Any:

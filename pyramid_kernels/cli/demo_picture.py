@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import MaxNLocator
 
+from .common import UsageError
 from .demo_model import CLASSES
 
 if TYPE_CHECKING:
@@ -60,7 +61,10 @@ def _figure(photo: Any) -> tuple[Figure, GridSpec]:
 
 def _save(figure: Figure, title: str, path: Path) -> None:
     figure.suptitle(title, fontsize=15, color=INK)
-    figure.savefig(path, dpi=110, metadata={})
+    try:
+        figure.savefig(path, dpi=110, metadata={})
+    except OSError as error:
+        raise UsageError(f"--out {str(path)!r} cannot be written: {error}") from None
 
 
 def _image(axis: Axes, title: str, values: Any, colours: str | None = None, most: float | None = None) -> None:

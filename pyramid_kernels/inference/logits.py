@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from ..functional import upsample_argmax
-from ..nn.base import hooked
+from ..nn.base import Fused, hooked
 from ..ops._shared.checks import check_map
 
 
@@ -131,7 +131,7 @@ def _why_not_smp(model: Any) -> str | None:
         return f"its head is a {type(head).__name__}, not SegmentationHead"
     if any("forward" in vars(m) for m in (head, *head)):
         return "its head has another forward"
-    if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(model.decoder.forward).parameters.values()):
+    if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(_own_forward(model.decoder)).parameters.values()):
         return "its decoder takes maps one by one, as before segmentation_models_pytorch 0.5"
     _, up, last = head
     activation = last.activation if type(last).__name__ == "Activation" else last
@@ -142,6 +142,12 @@ def _why_not_smp(model: Any) -> str | None:
     if type(up) not in (nn.Upsample, nn.UpsamplingBilinear2d) or up.mode != "bilinear" or not _whole(up.scale_factor):
         return f"its head upsamples by {up}"
     return None
+
+
+def _own_forward(module: nn.Module) -> Callable[..., Any]:
+    """The forward that says what ``module`` takes: a fused module's own, behind one that takes anything."""
+    cls: Any = type(module)
+    return vars(module).get("forward") or (cls.original if cls.forward is Fused.forward else cls).forward
 
 
 def _whole(scale: Any) -> bool:

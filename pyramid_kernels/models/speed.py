@@ -78,13 +78,17 @@ class SPEED(Network):
         return self.depth(self.up3(x, skips["2"]))
 
     def load_keras(self, path: str | PathLike[str]) -> Self:
-        """Take the weights of a Keras ``.h5`` file, a whole model's or its weights alone, and return this network.
+        """Take the weights of a Keras file, and return this network.
 
-        Layers are found by the source's names; the pyramid's, which Keras numbers itself, in order. Nothing is changed
-        unless the whole file fits.
+        It is a whole model's (``.h5``, ``.keras``) or holds weights alone (``.weights.h5``, an older ``.h5``).
+        Layers are found by the source's names; the pyramid's, which Keras numbers itself, in order. Values come in
+        float16, bfloat16, float32 or float64. Nothing is changed unless the whole file fits, and nothing but this file
+        is read.
 
         Raises:
-            ValueError: a layer or weight that is missing or has another shape. ImportError: h5py is not installed.
+            FileNotFoundError: ``path`` is not a file. ImportError: h5py is not installed.
+            ValueError: naming the file: it is damaged or not Keras's; a layer or weight is missing, has another shape
+                or dtype, is not finite, or is none of this network's.
         """
         return keras.load_(self, path, self._keras_layers(), {"separable_conv2d": list(self.dspp.levels)})
 

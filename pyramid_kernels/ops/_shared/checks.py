@@ -15,7 +15,7 @@ def check_map(name: str, x: Any) -> None:
     """``x`` is a floating (N, C, H, W) tensor whose C, H and W are at least 1 (N may be 0)."""
     check_floating(name, x)
     if x.dim() != 4:
-        hint = "; add a batch dimension with x.unsqueeze(0)" if x.dim() == 3 else ""
+        hint = f"; add a batch dimension with {name}.unsqueeze(0) if it is one (C, H, W) map" if x.dim() == 3 else ""
         raise ValueError(f"{name} must be 4-D (N, C, H, W), got {x.dim()}-D {tuple(x.shape)}{hint}")
     if 0 in x.shape[1:]:
         raise ValueError(f"{name} must have C, H and W of at least 1, got {tuple(x.shape)}; only N may be 0")
@@ -26,7 +26,9 @@ def check_floating(name: str, x: Any) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
     if x.dtype not in FLOATS:
         raise TypeError(
-            f"{name} must be float16, bfloat16, float32 or float64, got {x.dtype}; convert it with {name}.float()"
+            f"{name} must be float16, bfloat16, float32 or float64, got {x.dtype}; convert it with {name}.float() and "
+            "scale it: an image to 0..1, then normalised with the mean and std that the model was trained with; "
+            "quantised values by their scale"
         )
 
 

@@ -40,7 +40,7 @@ def axis_windows(bins: int, size: int, windows: str) -> Axis:
         if step == 0:
             raise ValueError(
                 f"bins: windows='fixed' gives a window of size 0 for bin {bins} on a map of size {size}; "
-                f"use bins of at most {size} or windows='adaptive'"
+                f"use bins of at most {size} or windows='adaptive', or a larger map for a model trained with these"
             )
         return Axis(size, size // step, step, 0, 0, 1)
     step = -(-size // bins)
@@ -48,7 +48,8 @@ def axis_windows(bins: int, size: int, windows: str) -> Axis:
     if pad > step // 2:
         raise ValueError(
             f"bins: windows='ceil' needs padding {pad} for a window of {step} (bin {bins} on a map of size {size}), "
-            f"more than half the window, which PyTorch's pooling refuses; use windows='adaptive'"
+            f"more than half the window, which PyTorch's pooling refuses; use windows='adaptive', or another size "
+            "of the map for a model trained with these"
         )
     return Axis(size, (size + 2 * pad - step) // step + 1, step, -pad, -pad, 1)
 

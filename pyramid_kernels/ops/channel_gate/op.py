@@ -83,7 +83,7 @@ def channel_gate(
     _check_weights(x, weight1, weight2)
     hidden, c = weight1.shape[0], x.shape[1]
     if bias2 is not None and weight2 is None:
-        raise ValueError("bias2 must be None without weight2, got a tensor; give weight2 or add it to bias1")
+        raise ValueError("bias2 must be None without weight2, got a tensor; give weight2 as well")
     named = {"bias1": (bias1, hidden), "bias2": (bias2, c), "scale1": (scale1, hidden), "shift1": (shift1, hidden)}
     for name, (vector, length) in named.items():
         if vector is not None:
