@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 HEADER = (
     "op or module", "case", "mode", "dtype", "path of `auto`", "auto ms", "eager ms", "compile ms", "eager / auto",
-    "auto MB", "eager MB",
+    "auto MB", "eager MB", "commit",
 )  # fmt: skip
 Row = dict[str, str]
 
@@ -139,12 +139,13 @@ def _device(rows: list[Row]) -> str:
     keys = sorted(groups, key=lambda k: (order.index(k[0]), k[1], MODES.index(k[2]), k[3]))
     sample = rows[-1]
     driver = f", CUDA {sample['cuda']}, driver {sample['driver']}" if sample["driver"] else ""
-    commits = ", ".join(sorted({row["commit"] for row in rows}))
     lines = [
-        f"**{sample['device']}**, {sample['threads']} threads, torch {sample['torch']}{driver}; commit {commits}",
+        f"**{sample['device']}**, {sample['threads']} threads, torch {sample['torch']}{driver}",
+        "",
+        *remarks(groups),
         "",
         f"| {' | '.join(HEADER)} |",
-        "|---|---|---|---|---|--:|--:|--:|--:|--:|--:|",
+        "|---|---|---|---|---|--:|--:|--:|--:|--:|--:|---|",
     ]
     lines += [_line(key, groups[key]) for key in keys]
     return "\n".join(lines) + "\n"
@@ -154,7 +155,29 @@ def _line(key: tuple[str, ...], by: dict[str, Row]) -> str:
     ours, eager = by["auto"], by["eager"]
     compiled = by["compile"]["median_ms"] if "compile" in by else ""
     cells = [*key, ours["path"], ours["median_ms"], eager["median_ms"], compiled, ratio(by)]
-    return f"| {' | '.join([*cells, ours['peak_mb'], eager['peak_mb']])} |"
+    return f"| {' | '.join([*cells, ours['peak_mb'], eager['peak_mb'], ours['commit']])} |"
+
+
+def remarks(groups: dict[tuple[str, ...], dict[str, Row]]) -> list[str]:
+    """What a reader would otherwise have to find out: where torch.compile wins, and what nobody can redo."""
+    timed = {
+        key: float(by["auto"]["median_ms"]) / float(by["compile"]["median_ms"])
+        for key, by in groups.items()
+        if "compile" in by
+    }
+    faster = [key for key in timed if timed[key] > 1]
+    lines = []
+    if faster:
+        most = max(faster, key=lambda key: timed[key])
+        lines.append(
+            f"`torch.compile` is faster than `auto` in {len(faster)} of the {len(timed)} rows that timed it, most in "
+            f"{' '.join(most[:3])}: {timed[most]:.1f} times."
+        )
+    if len(timed) < len(groups):
+        lines.append("Where the column of compile is empty it was not timed.")
+    if any(by["auto"]["commit"].endswith("-dirty") for by in groups.values()):
+        lines.append("Rows of a `-dirty` commit came from a tree with changes that no commit holds.")
+    return lines
 
 
 def gpu_ledger() -> str:

@@ -231,6 +231,20 @@ def test_the_report_names_older_rows_by_what_ran(results: Path) -> None:
     assert all("| 0.75 same path |" in line for line in lines)
 
 
+def test_the_report_says_where_compile_wins_and_what_cannot_be_redone(results: Path) -> None:
+    sides = {"auto": "4.0", "eager": "5.0", "compile": "2.0"}
+    for case, providers in {"512-12x16-n1": ("auto", "eager", "compile"), "512-12x16-n16": ("auto", "eager")}.items():
+        found = [row(case=case, provider=p, median_ms=sides[p], vs_eager="1.25", quick="no") for p in providers]
+        rows.keep(results, found, run.COLUMNS)
+    text = report.measured()
+    assert (
+        "faster than `auto` in 1 of the 1 rows that timed it, most in nn.DSPP 512-12x16-n1 forward: 2.0 times" in text
+    )
+    assert "compile is empty" in text and "-dirty" not in text
+    rows.keep(results, [f | {"commit": "0123abc-dirty", "dtype": "float64"} for f in found], run.COLUMNS)
+    assert "came from a tree with changes" in (text := report.measured()) and "| 0123abc-dirty |" in text
+
+
 @needs_cpu
 def test_the_schedule_says_what_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from bench import contact
-from bench.gpu_session import CALL, CALLS, TINY, Job, Scope, Session, Stage
+from bench.gpu_session import Session
+from bench.gpu_stages import CALL, CALLS, TINY, Job, Scope, Stage
 from bench.modules import MODULES
 from pyramid_kernels import oracle
 from pyramid_kernels.ops import all_ops
@@ -90,13 +91,13 @@ def test_what_a_stopped_session_has_is_kept(tmp_path: Path) -> None:
     out = tmp_path / "out"
     code = f"""
 import sys
-from bench import gpu_session as s
+from bench import gpu_session, gpu_stages as s
 stages = (s.Stage("first", 99, lambda scope: [s.Job("fine", {PASSES!r})]),
           s.Stage("second", 99, lambda scope: [s.Job("hangs", {HANGS!r}), s.Job("next", {PASSES!r})]),
           s.Stage("third", 99, lambda scope: [s.Job("fine", {PASSES!r})]))
 s.CALLS["wide"] = stages
 sys.argv = ["gpu_session", "wide", "--out", {str(out)!r}, "--commit", "0123abc"]
-raise SystemExit(s.main())
+raise SystemExit(gpu_session.main())
 """
     process = subprocess.Popen([PY, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     while not still_sleeping():
