@@ -4,108 +4,123 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from pyramid_kernels import nn
 
-#: A module in plain PyTorch, and the shape of the map that it takes, or of every map.
-Build = Callable[[], tuple[Any, tuple[int, ...] | list[tuple[int, ...]]]]
-
 RESNET = (256, 512, 1024, 2048)
 
 
-def pyramid(widths: Sequence[int], size: int) -> list[tuple[int, ...]]:
-    """Two images' maps of a backbone, each half as large as the one before."""
-    return [(2, c, size >> i, size >> i) for i, c in enumerate(widths)]
+class Build(NamedTuple):
+    """A module of a user: what makes it, and the map that it takes or every map of its list, each (C, H, W)."""
+
+    shape: str  # the case's name, but for its images
+    make: Callable[[], Any]
+    maps: tuple[int, ...] | list[tuple[int, ...]]
+    images: int = 2  # a norm in training needs two values of a channel, also behind a global pooling
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        return self.maps if isinstance(self.maps, list) else [self.maps]
+
+    @property
+    def case(self) -> str:
+        return f"{self.shape}-n{self.images}"
 
 
-def aspp(channels: int, size: int, rates: tuple[int, ...]) -> Build:
-    return lambda: (nn.ReferenceASPP(channels, rates, dropout=0.0), (2, channels, size, size))
+def pyramid(widths: Sequence[int], rows: int, cols: int) -> list[tuple[int, ...]]:
+    """The maps of a backbone, each half as large as the one before."""
+    return [(c, rows >> i, cols >> i) for i, c in enumerate(widths)]
 
 
-def aspp_v2(channels: int, size: int, hidden: int | None = None) -> Build:
-    return lambda: (nn.ReferenceASPPv2(channels, 21, hidden=hidden), (2, channels, size, size))
+def aspp(shape: str, channels: int, size: int, rates: tuple[int, ...]) -> Build:
+    return Build(shape, lambda: nn.ReferenceASPP(channels, rates, dropout=0.0), (channels, size, size))
 
 
-def large_fov(size: int) -> Build:
-    return lambda: (nn.ReferenceLargeFOV(512, 21, dropout=0.0), (2, 512, size, size))
+def aspp_v2(shape: str, channels: int, size: int, hidden: int | None = None) -> Build:
+    return Build(shape, lambda: nn.ReferenceASPPv2(channels, 21, hidden=hidden), (channels, size, size))
 
 
-def spp_net(channels: int, size: int) -> Build:
-    return lambda: (nn.ReferenceSpatialPyramidPooling(), (2, channels, size, size))
+def large_fov(shape: str, size: int) -> Build:
+    return Build(shape, lambda: nn.ReferenceLargeFOV(512, 21, dropout=0.0), (512, size, size))
 
 
-def hr_fuse(width: int, rows: int, cols: int, mode: str) -> Build:
+def spp_net(shape: str, channels: int, size: int) -> Build:
+    return Build(shape, nn.ReferenceSpatialPyramidPooling, (channels, size, size))
+
+
+def hr_fuse(shape: str, width: int, rows: int, cols: int, mode: str) -> Build:
     """``rows`` and ``cols``: of the finest of four maps."""
     widths = [width << i for i in range(4)]
-    maps: list[tuple[int, ...]] = [(2, c, rows >> i, cols >> i) for i, c in enumerate(widths)]
-    return lambda: (nn.ReferenceHRFuse(widths, mode=mode), maps)
+    return Build(shape, lambda: nn.ReferenceHRFuse(widths, mode=mode), pyramid(widths, rows, cols))
 
 
-def ppm(channels: int, rows: int, cols: int) -> Build:
-    return lambda: (nn.ReferencePPM(channels, channels // 4, (1, 2, 3, 6)), (2, channels, rows, cols))
+def ppm(shape: str, channels: int, rows: int, cols: int) -> Build:
+    return Build(shape, lambda: nn.ReferencePPM(channels, channels // 4, (1, 2, 3, 6)), (channels, rows, cols))
 
 
-def dspp(images: int) -> Build:
-    return lambda: (nn.ReferenceDSPP(512, 128), (images, 512, 12, 16))
+def dspp(shape: str, images: int) -> Build:
+    return Build(shape, lambda: nn.ReferenceDSPP(512, 128), (512, 12, 16), images)
 
 
-def mdspp(channels: int, rows: int, cols: int) -> Build:
-    return lambda: (nn.ReferenceMDSPP(channels, channels), (1, channels, rows, cols))
+def mdspp(shape: str, channels: int, rows: int, cols: int) -> Build:
+    return Build(shape, lambda: nn.ReferenceMDSPP(channels, channels), (channels, rows, cols), images=1)
 
 
-def psp_head(channels: int, classes: int, size: int) -> Build:
-    return lambda: (nn.ReferencePSPHead(channels, classes, dropout=0.0), (2, channels, size, size))
+def psp_head(shape: str, channels: int, classes: int, size: int) -> Build:
+    return Build(shape, lambda: nn.ReferencePSPHead(channels, classes, dropout=0.0), (channels, size, size))
 
 
-def uper_head(widths: Sequence[int], channels: int, size: int) -> Build:
-    return lambda: (nn.ReferenceUPerHead(widths, channels, 150), pyramid(widths, size))
+def uper_head(shape: str, widths: Sequence[int], channels: int, size: int) -> Build:
+    return Build(shape, lambda: nn.ReferenceUPerHead(widths, channels, 150), pyramid(widths, size, size))
 
 
-def deeplab_decoder(channels: int, low: int, size: int, high: int) -> Build:
+def deeplab_decoder(shape: str, channels: int, low: int, size: int, high: int) -> Build:
     """``size`` and ``high``: of the map that the decoder joins, and of the one it upsamples."""
-    maps: list[tuple[int, ...]] = [(2, low, size, size), (2, channels, high, high)]
-    return lambda: (nn.ReferenceDeepLabV3PlusDecoder(channels, low, separable=False, low_index=0, dropout=0.0), maps)
+    settings: dict[str, Any] = {"separable": False, "low_index": 0, "dropout": 0.0}
+    maps: list[tuple[int, ...]] = [(low, size, size), (channels, high, high)]
+    return Build(shape, lambda: nn.ReferenceDeepLabV3PlusDecoder(channels, low, **settings), maps)
 
 
-def hrnetv2_head(width: int, size: int) -> Build:
+def hrnetv2_head(shape: str, width: int, size: int) -> Build:
     widths = [width << i for i in range(4)]
-    return lambda: (nn.ReferenceHRNetV2Head(widths, 19), pyramid(widths, size))
+    return Build(shape, lambda: nn.ReferenceHRNetV2Head(widths, 19), pyramid(widths, size, size))
 
 
-def arm(in_channels: int, out_channels: int, rows: int, cols: int) -> Build:
-    return lambda: (nn.ReferenceAttentionRefinementModule(in_channels, out_channels), (2, in_channels, rows, cols))
+def arm(shape: str, channels: int, out_channels: int, rows: int, cols: int) -> Build:
+    return Build(shape, lambda: nn.ReferenceAttentionRefinementModule(channels, out_channels), (channels, rows, cols))
 
 
-def ffm(widths: Sequence[int], classes: int, rows: int, cols: int) -> Build:
+def ffm(shape: str, widths: Sequence[int], classes: int, rows: int, cols: int) -> Build:
     """The form of BiSeNet's first version: 3x3, straight to the classes; the context maps at their own size."""
-    maps: list[tuple[int, ...]] = [(2, c, rows >> i, cols >> i) for i, c in enumerate(widths)]
-    return lambda: (nn.ReferenceFeatureFusionModule(widths, classes, kernel_size=3, hidden=classes, bias=True), maps)
+    settings: dict[str, Any] = {"kernel_size": 3, "hidden": classes, "bias": True}
+    maps = pyramid(widths, rows, cols)
+    return Build(shape, lambda: nn.ReferenceFeatureFusionModule(widths, classes, **settings), maps)
 
 
-def spp(channels: int, size: int) -> Build:
-    return lambda: (nn.ReferenceSPP(channels, channels), (2, channels, size, size))
+def spp(shape: str, channels: int, size: int) -> Build:
+    return Build(shape, lambda: nn.ReferenceSPP(channels, channels), (channels, size, size))
 
 
-def sppf(channels: int, size: int) -> Build:
-    return lambda: (nn.ReferenceSPPF(channels, channels), (2, channels, size, size))
+def sppf(shape: str, channels: int, size: int) -> Build:
+    return Build(shape, lambda: nn.ReferenceSPPF(channels, channels), (channels, size, size))
 
 
-def segformer_head(widths: Sequence[int], channels: int, size: int) -> Build:
+def segformer_head(shape: str, widths: Sequence[int], channels: int, size: int) -> Build:
     """transformers' own class."""
 
-    def build() -> Any:
+    def make() -> Any:
         define_detection_schemas()
         from transformers import SegformerConfig
         from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
         config = SegformerConfig(hidden_sizes=list(widths), decoder_hidden_size=channels, classifier_dropout_prob=0.0)
         config.num_labels = 150
-        return SegformerDecodeHead(config), pyramid(widths, size)
+        return SegformerDecodeHead(config)
 
-    return build
+    return Build(shape, make, pyramid(widths, size, size))
 
 
 @functools.lru_cache
@@ -121,32 +136,43 @@ def define_detection_schemas() -> Any:
     return None
 
 
-MODULES: dict[str, dict[str, Build]] = {
-    "nn.ASPP": {
-        "2048-33x33-r12": aspp(2048, 33, (12, 24, 36)),
-        "960-33x33-r12": aspp(960, 33, (12, 24, 36)),
-        "512-32x32-r6": aspp(512, 32, (6, 12, 18)),
-    },
-    "nn.ASPPv2": {"2048-65x65": aspp_v2(2048, 65), "vgg-512-41x41": aspp_v2(512, 41, 128)},
-    "nn.LargeFOV": {"512-41x41": large_fov(41)},
-    "nn.SpatialPyramidPooling": {"512-109x109": spp_net(512, 109), "256-13x13": spp_net(256, 13)},
-    "nn.HRFuse": {
-        "w32-pose-64x48": hr_fuse(32, 64, 48, "nearest"),
-        "w48-128x256": hr_fuse(48, 128, 256, "bilinear"),
-    },
-    "nn.PPM": {"2048-60x60": ppm(2048, 60, 60), "768-16x16": ppm(768, 16, 16)},
-    "nn.DSPP": {"n1": dspp(1), "n16": dspp(16)},
-    "nn.MDSPP": {"64-12x16": mdspp(64, 12, 16), "32-24x32": mdspp(32, 24, 32)},
-    "nn.PSPHead": {"2048-60x60": psp_head(2048, 150, 60)},
-    "nn.UPerHead": {"resnet-512-64x64": uper_head(RESNET, 512, 64)},
-    "nn.DeepLabV3PlusDecoder": {"2048-256-129x129": deeplab_decoder(2048, 256, 129, 33)},
-    "nn.HRNetV2Head": {"w48-128x128": hrnetv2_head(48, 128)},
-    "nn.SPP": {"1024-20x20": spp(1024, 20)},
-    "nn.SPPF": {"512-20x20": sppf(512, 20), "1024-40x40": sppf(1024, 40)},
-    "nn.AttentionRefinementModule": {"256-to-128-64x128": arm(256, 128, 64, 128)},
-    "nn.FeatureFusionModule": {"resnet18-128x256": ffm((256, 256, 512), 19, 128, 256)},
-    "transformers.SegformerDecodeHead": {
-        "b0-128x128": segformer_head((32, 64, 160, 256), 256, 128),
-        "b5-128x128": segformer_head((64, 128, 320, 512), 768, 128),
-    },
+MODULES: dict[str, list[Build]] = {
+    "nn.ASPP": [
+        aspp("2048-33x33-r12", 2048, 33, (12, 24, 36)),
+        aspp("960-33x33-r12", 960, 33, (12, 24, 36)),
+        aspp("512-32x32-r6", 512, 32, (6, 12, 18)),
+    ],
+    "nn.ASPPv2": [aspp_v2("2048-65x65", 2048, 65), aspp_v2("vgg-512-41x41", 512, 41, 128)],
+    "nn.LargeFOV": [large_fov("512-41x41", 41)],
+    "nn.SpatialPyramidPooling": [spp_net("512-109x109", 512, 109), spp_net("256-13x13", 256, 13)],
+    "nn.HRFuse": [
+        hr_fuse("w32-pose-64x48", 32, 64, 48, "nearest"),
+        hr_fuse("w48-128x256", 48, 128, 256, "bilinear"),
+    ],
+    "nn.PPM": [ppm("2048-60x60", 2048, 60, 60), ppm("768-16x16", 768, 16, 16)],
+    "nn.DSPP": [dspp("512-12x16", 1), dspp("512-12x16", 16)],
+    "nn.MDSPP": [mdspp("64-12x16", 64, 12, 16), mdspp("32-24x32", 32, 24, 32)],
+    "nn.PSPHead": [psp_head("2048-60x60", 2048, 150, 60)],
+    "nn.UPerHead": [uper_head("resnet-512-64x64", RESNET, 512, 64)],
+    "nn.DeepLabV3PlusDecoder": [deeplab_decoder("2048-256-129x129", 2048, 256, 129, 33)],
+    "nn.HRNetV2Head": [hrnetv2_head("w48-128x128", 48, 128)],
+    "nn.SPP": [spp("1024-20x20", 1024, 20)],
+    "nn.SPPF": [sppf("512-20x20", 512, 20), sppf("1024-40x40", 1024, 40)],
+    "nn.AttentionRefinementModule": [arm("256-to-128-64x128", 256, 128, 64, 128)],
+    "nn.FeatureFusionModule": [ffm("resnet18-128x256", (256, 256, 512), 19, 128, 256)],
+    "transformers.SegformerDecodeHead": [
+        segformer_head("b0-128x128", (32, 64, 160, 256), 256, 128),
+        segformer_head("b5-128x128", (64, 128, 320, 512), 768, 128),
+    ],
+}
+
+#: What ``--quick`` times where none of the above takes a CPU less than a second in training.
+QUICK: dict[str, Build] = {
+    "nn.LargeFOV": large_fov("512-21x21", 21),
+    "nn.PSPHead": psp_head("512-28x28", 512, 150, 28),
+    "nn.UPerHead": uper_head("resnet18-256-32x32", (64, 128, 256, 512), 256, 32),
+    "nn.DeepLabV3PlusDecoder": deeplab_decoder("320-24-65x65", 320, 24, 65, 17),
+    "nn.HRNetV2Head": hrnetv2_head("w18-64x64", 18, 64),
+    "nn.FeatureFusionModule": ffm("resnet18-64x128", (256, 256, 512), 19, 64, 128),
+    "transformers.SegformerDecodeHead": segformer_head("b0-64x64", (32, 64, 160, 256), 256, 64),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,20 +13,26 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pyramid_kernels import models
 from pyramid_kernels.cli.common import table
-from pyramid_kernels.cli.networks import network_class, pair, paths
+from pyramid_kernels.cli.networks import ORIGINAL, decisions, network_class, pair
 from pyramid_kernels.fuse.check import difference
 from pyramid_kernels.models import Network
 from pyramid_kernels.progress import progress
 
 from . import timing
 from .modules import define_detection_schemas
+from .rows import environment, keep
+from .subjects import SAME
 
+COLUMNS = (
+    "date", "commit", "torch", "cuda", "driver", "device", "threads", "network", "image", "dtype", "layout",
+    "unfused_ms", "fused_ms", "ratio", "path", "quick",
+)  # fmt: skip
 HEADER = (
     "network", "image", "unfused ms", "fused ms", "unfused frames/s", "fused frames/s", "unfused / fused",
     "path of the fused modules",
 )  # fmt: skip
-#: Of each network: at most so many rounds of both forms, in about so many seconds.
-ROUNDS, SECONDS = 20, 20.0
+#: Of each network: at most so many rounds of both forms, in about so many seconds; ``--quick``: at least one round.
+ROUNDS, SECONDS, QUICK_SECONDS = 20, 20.0, 2.0
 
 
 def sizes() -> str:
@@ -51,23 +58,31 @@ def image(cls: type[Network]) -> str:
     return "x".join(map(str, cls.published_size))
 
 
-def measure(names: Sequence[str], device: str, dtype: torch.dtype, channels_last: bool) -> int:
-    """Print frames per second of the networks; 1 where a fused one gives another result, which is not timed."""
+def measure(
+    names: Sequence[str], device: str, dtype: torch.dtype, channels_last: bool, quick: bool, out: Path | None
+) -> int:
+    """Print frames per second of the networks; 1 where a fused one gives another result, which is not timed.
+
+    ``out``: the CSV that the rows are added to.
+    """
     rows, red = [], []
     for name in progress(names, "bench"):
-        row = frames_per_second(name, device, dtype, channels_last)
+        row = times(name, device, dtype, channels_last, quick)
         if isinstance(row, str):
             red.append(f"{name}: the fused network gives another result, so nothing is reported: {row}")
-        else:
-            rows.append(row)
+            continue
+        rows.append(row)
+        if out:
+            keep(out, [environment(device) | row], COLUMNS)
     if rows:
-        print(table(HEADER, rows))
+        print(table(HEADER, map(_cells, rows)))
     for line in red:
         print(line, file=sys.stderr)
+    print(f"Rows are in {out}." if out else "Nothing is written without --out.")
     return int(bool(red))
 
 
-def frames_per_second(name: str, device: str, dtype: torch.dtype, channels_last: bool) -> list[str] | str:
+def times(name: str, device: str, dtype: torch.dtype, channels_last: bool, quick: bool) -> dict[str, str] | str:
     """The row of a network, one image of its published size at a time; or how its two forms differ."""
     cls = network_class(name)
     x = torch.randn(1, 3, *cls.published_size).to(device, dtype)
@@ -77,12 +92,23 @@ def frames_per_second(name: str, device: str, dtype: torch.dtype, channels_last:
     reason = difference(calls["unfused"](), calls["fused"]())
     if reason:
         return reason
-    chosen = paths(forms["fused"], x)
-    times = timing.interleaved(calls, device, ROUNDS, SECONDS)
-    medians = [timing.Stats.of(times[form]).median for form in calls]
-    ratio = f"{timing.paired_ratio(times['unfused'], times['fused']):.2f}"
-    cells = [name, image(cls), *(f"{1e3 * s:.4g}" for s in medians), *(f"{1 / s:.4g}" for s in medians)]
-    return [*cells, ratio if chosen else "same path", ", ".join(chosen)]
+    chosen = decisions(forms["fused"], x)
+    seconds, least = (QUICK_SECONDS, 1) if quick else (SECONDS, 3)
+    samples = timing.interleaved(calls, device, ROUNDS, seconds, least=least)
+    unfused, fused = (f"{1e3 * timing.Stats.of(samples[form]).median:.4g}" for form in calls)
+    same = all(path.startswith(ORIGINAL) for path in chosen)
+    ratio = f"{timing.paired_ratio(samples['unfused'], samples['fused']):.2f}{SAME if same else ''}"
+    return {
+        "network": name, "image": image(cls), "dtype": str(dtype).removeprefix("torch."),
+        "layout": "channels_last" if channels_last else "contiguous", "unfused_ms": unfused, "fused_ms": fused,
+        "ratio": ratio, "path": ", ".join(chosen) or "no module was fused", "quick": "yes" if quick else "no",
+    }  # fmt: skip
+
+
+def _cells(row: dict[str, str]) -> list[str]:
+    spent = [row["unfused_ms"], row["fused_ms"]]
+    rates = [f"{1e3 / float(ms):.4g}" for ms in spent]
+    return [row["network"], row["image"], *spent, *rates, row["ratio"], row["path"]]
 
 
 def inference(network: Network, x: Tensor) -> Callable[[], Any]:

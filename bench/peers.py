@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyramid_kernels.cli.common import commit, table
+from pyramid_kernels.cli.common import UsageError, commit, table
 
 from . import timing
-from .run import DTYPES, device_name, device_slug, results_folder
+from .rows import device_name, device_slug, recordable
+from .run import DTYPES
 from .subjects import can_compile, compile_call
 
 COLUMNS = ("question", "case", "best_ms", "rate", "unit", "note")
@@ -31,8 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description="Measure the libraries underneath.")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=DTYPES, help="default: bfloat16 on a GPU, float32 on a CPU")
-    parser.add_argument("--out", type=Path, default=results_folder())
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write a CSV there; without it nothing is written")
     args = parser.parse_args(argv)
+    if args.out:
+        try:
+            recordable(args.out)
+        except UsageError as error:
+            parser.error(str(error))
     dtype = DTYPES[args.dtype or ("float32" if args.device == "cpu" else "bfloat16")]
     torch.backends.cudnn.benchmark = True
     rows: list[Row] = []
@@ -40,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = list(question(args.device, dtype))
         print(table(COLUMNS, [[row[key] for key in COLUMNS] for row in found]), "\n", flush=True)
         rows += found
-    _write(args.out / f"peers-{device_slug(args.device)}.csv", rows, args.device, dtype)
+    if args.out:
+        _write(args.out / f"peers-{device_slug(args.device)}.csv", rows, args.device, dtype)
     return 0
 
 

@@ -20,13 +20,14 @@ from pyramid_kernels.backends import KERNELS
 from pyramid_kernels.ops import all_ops
 
 from . import networks, systems
-from .subjects import MODES, op_names
+from .modules import MODULES
+from .subjects import MODES, SAME, op_names
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 HEADER = (
     "op or module", "case", "mode", "dtype", "path of `auto`", "auto ms", "eager ms", "compile ms", "eager / auto",
-    "auto MB", "eager MB",
+    "auto MB", "eager MB", "commit",
 )  # fmt: skip
 Row = dict[str, str]
 
@@ -75,66 +76,108 @@ def fill(page: Path, **tables: str) -> str:
 
 def measured() -> str:
     """One table per device: the newest row of every case, slower ones included."""
-    parts = []
-    for path in sorted(RESULTS.glob("*.csv")):
-        if not path.stem.startswith("peers-"):
-            parts.append(_device(newest(path)))
+    parts = [_device(newest(path)) for path in _files()]
     return "\n".join(parts) if parts else "No measurement is committed yet.\n"
 
 
 def ratios() -> dict[str, dict[str, str]]:
     """Device -> op or module -> eager's time over that of ``auto``: the least and the largest of its newest rows."""
     found: dict[str, dict[str, list[str]]] = {"CPU": {}, "GPU": {}}
-    for path in RESULTS.glob("*.csv"):
-        if not path.stem.startswith("peers-"):
-            device = found["CPU" if path.stem.startswith("cpu-") else "GPU"]
-            for row in newest(path):
-                if row["provider"] == "auto":
-                    device.setdefault(row["op"], []).append(row["vs_eager"])
+    for path in _files():
+        device = found["CPU" if path.stem.startswith("cpu-") else "GPU"]
+        for key, by in grouped(newest(path)).items():
+            device.setdefault(key[0], []).append(ratio(by))
     return {device: {op: _span(values) for op, values in rows.items()} for device, rows in found.items()}
 
 
 def _span(values: list[str]) -> str:
-    measured = sorted(float(v) for v in values if v.replace(".", "", 1).isdigit())
-    if not measured:
-        return "same path"
-    low, high = f"{measured[0]:.1f}", f"{measured[-1]:.1f}"
-    return low if low == high else f"{low} to {high}"
+    measured = sorted((value.removesuffix(SAME) for value in values), key=float)
+    ends = " to ".join(dict.fromkeys((measured[0], measured[-1])))
+    return f"{ends}{' (same path)' if all(value.endswith(SAME) for value in values) else ''}"
+
+
+def _files() -> list[Path]:
+    return [path for path in sorted(RESULTS.glob("*.csv")) if not path.stem.startswith(("peers-", "networks-"))]
 
 
 def newest(path: Path) -> list[Row]:
-    """The last row of every op, case, dtype, layout, mode and provider."""
+    """The last row of every op, case, dtype, layout, mode and provider; none of ``--quick``."""
+    keys = ("op", "case", "dtype", "layout", "mode", "provider")
     with path.open(newline="") as file:
-        rows = {
-            tuple(r[k] for k in ("op", "case", "dtype", "layout", "mode", "provider")): r for r in csv.DictReader(file)
-        }
-    return list(rows.values())
+        rows = [_renamed(row) for row in csv.DictReader(file) if row.get("quick") != "yes"]
+    return list({tuple(row[key] for key in keys): row for row in rows}.values())
 
 
-def _device(rows: list[Row]) -> str:
+def _renamed(row: Row) -> Row:
+    """Rows without "quick" are older, and do not say how many images a module took: in a forward it was one."""
+    if row.get("quick") or row["op"] not in MODULES:
+        return row
+    shape, images = {"n1": ("512-12x16", 1), "n16": ("512-12x16", 16)}.get(row["case"], (row["case"], 0))
+    build = next(build for build in MODULES[row["op"]] if build.shape == shape)
+    return row | {"case": f"{shape}-n{1 if row['mode'] == 'forward' else images or build.images}"}
+
+
+def grouped(rows: list[Row]) -> dict[tuple[str, ...], dict[str, Row]]:
+    """(op, case, mode, dtype) -> provider -> its row, where both sides of the ratio are there."""
     groups: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[k] for k in ("op", "case", "mode", "dtype")), {})[row["provider"]] = row
+    return {key: by for key, by in groups.items() if {"auto", "eager"} <= by.keys()}
+
+
+def ratio(by: dict[str, Row]) -> str:
+    """Eager's time over that of ``auto``; of the medians where older rows name none, both having run the same code."""
+    auto, eager = by["auto"], by["eager"]
+    if auto["vs_eager"] == SAME.strip():
+        return f"{float(eager['median_ms']) / float(auto['median_ms']):.2f}{SAME}"
+    return auto["vs_eager"]
+
+
+def _device(rows: list[Row]) -> str:
+    groups = grouped(rows)
     order = op_names()
     keys = sorted(groups, key=lambda k: (order.index(k[0]), k[1], MODES.index(k[2]), k[3]))
     sample = rows[-1]
     driver = f", CUDA {sample['cuda']}, driver {sample['driver']}" if sample["driver"] else ""
-    commits = ", ".join(sorted({row["commit"] for row in rows}))
     lines = [
-        f"**{sample['device']}**, {sample['threads']} threads, torch {sample['torch']}{driver}; commit {commits}",
+        f"**{sample['device']}**, {sample['threads']} threads, torch {sample['torch']}{driver}",
+        "",
+        *remarks(groups),
         "",
         f"| {' | '.join(HEADER)} |",
-        "|---|---|---|---|---|--:|--:|--:|--:|--:|--:|",
+        "|---|---|---|---|---|--:|--:|--:|--:|--:|--:|---|",
     ]
-    lines += [_line(key, groups[key]) for key in keys if {"auto", "eager"} <= groups[key].keys()]
+    lines += [_line(key, groups[key]) for key in keys]
     return "\n".join(lines) + "\n"
 
 
 def _line(key: tuple[str, ...], by: dict[str, Row]) -> str:
     ours, eager = by["auto"], by["eager"]
     compiled = by["compile"]["median_ms"] if "compile" in by else ""
-    cells = [*key, ours["path"], ours["median_ms"], eager["median_ms"], compiled, ours["vs_eager"]]
-    return f"| {' | '.join([*cells, ours['peak_mb'], eager['peak_mb']])} |"
+    cells = [*key, ours["path"], ours["median_ms"], eager["median_ms"], compiled, ratio(by)]
+    return f"| {' | '.join([*cells, ours['peak_mb'], eager['peak_mb'], ours['commit']])} |"
+
+
+def remarks(groups: dict[tuple[str, ...], dict[str, Row]]) -> list[str]:
+    """What a reader would otherwise have to find out: where torch.compile wins, and what nobody can redo."""
+    timed = {
+        key: float(by["auto"]["median_ms"]) / float(by["compile"]["median_ms"])
+        for key, by in groups.items()
+        if "compile" in by
+    }
+    faster = [key for key in timed if timed[key] > 1]
+    lines = []
+    if faster:
+        most = max(faster, key=lambda key: timed[key])
+        lines.append(
+            f"`torch.compile` is faster than `auto` in {len(faster)} of the {len(timed)} rows that timed it, most in "
+            f"{' '.join(most[:3])}: {timed[most]:.1f} times."
+        )
+    if len(timed) < len(groups):
+        lines.append("Where the column of compile is empty it was not timed.")
+    if any(by["auto"]["commit"].endswith("-dirty") for by in groups.values()):
+        lines.append("Rows of a `-dirty` commit came from a tree with changes that no commit holds.")
+    return lines
 
 
 def gpu_ledger() -> str:

@@ -1,15 +1,19 @@
 """``python -m bench.schedule``: what the static schedule of ``dilated_branches`` makes of the published shapes.
 
 Per shape and body: steps multiplied over those of all taps, the longest share over the mean, and tiles cut between
-shares. A model, not a measurement: it needs the compiled core or the host simulator, and no GPU.
+shares. A model, not a measurement: it needs the host simulator (``python -m tests.hostsim`` builds it), and no GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+from pathlib import Path
 
 import torch
 
+from pyramid_kernels import _native
 from pyramid_kernels.ops._shared import native
 from pyramid_kernels.ops.dilated_branches import cuda
 from pyramid_kernels.ops.dilated_branches.spec import BENCH
@@ -35,12 +39,28 @@ def rows(processors: int) -> list[str]:
     return found
 
 
-def main() -> None:
+#: Where ``python -m tests.hostsim`` leaves the simulator's module.
+BUILT = Path(__file__).parents[1] / "build" / "hostsim" / "csrc" / "tests"
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.schedule", description=__doc__)
     parser.add_argument("--processors", type=int, default=132, help="multiprocessors of the GPU planned for")
+    args = parser.parse_args()
+    for built in BUILT.glob("_hostsim*.so"):
+        os.environ.setdefault(_native.SIMULATOR, str(built))
+    core = _native.module("cpu")
+    if isinstance(core, str):
+        print(
+            "bench.schedule: the planner needs the host simulator; build it first: python -m tests.hostsim",
+            f"({core})",
+            file=sys.stderr,
+        )
+        return 2
     print(HEADER)
-    print("\n".join(rows(parser.parse_args().processors)))
+    print("\n".join(rows(args.processors)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

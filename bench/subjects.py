@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 from unittest import mock
 
@@ -19,14 +20,16 @@ from pyramid_kernels.backends import KERNELS, Op, cannot, select
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared.spec import Arg, Case, Cost, arguments_of, map_args, materialise
 
-from .modules import MODULES, Build
+from . import timing
+from .modules import MODULES, QUICK, Build
 
 MODES = ("forward", "training")
 EAGER, COMPILE = "eager", "compile"
+SAME = " same path"
 #: Eager with torch.backends.cudnn.deterministic: what bitwise repeatable convolutions cost without us.
 DETERMINISTIC = "deterministic"
-#: What a forward call may cost for a case to be among the quick ones: under a second on two CPU cores.
-QUICK_FLOP = 4e10
+#: What a forward call may cost for a case to be timed on a CPU: under a second on two cores.
+CPU_FLOP = 4e10
 
 Fn = Callable[[], Any]
 
@@ -42,14 +45,16 @@ class Subject:
     calls: dict[str, Fn]
     paths: dict[str, str]  # provider -> which code runs
     cost: Cost | None = None
-    outputs: dict[str, Fn] = field(default_factory=dict)  # forward alone, for the check that precedes timing
+    forwards: dict[str, Fn] = field(default_factory=dict)  # without a backward, for the check that precedes timing
 
     @property
     def name(self) -> str:
         return f"{self.op}/{self.case}/{self.mode}"
 
-    def same_path(self, provider: str) -> bool:
-        return provider != EAGER and self.paths[provider] == self.paths[EAGER]
+    def ratio(self, provider: str, times: dict[str, list[float]]) -> str:
+        """Eager's time over the provider's, and whether both ran the same code: then it says what is around it."""
+        same = provider != EAGER and self.paths[provider] == self.paths[EAGER]
+        return f"{timing.paired_ratio(times[EAGER], times[provider]):.2f}{SAME if same else ''}"
 
 
 def op_names() -> list[str]:
@@ -62,18 +67,39 @@ def modes_of(name: str) -> tuple[str, ...]:
     return MODES if trained else MODES[:1]
 
 
-def case_names(name: str, quick: bool) -> list[str]:
-    """The ids of an op's BENCH cases, or of a module's shapes."""
-    return list(MODULES[name]) if name in MODULES else [case.id for case in _cases(name, quick)]
+def work(
+    name: str, device: str, quick: bool = False, modes: tuple[str, ...] = MODES
+) -> dict[tuple[str, str], Case | Build]:
+    """What is timed of an op or module: (case, mode) -> its Case or Build.
+
+    On a CPU one image, but in a module's training, and nothing above CPU_FLOP. ``quick``: the smallest case alone.
+    """
+    found: dict[tuple[str, str], Case | Build] = {}
+    for mode in modes_of(name):
+        if mode in modes:
+            cases = _builds(name, mode, device, quick) if name in MODULES else _cases(name, device, quick)
+            found |= {(case, mode): what for case, what in cases.items()}
+    return found
 
 
-def _cases(op: str, quick: bool) -> list[Case]:
-    """The op's BENCH cases; ``quick``: one image each, no case twice, none above QUICK_FLOP."""
+def _cases(op: str, device: str, quick: bool) -> dict[str, Case]:
     spec = _spec(op)
-    if not quick:
-        return list(spec.BENCH)
-    distinct = {repr(case.args): case for case in map(one_image, reversed(spec.BENCH))}
-    return [case for case in reversed(distinct.values()) if spec.cost(case, 4).total <= QUICK_FLOP]
+    cases = {case.id: case for case in spec.BENCH}
+    if quick or device == "cpu":
+        distinct = {repr(case.args): case for case in map(one_image, reversed(spec.BENCH))}
+        cases = {c.id: c for c in reversed(distinct.values()) if device != "cpu" or spec.cost(c, 4).total <= CPU_FLOP}
+    smallest = min(cases, key=lambda name: spec.cost(cases[name], 4).total)
+    return {smallest: cases[smallest]} if quick else cases
+
+
+def _builds(name: str, mode: str, device: str, quick: bool) -> dict[str, Build]:
+    builds = MODULES[name]
+    if quick:
+        smallest = min(builds, key=lambda build: (sum(map(prod, build.shapes)), build.images))
+        builds = [QUICK.get(name, smallest)]
+    if mode == "forward" and (quick or device == "cpu"):
+        builds = [build._replace(images=1) for build in builds]
+    return {build.case: build for build in builds}
 
 
 def _spec(op: str) -> Any:
@@ -84,16 +110,14 @@ def subjects(
     name: str, device: str, dtype: torch.dtype, *, modes: tuple[str, ...] = MODES, quick: bool = False,
     compiled: bool = True, channels_last: bool = True, only: str | None = None,
 ) -> Iterator[Subject]:  # fmt: skip
-    """Every subject of an op or module, or those of case ``only``; ``quick`` takes cases of one image."""
-    if name in MODULES:
-        for shape, build in MODULES[name].items():
-            if only in (None, shape):
-                yield from (_of_module(name, shape, build, mode, device, dtype, quick, compiled) for mode in modes)
-        return
-    op = all_ops()[name]
-    for case in _cases(name, quick):
-        if only in (None, case.id):
-            yield from (_of_op(op, case, mode, device, dtype, channels_last, compiled) for mode in modes)
+    """Every subject of an op or module, or those of case ``only``."""
+    for (case, mode), what in work(name, device, quick, modes).items():
+        if only not in (None, case):
+            continue
+        if isinstance(what, Build):
+            yield _of_module(name, what, mode, device, dtype, compiled)
+        else:
+            yield _of_op(all_ops()[name], what, mode, device, dtype, channels_last, compiled)
 
 
 def one_image(case: Case) -> Case:
@@ -129,7 +153,7 @@ def _of_op(
     if device != "cpu" and op.bound == "gemm":
         calls[DETERMINISTIC], paths[DETERMINISTIC] = _deterministic(calls[EAGER]), "reference, deterministic"
     cost = _spec(op.name).cost(case, dtype.itemsize)
-    return Subject(op.name, case.id, mode, dtype, calls, paths, cost if mode == "forward" else None)
+    return Subject(op.name, case.id, mode, dtype, calls, paths, cost if mode == "forward" else None, forwards)
 
 
 def _forced(public: Callable[..., Any], tensors: dict[str, Any], backend: str) -> Fn:
@@ -193,45 +217,33 @@ def _timed(forward: Fn, leaves: list[Tensor], mode: str) -> Fn:
     return train
 
 
-def _of_module(
-    name: str, case: str, build: Build, mode: str, device: str, dtype: torch.dtype, quick: bool, compiled: bool
-) -> Subject:
+def _of_module(name: str, build: Build, mode: str, device: str, dtype: torch.dtype, compiled: bool) -> Subject:
     """The module as its author wrote it, against the same one behind ``fuse_``."""
     torch.manual_seed(0)
-    plain, shapes = build()
+    plain = build.make()
     plain.to(device, dtype, memory_format=torch.channels_last).train(mode == "training")
     fused: Any = copy.deepcopy(plain)
     fuse_(fused, only="", strict=True)
-    one = quick and mode == "forward"
 
     def random(shape: tuple[int, ...]) -> Tensor:
-        x = torch.randn(1 if one else shape[0], *shape[1:]).to(device, dtype)
+        x = torch.randn(build.images, *shape).to(device, dtype)
         return x.contiguous(memory_format=torch.channels_last).requires_grad_()
 
     def called(module: Any, x: Any) -> Any:
         return module(*x) if fused.spreads_maps else module(x)
 
-    x: Any = [random(shape) for shape in shapes] if isinstance(shapes, list) else random(shapes)
+    maps = [random(shape) for shape in build.shapes]
+    x: Any = maps if isinstance(build.maps, list) else maps[0]
     forwards: dict[str, Fn] = {"auto": lambda: called(fused, x), EAGER: lambda: called(plain, x)}
     with torch.set_grad_enabled(mode == "training"):
         paths = {"auto": _module_path(fused, x), EAGER: "original"}
     if compiled and can_compile(device):
         forwards[COMPILE], paths[COMPILE] = compile_call(forwards[EAGER], device), "inductor"
     calls = {
-        provider: _timed(fn, [*_leaves(x), *(fused if provider == "auto" else plain).parameters()], mode)
+        provider: _timed(fn, [*maps, *(fused if provider == "auto" else plain).parameters()], mode)
         for provider, fn in forwards.items()
     }
-    exact = [t.detach().double() for t in _leaves(x)]
-    outputs = {
-        "auto": lambda: _joined(forwards["auto"]()),
-        EAGER: lambda: _joined(forwards[EAGER]()),
-        "exact": lambda: _joined(called(copy.deepcopy(plain).double(), exact if isinstance(x, list) else exact[0])),
-    }
-    return Subject(name, case, mode, dtype, calls, paths, outputs=outputs)
-
-
-def _joined(y: Tensor | list[Tensor]) -> Tensor:
-    return torch.cat([t.flatten() for t in y]) if isinstance(y, list) else y
+    return Subject(name, build.case, mode, dtype, calls, paths, forwards=forwards)
 
 
 def _module_path(module: Any, x: Any) -> str:

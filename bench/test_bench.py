@@ -12,13 +12,11 @@ import pytest
 import torch
 
 from . import timing
-from .subjects import COMPILE, EAGER, MODULES, Subject, can_compile, case_names, modes_of, op_names, subjects
+from .subjects import COMPILE, EAGER, MODULES, Subject, can_compile, op_names, subjects, work
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = torch.float32 if DEVICE == "cpu" else torch.bfloat16
-WORK = [
-    (name, case, mode) for name in op_names() for case in case_names(name, DEVICE == "cpu") for mode in modes_of(name)
-]
+WORK = [(name, *key) for name in op_names() for key in work(name, DEVICE)]
 
 #: About how long each callable is timed.
 SECONDS = 1.0
@@ -38,14 +36,10 @@ ratios: list[tuple[str, str, str]] = []
 def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     name, case, mode = request.param
     torch.compiler.reset()
-    (found,) = subjects(name, DEVICE, DTYPE, modes=(mode,), quick=DEVICE == "cpu", compiled=name in MODULES, only=case)
+    (found,) = subjects(name, DEVICE, DTYPE, modes=(mode,), compiled=name in MODULES, only=case)
     path = found.paths["auto"]
-    if found.same_path("auto"):
-        ratios.append((found.name, path, "same path"))
-    else:
-        calls = {name: found.calls[name] for name in ("auto", EAGER)}
-        times = timing.interleaved(calls, DEVICE, rounds=20, budget=3.0)
-        ratios.append((found.name, path, f"{timing.paired_ratio(times[EAGER], times['auto']):.2f}"))
+    times = timing.interleaved({name: found.calls[name] for name in ("auto", EAGER)}, DEVICE, rounds=20, budget=3.0)
+    ratios.append((found.name, path, found.ratio("auto", times)))
     yield found
     found.calls.clear()
 

@@ -2,7 +2,8 @@
 
 ``python -m tests.aot`` compiles for compute capability 8.0 and 9.0, prints a table, and fails on a spill (stack or
 local memory), on too much shared memory, and on a half-precision product without tensor cores. No GPU is needed.
-``--quick`` takes one body of each kernel and dtype, ``--quick 80`` for that capability alone.
+``--quick`` takes one body of each kernel and dtype, ``--quick 80`` for that capability alone. ``--warm OP DTYPE`` fills
+Triton's cache instead: what tests and benchmarks of the op launch in that dtype on compute capability 9.0.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED, COMMON = {80: 163 * 1024, 90: 227 * 1024}, 99 * 1024
 #: Processes that compile for one architecture, side by side.
 SHARES = 2
+#: What ``--warm`` compiles for, and the lists of cases that it takes.
+WARMED, SOURCES = 90, ("CASES", "BENCH")
 TENSOR_CORES = {80: "HMMA", 90: "H?GMMA|HMMA"}
 
 
@@ -101,6 +104,36 @@ def _pretend(capability: int) -> None:
             module.cannot_launch = pretend  # type: ignore[attr-defined]
 
 
+def warmed(op: str, dtype: torch.dtype, sources: Sequence[str]) -> int:
+    """Compile whatever the op's cases launch in ``dtype``, with the values of their integers; how many launches."""
+    from pyramid_kernels.ops._shared import launch
+    from tests.kernels import kernels_of, triton_modules
+
+    launches = 0
+
+    def compile_only(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], meta: dict[str, Any]) -> None:
+        nonlocal launches
+        launches += 1
+        kernel.warmup(*_mock(args), grid=grid, **meta)
+
+    launch.start = compile_only
+    _pretend(WARMED)
+    every = {name for module in triton_modules().values() for name in kernels_of(module)}
+    with FakeTensorMode(allow_non_fake_inputs=True), _Launched():
+        for source in sources:
+            for call in _calls(op, source, every, dtype):
+                call()
+    return launches
+
+
+def _mock(value: Any) -> Any:
+    from triton.runtime.jit import MockTensor
+
+    if isinstance(value, tuple):
+        return tuple(map(_mock, value))
+    return MockTensor(value.dtype) if isinstance(value, torch.Tensor) else value
+
+
 def _calls(op: str, source: str, wanted: set[str], dtype: torch.dtype) -> Iterator[Any]:
     """A forward and backward call for every case, layout and fp32 precision."""
     from pyramid_kernels import oracle
@@ -156,14 +189,7 @@ class Usage(NamedTuple):
 
 
 def compiled(entry: Launch, capability: int) -> Usage:
-    from triton.runtime.jit import MockTensor
-
-    def mock(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(mock(v) for v in value)
-        return MockTensor(value.dtype) if isinstance(value, torch.Tensor) else value
-
-    binary = entry.kernel.warmup(*mock(entry.args), grid=(1,), **entry.meta)
+    binary = entry.kernel.warmup(*_mock(entry.args), grid=(1,), **entry.meta)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()
@@ -215,12 +241,25 @@ def gate(capability: int, quick: bool, share: int) -> int:
     return len(failed)
 
 
+def warm(op: str, dtype: torch.dtype, sources: Sequence[str]) -> int:
+    os.environ.pop("TRITON_INTERPRET", None)  # read when kernels are decorated, which is later
+    from triton.runtime import driver
+
+    driver.set_active(_Driver(WARMED))
+    print(f"{op} {dtype}: {warmed(op, dtype, sources)} launches compiled for {WARMED / 10:.1f}")
+    return 0
+
+
 def main(argv: list[str]) -> int:
     """Both architectures side by side, in processes that do not interpret kernels."""
     parser = argparse.ArgumentParser(prog="python -m tests.aot", description="Compile every Triton kernel.")
     parser.add_argument("--quick", type=int, nargs="*", choices=sorted(SHARED), metavar="CAPABILITY")
     parser.add_argument("--only", type=int, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--warm", nargs=2, metavar=("OP", "DTYPE"), help="fill Triton's cache")
+    parser.add_argument("--sources", nargs="+", choices=SOURCES, default=SOURCES, help="of --warm")
     args = parser.parse_args(argv)
+    if args.warm:
+        return warm(args.warm[0], getattr(torch, args.warm[1]), args.sources)
     quick = sorted(SHARED) if args.quick == [] else args.quick or []
     if args.only:
         capability, share = args.only

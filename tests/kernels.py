@@ -49,7 +49,7 @@ def backends(op: str) -> tuple[str, ...]:
 
 def triton_modules() -> dict[str, ModuleType]:
     """Every module of Triton kernels by the folder it is in."""
-    found = {}
+    found: dict[str, Any] = {}
     for folder in pkgutil.iter_modules(ops.__path__):
         package = importlib.import_module(f"{ops.__name__}.{folder.name}")
         names = [m.name for m in pkgutil.iter_modules(package.__path__) if "triton" in m.name]

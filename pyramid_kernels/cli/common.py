@@ -60,7 +60,9 @@ def interpret_without_gpu() -> str:
 
 
 def commit() -> str:
-    """That of the source tree this package runs from, or the one it was built from."""
+    """That of the source tree this package runs from, or the one it was built from; PYRAMID_KERNELS_COMMIT, if set."""
+    if named := os.environ.get("PYRAMID_KERNELS_COMMIT"):
+        return named
     root = Path(__file__).parents[2]
     git = shutil.which("git")
     if git and (root / ".git").exists():
@@ -131,12 +133,20 @@ def _numeric(text: str) -> bool:
 
 
 def bench_module(name: str) -> ModuleType:
-    """A module of the benchmarks: installed as ``pyramid_kernels._bench``, ``bench/`` in a source tree."""
-    installed = f"{__package__.rpartition('.')[0]}._bench"
-    if importlib.util.find_spec(installed) is not None:
-        return importlib.import_module(f"{installed}.{name}")
-    root = Path(__file__).parents[2]
-    if not (root / "bench" / f"{name}.py").is_file():
+    """A module of the benchmarks of the very tree that this package runs from, whatever else is called bench.
+
+    They are ``pyramid_kernels._bench``: a folder of an installed package, in a source tree ``bench/`` beside it.
+    """
+    package = Path(__file__).parents[1]
+    path = f"{__package__.rpartition('.')[0]}._bench"
+    places = (package / "_bench", package.parent / "bench")
+    folder = next((place for place in places if (place / f"{name}.py").is_file()), None)
+    if folder is None:
         raise UsageError("the benchmarks are not installed; reinstall pyramid_kernels with pip")
-    sys.path.insert(0, str(root))
-    return importlib.import_module(f"bench.{name}")
+    if path not in sys.modules:
+        # By its place: an editable install of another tree would answer to the same name.
+        spec = importlib.util.spec_from_file_location(path, folder / "__init__.py")
+        assert spec and spec.loader
+        sys.modules[path] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[path])
+    return importlib.import_module(f"{path}.{name}")

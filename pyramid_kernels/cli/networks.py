@@ -14,6 +14,8 @@ from .common import UsageError, bench_module, unknown
 
 #: Rows and columns that the norms' statistics are taken over: enough for those of the last maps.
 SETTLED = 256
+#: How the decision of a module begins that runs the forward it was made from.
+ORIGINAL = "original forward"
 
 
 def network_class(name: str) -> type[models.Network]:
@@ -52,27 +54,38 @@ def settle(network: nn.Module, x: Tensor) -> None:
         norm.momentum = momentum
 
 
-@torch.no_grad()
 def paths(network: nn.Module, x: Tensor) -> list[str]:
     """The distinct decisions of the modules that run fused on x; none where all run the forward they were made from."""
+    return [path for path in decisions(network, x) if not path.startswith(ORIGINAL)]
+
+
+@torch.no_grad()
+def decisions(network: nn.Module, x: Tensor) -> list[str]:
+    """The distinct decisions of all of them on x, those for the forward that they were made from with the reason."""
     found: list[str] = []
-    fused: list[Any] = [module for module in network.modules() if isinstance(module, Fused)]
-    for module in fused:
+    modules: list[Any] = [module for module in network.modules() if isinstance(module, Fused)]
+    for module in modules:
         # Not a hook: those of a fused module within another would send the outer one to its original forward.
-        module.fused_forward = _recorded(module, found)
+        module.fused_forward, module.why_original = _recorded(module, found)
     try:
         network(x)
     finally:
-        for module in fused:
-            del module.fused_forward
+        for module in modules:
+            del module.fused_forward, module.why_original
     return list(dict.fromkeys(found))
 
 
-def _recorded(module: Fused, found: list[str]) -> Callable[[Any], Any]:
-    own = module.fused_forward
+def _recorded(module: Fused, found: list[str]) -> tuple[Callable[[Any], Any], Callable[[Any], str | None]]:
+    run, why = module.fused_forward, module.why_original
 
     def fused_forward(x: Any) -> Any:
         found.extend(module.decisions(x))
-        return own(x)
+        return run(x)
 
-    return fused_forward
+    def why_original(x: Any) -> str | None:
+        reason = why(x)
+        if reason:
+            found.append(f"{ORIGINAL}: {reason}")
+        return reason
+
+    return fused_forward, why_original

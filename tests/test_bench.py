@@ -1,0 +1,285 @@
+"""The benchmarks: what is timed under which name, what is written and when, and what the report makes of it."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import report, rows, run, schedule, timing
+from bench.modules import MODULES
+from bench.subjects import SAME, op_names, subjects, work
+from pyramid_kernels import _native, models, progress
+from pyramid_kernels.cli import common, main
+from pyramid_kernels.cli.common import bench_module
+
+ROOT = Path(__file__).parents[1]
+needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+OP = "separable_pyramid"
+QUICK = ["bench", "--quick", "--op", OP, "--mode", "forward", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this tree holds, it is a commit."""
+    monkeypatch.setenv("PYRAMID_KERNELS_COMMIT", "0123abc")
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def tree() -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in (ROOT / "bench" / "results").iterdir()}
+
+
+@needs_cpu
+def test_writes_nothing_without_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tree()
+    monkeypatch.chdir(tmp_path)
+    assert main(QUICK) == 0
+    out = capsys.readouterr().out
+    assert "Nothing is written without --out." in out and "eager / this" in out
+    assert tree() == before and not list(tmp_path.iterdir())
+
+
+@needs_cpu
+def test_rows_say_what_they_are_and_join_older_ones(tmp_path: Path) -> None:
+    """A file of fewer columns gets the further ones; a second run adds."""
+    path = tmp_path / f"{rows.device_slug('cpu')}.csv"
+    path.write_text("op,case,provider\nolder,row,eager\n")
+    for count in (1, 2):
+        assert main([*QUICK, "--out", str(tmp_path)]) == 0
+        found = read(path)
+        assert found[0]["op"] == "older" and found[0]["quick"] == ""
+        assert len(found) == 1 + 2 * count
+    assert {row["provider"] for row in found[1:]} == {"auto", "eager"}
+    assert {(row["op"], row["quick"], row["commit"]) for row in found[1:]} == {(OP, "yes", "0123abc")}
+    assert [path] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "more,message",
+    [
+        (["--out", "{file}"], "must be a folder that can be written to"),
+        (["--op", OP, "--model", "SPEED"], "--op beside --model"),
+        (["--mode", "training", "--model", "SPEED"], "--mode training beside --model"),
+    ],
+)
+def test_refuses_before_it_measures(
+    more: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(timing, "interleaved", None)
+    (tmp_path / "file").write_text("")
+    assert main(["bench", *(word.replace("{file}", str(tmp_path / "file")) for word in more)]) == 2
+    assert message in (err := capsys.readouterr().err) and err.count("\n") == 1
+
+
+def test_a_tree_with_changes_records_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYRAMID_KERNELS_COMMIT", "0123abc-dirty")
+    for command in (["--op", OP], ["--model", "SPEED"]):
+        assert main(["bench", *command, "--out", str(tmp_path / "new")]) == 2
+        assert "changes that no commit holds" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_benchmarks_are_of_the_tree_that_runs(tmp_path: Path) -> None:
+    """From a copy of the tree, with this one installed and another ``bench`` in the way."""
+    copy = tmp_path / "copy"
+    for name in ("pyramid_kernels", "bench"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "__init__.py").write_text("raise ImportError('not this one')")
+    code = "from pyramid_kernels.cli.common import bench_module; print(bench_module('timing').__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = ['{tmp_path}', '{copy}']; {code}"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert Path(done.stdout.strip()) == copy / "bench" / "timing.py", done.stderr
+
+
+def test_the_benchmarks_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside an installed package somebody else's ``bench`` may lie."""
+    monkeypatch.setattr(common, "__file__", str(tmp_path / "pyramid_kernels" / "cli" / "common.py"))
+    with pytest.raises(common.UsageError, match="the benchmarks are not installed"):
+        bench_module("timing")
+
+
+@pytest.mark.parametrize("name", op_names())
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_names_say_how_many_images_run(name: str, device: str) -> None:
+    """Of every module; and what is quick is one case of each op and module."""
+    for quick in (False, True):
+        found = work(name, device, quick)
+        if name in MODULES:
+            assert all(case == build.case for (case, _), build in found.items())
+            assert all(case.endswith(f"-n{build.images}") for (case, _), build in found.items())
+            ran = {build.images for (_, mode), build in found.items() if mode == "forward"}
+            assert ran == {1} or (device, quick) == ("cuda", False)
+        assert len({mode for _, mode in found}) == len(found) or not quick
+
+
+@needs_cpu
+def test_a_module_runs_as_many_images_as_its_name_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = []
+    randn = torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *shape, **kw: batches.append(shape[0]) or randn(*shape, **kw))
+    for subject in subjects("nn.DSPP", "cpu", torch.float32, compiled=False):
+        assert subject.case.endswith(f"-n{batches[-1]}")
+    assert {1, 16} <= set(batches)
+
+
+@needs_cpu
+def test_the_ratio_stands_beside_same_path(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*QUICK[:3], "nn.MDSPP", *QUICK[4:]]) == 0
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.startswith("nn.MDSPP")]
+    (line,) = [line for line in lines if " auto " in line]
+    assert line.endswith(SAME) and float(line.removesuffix(SAME).split()[-1]) > 0
+
+
+@needs_cpu
+def test_nothing_is_reported_of_a_provider_that_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pyramid_kernels.ops.max_pool_pyramid import composed
+
+    right = composed.max_pool_pyramid
+    quick = ["bench", "--quick", "--op", "max_pool_pyramid", "--mode", "forward", "--device", "cpu"]
+    monkeypatch.setattr(composed, "max_pool_pyramid", lambda *args, **kw: 1.1 * right(*args, **kw))
+    assert main(quick) == 1
+    out, err = capsys.readouterr()
+    assert "a check is red" in err and "eager  " not in out
+    monkeypatch.setattr(composed, "max_pool_pyramid", lambda *args, **kw: 1 / 0)
+    assert main(quick) == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_labels_that_differ() -> None:
+    expected = torch.zeros(100, 100, dtype=torch.uint8)
+    got = expected.clone()
+    got[0, 0] = 1
+    assert run.disagreement(expected, got) is None
+    got[:, 0] = 1
+    assert run.disagreement(expected, got) == "1.00% of the labels differ"
+
+
+class Small(models.SPPNet):
+    """A network of a moment, which runs its own forward."""
+
+    published_size = (16, 24)
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(width=2, hidden=4, classes=3, **settings)
+
+
+@needs_cpu
+def test_a_network_says_why_nothing_is_fused_and_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(models, "networks", lambda: {"Small": Small})
+    command = ["bench", "--model", "all", "--quick", "--mode", "forward", "--device", "cpu"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    assert "original forward: the unfused chain is what auto takes" in capsys.readouterr().out
+    (row,) = read(next(tmp_path.glob("networks-*.csv")))
+    assert (row["network"], row["quick"], row["dtype"]) == ("Small", "yes", "float32")
+    assert row["ratio"].endswith(SAME) and row["path"].startswith("original forward: ")
+
+
+def row(**values: str) -> dict[str, str]:
+    return dict.fromkeys(run.COLUMNS, "") | {
+        "op": "nn.DSPP", "case": "n16", "mode": "forward", "dtype": "float32", "layout": "channels_last",
+        "provider": "auto", "path": "original", "median_ms": "2.0", "vs_eager": "same path",
+    } | values  # fmt: skip
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    return tmp_path / "cpu-some.csv"
+
+
+def test_the_report_never_reads_quick_rows(results: Path) -> None:
+    full = row(case="512-12x16-n1", vs_eager="0.80 same path", quick="no")
+    rows.keep(results, [full, full | {"provider": "eager", "vs_eager": "1.00"}], run.COLUMNS)
+    before = report.measured()
+    rows.keep(results, [full | {"vs_eager": "9.00", "median_ms": "99", "quick": "yes"}], run.COLUMNS)
+    assert report.measured() == before and "| 0.80 same path |" in before
+    assert report.ratios()["CPU"] == {"nn.DSPP": "0.80 (same path)"}
+
+
+def test_the_report_names_older_rows_by_what_ran(results: Path) -> None:
+    """Their file has no column "quick", their modules' forwards took one image, and "same path" hid the ratio."""
+    columns = [column for column in run.COLUMNS if column != "quick"]
+    sides = {"auto": {}, "eager": {"provider": "eager", "median_ms": "1.5", "vs_eager": "1.00"}}
+    older = [row(case=case, mode=mode, **side) for case in ("n1", "n16") for mode in ("forward", "training")
+             for side in sides.values()]  # fmt: skip
+    rows.keep(results, [{k: v for k, v in r.items() if k in columns} for r in older], columns)
+    lines = [line for line in report.measured().splitlines() if line.startswith("| nn.DSPP")]
+    cases = [tuple(line.split(" | ")[1:3]) for line in lines]
+    assert cases == [("512-12x16-n1", "forward"), ("512-12x16-n1", "training"), ("512-12x16-n16", "training")]
+    assert all("| 0.75 same path |" in line for line in lines)
+
+
+def test_the_report_says_where_compile_wins_and_what_cannot_be_redone(results: Path) -> None:
+    sides = {"auto": "4.0", "eager": "5.0", "compile": "2.0"}
+    for case, providers in {"512-12x16-n1": ("auto", "eager", "compile"), "512-12x16-n16": ("auto", "eager")}.items():
+        found = [row(case=case, provider=p, median_ms=sides[p], vs_eager="1.25", quick="no") for p in providers]
+        rows.keep(results, found, run.COLUMNS)
+    text = report.measured()
+    assert (
+        "faster than `auto` in 1 of the 1 rows that timed it, most in nn.DSPP 512-12x16-n1 forward: 2.0 times" in text
+    )
+    assert "compile is empty" in text and "-dirty" not in text
+    rows.keep(results, [f | {"commit": "0123abc-dirty", "dtype": "float64"} for f in found], run.COLUMNS)
+    assert "came from a tree with changes" in (text := report.measured()) and "| 0123abc-dirty |" in text
+
+
+@needs_cpu
+def test_the_schedule_says_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench.schedule"])
+    monkeypatch.delenv(_native.SIMULATOR, raising=False)
+    monkeypatch.setattr(schedule, "BUILT", tmp_path)
+    _native.module.cache_clear()
+    try:
+        assert schedule.main() == 2
+    finally:
+        _native.module.cache_clear()
+    out, err = capsys.readouterr()
+    assert "python -m tests.hostsim" in err and err.count("\n") == 1 and not out
+
+
+@needs_cpu
+def test_peak_memory_keeps_the_allocators_remark_to_itself(capfd: pytest.CaptureFixture[str]) -> None:
+    """PyTorch writes it where a call frees what lay there before; what others write stays."""
+    blocks = [torch.randn(1 << 16) for _ in range(3)]
+
+    def call() -> None:
+        blocks.clear()
+        print("kept", file=sys.stderr)
+
+    timing.peak_memory(call, "cpu")
+    assert capfd.readouterr().err == "kept\n"
+
+
+def test_off_a_terminal_lines_say_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LINES", -1.0)
+    for item in progress.progress(["first", "second"], "work"):
+        progress.say(f"did {item}")
+    out, err = capsys.readouterr()
+    assert out == "did first\ndid second\n"
+    assert err == "work: 0 of 2 done, now first\nwork: 1 of 2 done, now second\n"
