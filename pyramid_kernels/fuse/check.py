@@ -108,6 +108,10 @@ def _is_empty(t: Tensor) -> bool:
     return t.is_meta or isinstance(t, FakeTensor)
 
 
+def _valued(t: Tensor) -> Tensor:
+    return torch.zeros(t.shape, dtype=t.dtype)
+
+
 def _redrawn(module: nn.Module) -> Any:
     """A copy without hooks whose every weight and statistic shows in the result; on the CPU where it had no values."""
     memo: dict[int, Any] = {id(hooks): OrderedDict() for name, hooks in vars(module).items() if name.endswith("_hooks")}
@@ -116,9 +120,10 @@ def _redrawn(module: nn.Module) -> Any:
     memo |= {id(t): t.detach().clone() for t in attributes if isinstance(t, Tensor) and not t.is_leaf}
     twin = copy.deepcopy(module, memo)
     for m in twin.modules():
-        for table, kind in ((m._parameters, nn.Parameter), (m._buffers, torch.as_tensor)):
-            empty = {name: t for name, t in table.items() if t is not None and _is_empty(t)}
-            table.update({name: kind(torch.zeros(t.shape, dtype=t.dtype)) for name, t in empty.items()})
+        for name, p in m._parameters.items():
+            m._parameters[name] = nn.Parameter(_valued(p)) if p is not None and _is_empty(p) else p
+        for name, b in m._buffers.items():
+            m._buffers[name] = _valued(b) if b is not None and _is_empty(b) else b
     generator = torch.Generator().manual_seed(0)
     for m in twin.modules():
         norm = "running_var" in m._buffers
