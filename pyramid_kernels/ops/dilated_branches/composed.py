@@ -7,13 +7,12 @@ serves every branch; and a row or column of taps that lies outside the map at ev
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...backends import Problem
-from .._shared.affine import Affine
+from .._shared.affine import Affine, normalise
 from .._shared.layout import as_map
 from . import reference
 
@@ -23,12 +22,18 @@ def supports(problem: Problem) -> str | None:
 
 
 def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
-    """``sizes``: (N, C, H, W) of x, then the dilations of the 3x3 branches."""
-    _, _, h, w, *dilations = sizes
+    """``sizes``: (N, C, H, W) of x, the output channels of all branches, then the dilations of the 3x3 branches."""
+    _, c, h, w, outputs, *dilations = sizes
     if problem.dtype != torch.float32:
         return "measured for float32 only"
     dead = any(d >= h or d >= w for d in dilations)
-    return None if dead else "every tap reaches the map: the transposition of x costs what it saves"
+    if problem.channels_last or not dilations:
+        return None if dead else "every tap reaches the map, and there is no padding of an NCHW convolution to skip"
+    if c * h * w < 1 << 14:
+        return None if dead else "on small maps the transposition of x costs what it saves"
+    # Backward transposes the gradient of x as well, which few outputs do not pay for.
+    few = outputs < 128 and torch.is_grad_enabled()
+    return "with a gradient and few output channels transpositions cost what they save" if few else None
 
 
 def dilated_branches(
@@ -42,13 +47,23 @@ def dilated_branches(
     merge: str,
     image_bias: Tensor | None,
 ) -> Tensor:
-    settings: dict[str, Any] = {"affine": affine, "eps": eps, "activation": activation, "merge": merge}
-    live = [live_taps(w, d, x) for w, d in zip(weights, dilations, strict=True)]
-    if image_bias is not None:
-        image_bias = image_bias.unflatten(2, weights[0].shape[2:])[:, :, *live[0]].flatten(2)
-    trimmed = [w[:, :, rows, cols] for w, (rows, cols) in zip(weights, live, strict=True)]
     last = x.contiguous(memory_format=torch.channels_last)
-    return as_map(reference.dilated_branches(last, trimmed, dilations=dilations, image_bias=image_bias, **settings), x)
+    branches = []
+    for weight, dilation, parameters, e in zip(weights, dilations, affine, eps, strict=True):
+        y = normalise(convolve(last, weight, dilation, image_bias, x), parameters, e)
+        branches.append(torch.relu(y) if activation == "relu" else y)
+    return as_map(torch.cat(branches, 1) if merge == "concat" else torch.stack(branches).sum(0), x)
+
+
+def convolve(last: Tensor, weight: Tensor, dilation: int, image_bias: Tensor | None, x: Tensor) -> Tensor:
+    """``reference.convolve`` of ``x`` by way of ``last``, its channels_last form; back in the memory format of ``x``.
+
+    Norms then sum in the order in which the unfused chain has them: PyTorch's channels_last sums are less exact.
+    """
+    rows, cols = live_taps(weight, dilation, x)
+    if image_bias is not None:
+        image_bias = image_bias.unflatten(2, weight.shape[2:])[:, :, rows, cols].flatten(2)
+    return as_map(reference.convolve(last, weight[:, :, rows, cols], dilation, image_bias), x)
 
 
 def live_taps(weight: Tensor, dilation: int, x: Tensor) -> tuple[slice, slice]:

@@ -27,13 +27,14 @@ def _problem(x: Tensor) -> Problem:
     return describe(x, is_channels_last(x))
 
 
-def _sizes(x: Tensor, weights: Sequence[Tensor], dilations: Sequence[int]) -> tuple[int, ...]:
-    """What the composed form's decision looks at: x's shape, then the dilations of the 3x3 branches."""
-    return (*x.shape, *(d for d, w in zip(dilations, weights, strict=True) if w.shape[2] == 3))
+def sizes_of(x: Tensor, weights: Sequence[Tensor], dilations: Sequence[int]) -> tuple[int, ...]:
+    """What the composed form's decision looks at: x's shape, all outputs, then the dilations of the 3x3 branches."""
+    outputs = sum(w.shape[0] for w in weights)
+    return (*x.shape, outputs, *(d for d, w in zip(dilations, weights, strict=True) if w.shape[2] == 3))
 
 
 def _problems(x: Tensor, weights: Sequence[Tensor], *, dilations: Sequence[int], **_: Any) -> list[Any]:
-    return [(OP, _problem(x), _sizes(x, weights, dilations))]
+    return [(OP, _problem(x), sizes_of(x, weights, dilations))]
 
 
 @explained_by(_problems)
@@ -82,7 +83,7 @@ def dilated_branches(
         raise ValueError(f"weights must have equal output channels for merge='sum', got {[len(w) for w in weights]}")
     affine, eps = check_affine(x, weights, scale, shift, norm)
     dilations = [int(d) for d in dilations]
-    backend = select(OP, _problem(x), _sizes(x, weights, dilations), backend)
+    backend = select(OP, _problem(x), sizes_of(x, weights, dilations), backend)
     if backend in ("reference", "composed"):
         return OP.python(backend)(
             x, weights, dilations=dilations, affine=affine, eps=eps, activation=activation, merge=merge,

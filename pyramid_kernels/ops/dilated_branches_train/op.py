@@ -14,18 +14,18 @@ from .._shared.affine import ACTIVATIONS, dense_vectors
 from .._shared.checks import check_choice, check_length, check_vector
 from .._shared.layout import empty_map, is_channels_last
 from .._shared.precision import conv_precision
-from ..dilated_branches.op import CHUNK, allocate_gradients, check_branches, spread
-from . import chain, reference
+from ..dilated_branches.op import CHUNK, allocate_gradients, check_branches, sizes_of, spread
+from . import chain, composed, reference
 
-OP = Op("dilated_branches_train", "gemm", reference)
+OP = Op("dilated_branches_train", "gemm", reference, composed)
 
 
 def _problem(x: Tensor) -> Problem:
     return describe(x, is_channels_last(x))
 
 
-def _problems(x: Tensor, weights: Sequence[Tensor], **_: Any) -> list[Any]:
-    return [(OP, _problem(x), tuple(x.shape))]
+def _problems(x: Tensor, weights: Sequence[Tensor], *, dilations: Sequence[int], **_: Any) -> list[Any]:
+    return [(OP, _problem(x), sizes_of(x, weights, dilations))]
 
 
 @explained_by(_problems)
@@ -73,7 +73,7 @@ def dilated_branches_train(
         size = torch.Size((1, weights[0].shape[0], 1, 1))
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
     dilations, eps = [int(d) for d in dilations], [float(e) for e in eps]
-    backend = select(OP, _problem(x), tuple(x.shape), backend)
+    backend = select(OP, _problem(x), sizes_of(x, weights, dilations), backend)
     if backend in ("reference", "composed"):
         return OP.python(backend)(
             x, weights, dilations=dilations, gamma=gamma, beta=beta, eps=eps, activation=activation,

@@ -23,12 +23,20 @@ def dilated_branches_train(
     activation: str | None,
     image_bias: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    maps = [convolve(x, w, d, image_bias) for w, d in zip(weights, dilations, strict=True)]
+    return normalised(maps, x, gamma, beta, eps, activation)
+
+
+def normalised(
+    maps: Sequence[Tensor], x: Tensor, gamma: Sequence[Tensor | None], beta: Sequence[Tensor | None],
+    eps: Sequence[float], activation: str | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Every convolved map normalised by its own statistics, activated and concatenated; means; biased variances."""
     wide = torch.promote_types(x.dtype, torch.float32)
     branches, means, variances = [], [], []
-    for w, d, a, b, e in zip(weights, dilations, gamma, beta, eps, strict=True):
-        z = convolve(x, w, d, image_bias)
+    for z, a, b, e in zip(maps, gamma, beta, eps, strict=True):
         # Momentum 1 and the count's correction turn the running statistics into this batch's own, at no second pass.
-        mean, var = (torch.zeros(w.shape[0], dtype=wide, device=x.device) for _ in range(2))
+        mean, var = (torch.zeros(z.shape[1], dtype=wide, device=x.device) for _ in range(2))
         a, b = (None if t is None else t.to(wide) for t in (a, b))
         y = F.batch_norm(z.to(wide), mean, var, a, b, True, 1.0, e).to(z.dtype)
         count = max(1, z.numel() // z.shape[1])
