@@ -15,17 +15,20 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from . import ledger
 
-KERNELS = ("cuda", "triton")
-BACKENDS = ("auto", *KERNELS, "composed", "reference")
+Backend = Literal["auto", "cuda", "triton", "composed", "reference"]
+KERNELS: tuple[Backend, ...] = ("cuda", "triton")
+BACKENDS: tuple[Backend, ...] = ("auto", *KERNELS, "composed", "reference")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
-_DEFAULT = os.environ.get("PYRAMID_KERNELS_BACKEND", "auto")
+_DEFAULT: Any = os.environ.get("PYRAMID_KERNELS_BACKEND", "auto")
 _STRICT = os.environ.get("PYRAMID_KERNELS_STRICT", "0") == "1"
 _log = logging.getLogger("pyramid_kernels")
 if os.environ.get("PYRAMID_KERNELS_LOG", "0") == "1":
@@ -48,7 +51,7 @@ class Problem(NamedTuple):
 
 
 class Decision(NamedTuple):
-    backend: str
+    backend: Backend
     because: tuple[str, ...]
 
 
@@ -60,7 +63,7 @@ class Op:
     bound: str  # "memory" or "gemm"
     reference: ModuleType
     composed: ModuleType | None = None
-    order: tuple[str, ...] = KERNELS
+    order: tuple[Backend, ...] = KERNELS
 
     @functools.lru_cache  # noqa: B019  (ops live as long as the process)
     def module(self, backend: str) -> ModuleType | str:
@@ -104,16 +107,33 @@ def automatic(backend: str) -> bool:
     return backend == "auto" and _DEFAULT == "auto"
 
 
-def select(op: Op, problem: Problem, sizes: tuple[int, ...], backend: str) -> str:
+def select(op: Op, problem: Problem, sizes: tuple[int, ...], backend: Backend) -> Backend:
     """The backend that runs this call: "reference", "composed", "triton" or "cuda"."""
     if torch.onnx.is_in_onnx_export():
+        return "reference"
+    if not torch.compiler.is_compiling() and (what := transform()):
+        if backend in KERNELS:
+            raise not_by_kernels(op.name, what)
         return "reference"
     if automatic(backend) and problem.device == "cpu":
         return "reference" if why_not_composed(op, problem, sizes) else "composed"
     return _resolved(op.name, _DEFAULT if backend == "auto" else backend, *problem)
 
 
-def _resolved(name: str, backend: str, *problem: Any) -> str:
+def transform() -> str | None:
+    """What of ``torch.func`` is at work, at any level, that kernels do not take: "vmap", under which a tensor may stand
+    for many and not be read, or "forward-mode AD"."""
+    stack = torch._C._functorch.get_interpreter_stack()
+    if stack is not None and any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack):
+        return "vmap"
+    return "forward-mode AD" if forward_ad._current_level >= 0 else None
+
+
+def not_by_kernels(name: str, what: str) -> NotImplementedError:
+    return NotImplementedError(f"{name}: {what} is not implemented by the kernels; use backend='reference'")
+
+
+def _resolved(name: str, backend: Backend, *problem: Any) -> Backend:
     """``resolve`` on plain values: the tracer evaluates it and keeps the answer as a constant."""
     from .ops import find_op
 
@@ -132,7 +152,7 @@ def why_not_composed(op: Op, problem: Problem, sizes: tuple[int, ...]) -> str | 
 
 
 def cannot(op: Op, problem: Problem, backend: str) -> str | None:
-    """Why ``backend`` cannot run ``problem``; None if it can."""
+    """Why ``op`` has nothing of its own for ``problem`` in ``backend``; None if it has."""
     if backend == "reference":
         return None
     module = op.module(backend)
@@ -140,17 +160,21 @@ def cannot(op: Op, problem: Problem, backend: str) -> str | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def resolve(op: Op, problem: Problem, backend: str) -> Decision:
+def resolve(op: Op, problem: Problem, backend: Backend) -> Decision:
     """The backend for ``problem``, and every reason on the way; BackendError for an explicit one that cannot run.
 
-    For ``"auto"`` this is the decision on a GPU; a CPU's is ``why_not_composed``.
+    For ``"auto"`` this is the decision on a GPU; a CPU's is ``why_not_composed``. ``"composed"`` asks for the algebra
+    where there is some: an op without runs its reference. What a composed form refuses stays an error.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
     if backend != "auto":
         reason = cannot(op, problem, backend)
+        if reason and backend == "composed" and op.composed is None:
+            return Decision("reference", (f"composed: {reason}", "reference: runs in its place"))
         if reason:
-            raise BackendError(f"{op.name}: backend={backend!r} cannot run: {reason}")
+            others = "backend='reference'" if cannot(op, problem, "composed") else "backend='composed' or 'reference'"
+            raise BackendError(f"{op.name}: backend={backend!r} cannot run: {reason}; use {others}")
         return Decision(backend, ("named explicitly",))
     decision = _automatic(op, problem)
     _log.debug("%s %s -> %s (%s)", op.name, problem, decision.backend, "; ".join(decision.because))
@@ -182,24 +206,31 @@ def _announce(name: str, decision: Decision) -> None:
     warnings.warn(message, stacklevel=2)
 
 
-def explained_by(problems: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def explained_by(problems: Callable[..., Any]) -> Callable[[Function], Function]:
     """Attach to a public function what ``explain`` asks: its (op, problem, sizes) list for the same arguments."""
 
-    def attach(fn: Callable[..., Any]) -> Callable[..., Any]:
+    def attach(fn: Function) -> Function:
         fn.problems = problems  # type: ignore[attr-defined]
         return fn
 
     return attach
 
 
-def explain(fn: Callable[..., Any], *args: Any, backend: str = "auto", **kwargs: Any) -> str:
+def explain(fn: Callable[..., Any], *args: Any, backend: Backend = "auto", **kwargs: Any) -> str:
     """Print and return, for the call ``fn(*args, **kwargs)``, the backend of each op in it and every reason.
 
     ``fn`` is a function of ``pyramid_kernels.functional``. Nothing is launched.
     """
-    if not hasattr(fn, "problems"):
-        raise TypeError(f"fn must be a function of pyramid_kernels.functional, got {fn!r}")
-    entries: list[tuple[Op, Problem, tuple[int, ...]]] = fn.problems(*args, **kwargs)
+    if isinstance(fn, nn.Module):
+        raise TypeError(
+            f"fn must be a function of pyramid_kernels.functional, got the module {type(fn).__name__}; "
+            "print(pk.fuse_(model)) says what runs in a model's modules"
+        )
+    problems: Any = getattr(fn, "problems", None)
+    if problems is None:
+        name = getattr(fn, "__name__", type(fn).__name__)
+        raise TypeError(f"fn must be a function of pyramid_kernels.functional, got {name}")
+    entries: list[tuple[Op, Problem, tuple[int, ...]]] = problems(*args, **kwargs)
     lines = [_explanation(op, problem, sizes, backend) for op, problem, sizes in entries]
     for op, problem, sizes in entries:
         chosen = select(op, problem, sizes, backend)
@@ -210,7 +241,7 @@ def explain(fn: Callable[..., Any], *args: Any, backend: str = "auto", **kwargs:
     return text
 
 
-def _explanation(op: Op, problem: Problem, sizes: tuple[int, ...], backend: str) -> str:
+def _explanation(op: Op, problem: Problem, sizes: tuple[int, ...], backend: Backend) -> str:
     chosen = select(op, problem, sizes, backend)
     dtype = str(problem.dtype).removeprefix("torch.")
     layout = "channels_last" if problem.channels_last else "contiguous"
