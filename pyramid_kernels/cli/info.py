@@ -74,7 +74,7 @@ def backends(op: Op) -> dict[str, str]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tensors = materialise(case, torch.float32, device, channels_last=True)
     _, problem, sizes = next(p for p in getattr(functional, op.name).problems(**tensors) if p[0] is op)
-    found = {name: cannot(op, problem, name) or "available" for name in BACKENDS if name != "auto"}
+    found: dict[str, str] = {n: cannot(op, problem, n) or "available" for n in BACKENDS if n != "auto"}
     return {**found, "auto": f"takes {select(op, problem, sizes, 'auto')}"}
 
 

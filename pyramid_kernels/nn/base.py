@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from ..backends import BACKENDS, Op, Problem, automatic, select
+from ..backends import BACKENDS, Backend, Op, Problem, automatic, select
 from ..ops._shared.checks import FLOATS, check_choice
 from .norm import class_name, synchronises
 from .norm import why_not as why_not_norm
@@ -42,7 +42,7 @@ class Fused(_Base):
     #: The class whose forward is replaced.
     original: ClassVar[type[nn.Module]]
     #: The backend that this instance asks of every op.
-    kernel_backend: str = "auto"
+    kernel_backend: Backend = "auto"
     #: Whether the kernels read its 3x3 weights as channels_last.
     channels_last_weights: ClassVar[bool] = True
     #: Whether its own forward runs where ``auto`` is the unfused chain of every op: the same work, less around it.
@@ -131,12 +131,12 @@ class Fused(_Base):
         chosen = [(op, select(op, problem, sizes, self.backend_of(op))) for op, problem, sizes in self.problems(x)]
         return [f"{op.name}: {backend}" for op, backend in dict.fromkeys(chosen)]
 
-    def backend_of(self, op: Op) -> str:
+    def backend_of(self, op: Op) -> Backend:
         """The backend that this instance asks of ``op``."""
         return self.kernel_backend
 
     @classmethod
-    def from_reference(cls, module: nn.Module, *, backend: str = "auto") -> Self:
+    def from_reference(cls, module: nn.Module, *, backend: Backend = "auto") -> Self:
         """A copy of ``module``, an instance of the class that ``to_reference`` gives."""
         if type(module) is not cls.original:
             raise ValueError(f"module must be a {cls.original.__name__}, got a {type(module).__name__}")
@@ -158,7 +158,7 @@ class Fused(_Base):
         return module
 
 
-def why_not_chain(calls: list[tuple[Op, Problem, tuple[int, ...]]], backend: str) -> str | None:
+def why_not_chain(calls: list[tuple[Op, Problem, tuple[int, ...]]], backend: Backend) -> str | None:
     """Why ops called like this are better left to the module's own forward."""
     if automatic(backend) and all(select(*call, backend) == "reference" for call in calls):
         return "the unfused chain is what auto takes here at these sizes"
@@ -187,9 +187,9 @@ def _owns_storage(parameter: Tensor) -> bool:
     return parameter.untyped_storage().nbytes() == parameter.numel() * parameter.element_size()
 
 
-def check_backend(backend: str) -> str:
+def check_backend(backend: str) -> Backend:
     check_choice("backend", backend, BACKENDS)
-    return backend
+    return cast(Backend, backend)
 
 
 def has_hooks(module: nn.Module, called: Sequence[str] = ()) -> bool:
