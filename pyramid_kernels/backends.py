@@ -15,15 +15,18 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from . import ledger
 
-KERNELS = ("cuda", "triton")
-BACKENDS = ("auto", *KERNELS, "composed", "reference")
+Backend = Literal["auto", "cuda", "triton", "composed", "reference"]
+KERNELS: tuple[Backend, ...] = ("cuda", "triton")
+BACKENDS: tuple[Backend, ...] = ("auto", *KERNELS, "composed", "reference")
+Function = TypeVar("Function", bound=Callable[..., Any])
 #: What is said where the composed form is taken by itself.
 PAYS = "fewer operations or less memory than the unfused chain at these sizes"
 
@@ -39,7 +42,7 @@ def _setting(name: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-_DEFAULT = _setting("PYRAMID_KERNELS_BACKEND", BACKENDS)
+_DEFAULT: Any = _setting("PYRAMID_KERNELS_BACKEND", BACKENDS)
 _STRICT = _setting("PYRAMID_KERNELS_STRICT", ("0", "1")) == "1"
 _LOGGED = _setting("PYRAMID_KERNELS_LOG", ("0", "1")) == "1"
 _log = logging.getLogger("pyramid_kernels")
@@ -70,7 +73,7 @@ class Problem(NamedTuple):
 
 
 class Decision(NamedTuple):
-    backend: str
+    backend: Backend
     because: tuple[str, ...]
 
 
@@ -82,7 +85,7 @@ class Op:
     bound: str  # "memory" or "gemm"
     reference: ModuleType
     composed: ModuleType | None = None
-    order: tuple[str, ...] = KERNELS
+    order: tuple[Backend, ...] = KERNELS
 
     @functools.lru_cache  # noqa: B019  (ops live as long as the process)
     def module(self, backend: str) -> ModuleType | str:
@@ -135,29 +138,47 @@ def automatic(backend: str) -> bool:
     return backend == "auto" and _DEFAULT == "auto"
 
 
-def select(op: Op, problem: Problem, sizes: tuple[int, ...], backend: str) -> str:
+def select(op: Op, problem: Problem, sizes: tuple[int, ...], backend: Backend) -> Backend:
     """The backend that runs this call: "reference", "composed", "triton" or "cuda"."""
     if _WRONG:
         check_settings()
     if torch.onnx.is_in_onnx_export():
         return "reference"
+    if not torch.compiler.is_compiling() and (what := transform()):
+        if backend in KERNELS:
+            raise not_by_kernels(op.name, what)
+        return "reference"
     if automatic(backend) and problem.device == "cpu":
         reason = why_not_composed(op, problem, sizes)
-        chosen = "reference" if reason else "composed"
+        chosen: Backend = "reference" if reason else "composed"
         if _LOGGED:
             _log_on_cpu(op.name, chosen, f"composed: {reason or PAYS}", *problem)
         return chosen
     return _resolved(op.name, _DEFAULT if backend == "auto" else backend, *problem)
 
 
-def _resolved(name: str, backend: str, *problem: Any) -> str:
+def transform() -> str | None:
+    """What of ``torch.func`` is at work, at any level, that kernels do not take: "vmap", under which a tensor may stand
+    for many and not be read, or "forward-mode AD"."""
+    # The peek is the cheap question, which nearly every call ends with.
+    stack = torch._C._functorch.peek_interpreter_stack() and torch._C._functorch.get_interpreter_stack()
+    if stack and any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack):
+        return "vmap"
+    return "forward-mode AD" if forward_ad._current_level >= 0 else None
+
+
+def not_by_kernels(name: str, what: str) -> NotImplementedError:
+    return NotImplementedError(f"{name}: {what} is not implemented by the kernels; use backend='reference'")
+
+
+def _resolved(name: str, backend: Backend, *problem: Any) -> Backend:
     """``resolve`` on plain values: the tracer evaluates it and keeps the answer as a constant."""
     from .ops import find_op
 
     return resolve(find_op(name), Problem(*problem), backend).backend
 
 
-def _log_on_cpu(name: str, chosen: str, because: str, *problem: Any) -> str:
+def _log_on_cpu(name: str, chosen: Backend, because: str, *problem: Any) -> Backend:
     """Log a decision that ``resolve`` does not take; the tracer evaluates it, too."""
     return _logged(name, Problem(*problem), Decision(chosen, (because,))).backend
 
@@ -181,7 +202,7 @@ def why_not_composed(op: Op, problem: Problem, sizes: tuple[int, ...]) -> str | 
 
 
 def cannot(op: Op, problem: Problem, backend: str) -> str | None:
-    """Why ``backend`` cannot run ``problem``; None if it can."""
+    """Why ``op`` has nothing of its own for ``problem`` in ``backend``; None if it has."""
     if backend == "reference":
         return None
     module = op.module(backend)
@@ -189,17 +210,21 @@ def cannot(op: Op, problem: Problem, backend: str) -> str | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def resolve(op: Op, problem: Problem, backend: str) -> Decision:
+def resolve(op: Op, problem: Problem, backend: Backend) -> Decision:
     """The backend for ``problem``, and every reason on the way; BackendError for an explicit one that cannot run.
 
-    For ``"auto"`` this is the decision on a GPU; a CPU's is ``why_not_composed``.
+    For ``"auto"`` this is the decision on a GPU; a CPU's is ``why_not_composed``. ``"composed"`` asks for the algebra
+    where there is some: an op without runs its reference. What a composed form refuses stays an error.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
     if backend != "auto":
         reason = cannot(op, problem, backend)
+        if reason and backend == "composed" and op.composed is None:
+            return Decision("reference", (f"composed: {reason}", "reference: runs in its place"))
         if reason:
-            raise BackendError(f"{op.name}: backend={backend!r} cannot run: {reason}")
+            others = "backend='reference'" if cannot(op, problem, "composed") else "backend='composed' or 'reference'"
+            raise BackendError(f"{op.name}: backend={backend!r} cannot run: {reason}; use {others}")
         return Decision(backend, ("named explicitly",))
     decision = _automatic(op, problem)
     _logged(op.name, problem, decision)
@@ -236,24 +261,31 @@ def _announce(name: str, decision: Decision) -> None:
     warnings.warn(message, stacklevel=2)
 
 
-def explained_by(problems: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def explained_by(problems: Callable[..., Any]) -> Callable[[Function], Function]:
     """Attach to a public function what ``explain`` asks: its (op, problem, sizes) list for the same arguments."""
 
-    def attach(fn: Callable[..., Any]) -> Callable[..., Any]:
+    def attach(fn: Function) -> Function:
         fn.problems = problems  # type: ignore[attr-defined]
         return fn
 
     return attach
 
 
-def explain(fn: Callable[..., Any], *args: Any, backend: str = "auto", **kwargs: Any) -> str:
+def explain(fn: Callable[..., Any], *args: Any, backend: Backend = "auto", **kwargs: Any) -> str:
     """Print and return, for the call ``fn(*args, **kwargs)``, the backend of each op in it and every reason.
 
     ``fn`` is a function of ``pyramid_kernels.functional``. Nothing is launched.
     """
-    if not hasattr(fn, "problems"):
-        raise TypeError(f"fn must be a function of pyramid_kernels.functional, got {fn!r}")
-    entries: list[tuple[Op, Problem, tuple[int, ...]]] = fn.problems(*args, **kwargs)
+    if isinstance(fn, nn.Module):
+        raise TypeError(
+            f"fn must be a function of pyramid_kernels.functional, got the module {type(fn).__name__}; "
+            "print(pk.fuse_(model)) says what runs in a model's modules"
+        )
+    problems: Any = getattr(fn, "problems", None)
+    if problems is None:
+        name = getattr(fn, "__name__", type(fn).__name__)
+        raise TypeError(f"fn must be a function of pyramid_kernels.functional, got {name}")
+    entries: list[tuple[Op, Problem, tuple[int, ...]]] = problems(*args, **kwargs)
     lines = [_explanation(op, problem, sizes, backend) for op, problem, sizes in entries]
     for op, problem, sizes in entries:
         chosen = select(op, problem, sizes, backend)
@@ -264,7 +296,7 @@ def explain(fn: Callable[..., Any], *args: Any, backend: str = "auto", **kwargs:
     return text
 
 
-def _explanation(op: Op, problem: Problem, sizes: tuple[int, ...], backend: str) -> str:
+def _explanation(op: Op, problem: Problem, sizes: tuple[int, ...], backend: Backend) -> str:
     chosen = select(op, problem, sizes, backend)
     dtype = str(problem.dtype).removeprefix("torch.")
     layout = "channels_last" if problem.channels_last else "contiguous"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .backends import not_by_kernels
 
 _LIB = torch.library.Library("pyramid_kernels", "DEF")
 
@@ -21,6 +24,8 @@ def register_op(schema: str, implementation: Callable[..., Any], fake: Callable[
     _LIB.define(schema)
     for key in ("CPU", "CUDA"):
         _LIB.impl(name, implementation, key)
+    for key in ("FuncTorchBatched", "Batched"):  # of torch.vmap, and of autograd's batched gradients
+        _LIB.impl(name, _refuse_vmap(re.sub("_(fwd|bwd).*", "", name)), key)
     torch.library.register_fake(f"pyramid_kernels::{name}", fake, lib=_LIB)
     return getattr(torch.ops.pyramid_kernels, name).default
 
@@ -29,7 +34,8 @@ class OpFunction(torch.autograd.Function):
     """Base of every op's autograd function. A subclass sets ``op_name``, ``forward``, ``setup_context``, ``backward``.
 
     ``backward`` gets None for an output without gradient and runs unrecorded; differentiating its results again, or
-    mapping over the function, raises NotImplementedError naming the op.
+    mapping over either pass, raises NotImplementedError naming the op. (So does ``select`` in forward-mode AD: Dynamo
+    does not trace a function with a ``jvp``.)
     """
 
     op_name: str
@@ -64,8 +70,8 @@ def _without_zeros(setup_context: Callable[..., None]) -> Callable[..., None]:
 
 
 def _refuse_vmap(name: str) -> Callable[..., Any]:
-    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        raise NotImplementedError(f"{name}: vmap is not implemented by the kernels; fold the dimension into the batch")
+    def vmap(*_: Any, **__: Any) -> Any:
+        raise not_by_kernels(name, "vmap")
 
     return vmap
 

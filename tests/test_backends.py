@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -18,6 +19,7 @@ from pyramid_kernels import _native, backends, ledger
 from pyramid_kernels.backends import BackendError, Problem, resolve
 from pyramid_kernels.ops import all_ops, find_op
 from pyramid_kernels.ops._shared import triton as shared
+from tests.test_errors import GOOD
 
 ROOT = Path(__file__).resolve().parent.parent
 HOPPER = Problem("cuda", 90, torch.float16, True, ("avg", "adaptive", 4, True, 16, 16), "NVIDIA H100")
@@ -161,6 +163,23 @@ def test_triton_needs_a_c_compiler_and_pythons_headers(builds: Path, monkeypatch
     shared.cannot_build.cache_clear()
 
 
+@pytest.mark.parametrize("name", list(all_ops()))
+def test_composed_is_the_algebra_where_there_is_some(name: str) -> None:
+    """An op without a composed form runs its reference, and explain says so; no message names what an op has not."""
+    op, call = find_op(name), getattr(pk.functional, name)
+    assert call(**GOOD[name], backend="composed") is not None
+    text = pk.explain(call, **GOOD[name], backend="composed")
+    assert text.startswith(f"{name}: {'composed' if op.composed else 'reference'}  (")
+    assert (f"composed: {name} has no composed form" in text) == (op.composed is None)
+    problem = call.problems(**GOOD[name])[0][1]._replace(device="cpu", dtype=torch.float64)
+    with pytest.raises(BackendError) as caught:
+        resolve(op, problem, "triton")
+    names = "'composed' or 'reference'" if op.composed else "'reference'"
+    assert str(caught.value).endswith(f"; use backend={names}")
+    for named in re.findall(r"'(composed|reference)'", str(caught.value)):
+        assert resolve(op, problem, named).backend == named
+
+
 def test_an_unknown_backend_lists_those_there_are() -> None:
     with pytest.raises(ValueError, match="backend must be one of 'auto', 'cuda', .*, got 'fast'"):
         pk.functional.pyramid_pool(torch.zeros(1, 1, 4, 4), (1,), backend="fast")
@@ -185,8 +204,11 @@ def test_explain_prints_the_decision_and_every_reason(capsys: pytest.CaptureFixt
     assert capsys.readouterr().out.strip() == text
     assert text.startswith("pyramid_pool: composed  (cpu, float32, contiguous, sizes (1, 64, 200, 200))")
     assert "triton: Triton needs a CUDA device" in text and "cuda: CUDA kernels need a CUDA device" in text
-    with pytest.raises(TypeError, match="fn must be a function of pyramid_kernels.functional"):
+    with pytest.raises(TypeError, match="fn must be a function of pyramid_kernels.functional, got relu"):
         pk.explain(torch.relu)
+    with pytest.raises(TypeError, match=r"got the module Sequential; print\(pk.fuse_\(model\)\) says") as caught:
+        pk.explain(torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3)), torch.zeros(1))
+    assert "\n" not in str(caught.value)
 
 
 def test_every_public_function_of_an_op_can_be_explained() -> None:

@@ -207,17 +207,62 @@ def test_hooks_on_saved_tensors_may_lay_them_out_anew(op: str, backend: str) -> 
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
 
 
+def of_one(op: str, backend: str) -> tuple[Any, torch.Tensor]:
+    """The cheapest call as a function of its first floating tensor, and that tensor."""
+    arguments = materialise(cheapest(op, backend)[0], F32, DEVICE)
+    first = next(t for _, t in oracle.leaves(arguments) if t.is_floating_point())
+
+    def function(t: torch.Tensor) -> torch.Tensor:
+        return oracle.call(op, oracle.replaced(arguments, lambda a: t if a is first else a.detach()), backend)[0]
+
+    return function, first.detach()
+
+
+def squared(function: Any) -> Any:
+    return lambda t: function(t).float().square().sum()
+
+
+#: Ways of asking for more than one gradient of one call: what is done to a function and its argument.
+TRANSFORMS: dict[str, Any] = {
+    "vmap-grad": lambda f, x: torch.vmap(torch.func.grad(squared(f)))(torch.stack([x, x + 1])),
+    "jacrev": lambda f, x: torch.func.jacrev(f)(x),
+    "batched-grads": lambda f, x: torch.autograd.functional.jacobian(f, x, vectorize=True),
+    "jvp": lambda f, x: torch.func.jvp(f, (x,), (torch.ones_like(x),))[1],
+    "jacfwd": lambda f, x: torch.func.jacfwd(f)(x),
+    "double": lambda f, x: torch.func.grad(squared(torch.func.grad(squared(f))))(x),
+    "hessian": lambda f, x: torch.func.hessian(squared(f))(x),
+}
+
+
+@contract(gradients=True)
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.filterwarnings("error:There is a performance drop")
+def test_transforms_work_or_name_the_op(op: str, backend: str, transform: str) -> None:
+    """What runs in PyTorch alone gives what the unfused chain gives; what a kernel cannot do is said."""
+    function, x = of_one(op, backend)
+    try:
+        found = TRANSFORMS[transform](function, x)
+    except NotImplementedError as error:
+        assert backend != "reference" and str(error).startswith(tuple(f"{name}: " for name in all_ops())), error
+        return
+    torch.testing.assert_close(found, TRANSFORMS[transform](of_one(op, "reference")[0], x), rtol=1e-3, atol=1e-3)
+
+
+@contract()
+def test_vmap_runs_the_chain_unless_a_kernel_is_named(op: str, backend: str) -> None:
+    function, x = of_one(op, backend)
+    if backend in ("triton", "cuda"):
+        with pytest.raises(NotImplementedError, match=": vmap is not implemented by the kernels"):
+            torch.vmap(function)(torch.stack([x, x + 1]))
+        return
+    for ours, one in zip(torch.vmap(function)(torch.stack([x, x + 1])), (x, x + 1), strict=True):
+        torch.testing.assert_close(ours, function(one), rtol=1e-4, atol=1e-4)
+
+
 @contract("triton", "cuda", gradients=True)
-def test_second_derivative_and_vmap_name_the_op(op: str, backend: str) -> None:
+def test_kernels_name_the_op_in_a_second_derivative(op: str, backend: str) -> None:
     arguments = materialise(cheapest(op, backend)[0], F32, DEVICE)
     leaves = inputs(arguments)
     first = torch.autograd.grad(scalar(op, arguments, backend), leaves, create_graph=True)
     with pytest.raises(NotImplementedError, match="double backward is not implemented"):
         torch.autograd.grad(sum(g.sum() for g in first), leaves)
-    x = leaves[0].detach()
-
-    def mapped(t: torch.Tensor) -> torch.Tensor:
-        return oracle.call(op, oracle.replaced(arguments, lambda a: t if a is leaves[0] else a), backend)[0]
-
-    with pytest.raises(NotImplementedError, match="vmap is not implemented"):
-        torch.vmap(mapped)(torch.stack([x, x]))

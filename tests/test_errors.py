@@ -3,6 +3,7 @@ exists, the fix. Nothing is launched before they are raised."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from pyramid_kernels import functional
 from pyramid_kernels.ops import all_ops
+from pyramid_kernels.ops.upsample_cross_entropy import checks
 from pyramid_kernels.testing import count_launches
 
 X = torch.zeros(2, 4, 6, 5)
@@ -17,6 +19,9 @@ W1, W3, V = torch.zeros(3, 4, 1, 1), torch.zeros(3, 4, 3, 3), torch.ones(3)
 D3 = torch.zeros(4, 1, 3, 3)
 NORM = (V, V, V, V, 1e-5)
 LABELS = torch.zeros(2, 12, 10, dtype=torch.int64)
+MASK = torch.arange(240).view(2, 12, 10) % 4
+ONE_HOT = torch.nn.functional.one_hot(MASK, 4).permute(0, 3, 1, 2)
+COLOURS = torch.arange(720).view(2, 3, 12, 10).mul(37).to(torch.uint8)
 
 #: A good call of every op, which one changed argument spoils.
 GOOD: dict[str, dict[str, Any]] = {
@@ -157,14 +162,41 @@ BAD: list[Row] = [
     ("upsample_cross_entropy", {"logits": X[0]}, ValueError, "logits must be 4-D (N, C, H, W), got 3-D"),
     ("upsample_cross_entropy", {"logits": X.long()}, TypeError, "logits must be float16, ...got torch.int64"),
     ("upsample_cross_entropy", {"target": None}, TypeError, "target must be a torch.Tensor, got NoneType"),
-    ("upsample_cross_entropy", {"target": LABELS.float()}, TypeError, "target must hold class indices in int64, "
-     "...got torch.float32; ...target.long()"),
-    ("upsample_cross_entropy", {"target": LABELS.bool()}, TypeError,
-     "target must hold class indices in int64, ...bool"),
-    ("upsample_cross_entropy", {"target": LABELS[:, None]}, ValueError,
-     "target must be 3-D (N, H, W), got 4-D (2, 1, 12,"
-     "...target.squeeze(1)"),
-    ("upsample_cross_entropy", {"target": LABELS[0]}, ValueError, "target must be 3-D (N, H, W), got 2-D (12, 10)"),
+    *[("upsample_cross_entropy", {"target": target}, TypeError, f"target must hold class indices in int64, ...{hint}")
+      for target, hint in (
+        (LABELS.float(), "float32; convert indices with target.long(), and labels / 255, as ToTensor makes them, with "
+         "(target * 255).round().long()"),
+        (MASK.float(), "float32; convert it with target.long()"),
+        (MASK / 255, "float32; convert labels / 255, as ToTensor makes them, with (target * 255).round().long()"),
+        (MASK[:, None].double() / 255, "with (target * 255).round().long().squeeze(1)"),
+        (MASK + 0.25, "its values are no whole numbers, resize maps of labels with mode='nearest'"),
+        (LABELS.bool(), "bool; convert it with target.long()"),
+        (MASK.to(torch.int8), "int8; convert it with target.long()"),
+        (MASK.float().to("meta"), "convert indices with target.long(), and labels / 255"),
+        (ONE_HOT.float(), "one-hot maps are not supported, target.argmax(1) takes the class"),
+        (ONE_HOT.bool(), "one-hot maps are not supported, target.long().argmax(1) takes the class"),
+        ((ONE_HOT * 3).float().softmax(1), "class probabilities and one-hot maps are not supported"),
+        (COLOURS / 255, "a mask of colours has no classes, replace each colour by its class"),
+    )],
+    *[("upsample_cross_entropy", {"target": target}, ValueError, f"target must be 3-D (N, H, W), got ...{hint}")
+      for target, hint in (
+        (LABELS[:, None], "4-D (2, 1, 12, 10); use target.squeeze(1)"),
+        (LABELS[..., None], "4-D (2, 12, 10, 1); use target.squeeze(3)"),
+        (LABELS[0], "2-D (12, 10); use target.unsqueeze(0)"),
+        (ONE_HOT, "one-hot maps are not supported, target.argmax(1) takes the class"),
+        (ONE_HOT.permute(0, 2, 3, 1), "one-hot maps are not supported, target.argmax(3) takes the class"),
+        (COLOURS, "a mask of colours has no classes, replace each colour by its class; PIL's mode 'P' holds classes"),
+        (COLOURS.permute(0, 2, 3, 1), "a mask of colours has no classes"),
+        (torch.zeros_like(COLOURS), "a mask of colours has no classes"),
+        (MASK[:, None].expand(2, 3, 12, 10), "4-D (2, 3, 12, 10); use target.select(1, 0)"),
+    )],
+    *[("upsample_cross_entropy", {"logits": torch.zeros(2, classes, 6, 5), "target": target}, IndexError,
+       f"target must be from 0 to ...{hint}")
+      for classes, target, hint in (
+        (2, 255 * MASK.clamp(max=1), "a mask of 0 and 255 has the classes target // 255"),
+        (4, torch.where(MASK == 3, 255, MASK), "where 255 marks pixels without a label, give ignore_index=255"),
+        (4, MASK + 1, "labels that start at 1 are classes less 1"),
+    )],
     ("upsample_cross_entropy", {"target": LABELS[:1]}, ValueError,
      "target must have the N of logits, got (1, 12, 10)"),
     ("upsample_cross_entropy", {"target": LABELS[:, :0]}, ValueError, "target must have H and W of at least 1, got"),
@@ -236,3 +268,51 @@ def test_bytes_are_not_merely_converted(op: str) -> None:
 @pytest.mark.parametrize("op", list(all_ops()))
 def test_every_op_has_bad_calls(op: str) -> None:
     assert sum(row[0] == op for row in BAD) >= 4
+
+
+FIXES = {
+    "(target * 255).round().long()": MASK / 255,
+    "(target * 255).round().long().squeeze(3)": MASK[..., None].double() / 255,
+    "target.long()": MASK.to(torch.int8),
+    "target.long().argmax(1)": ONE_HOT.bool(),
+    "target.argmax(3)": ONE_HOT.permute(0, 2, 3, 1),
+    "target.select(1, 0)": MASK[:, None].expand(2, 3, 12, 10),
+    "target.squeeze(1)": MASK[:, None],
+}
+
+
+@pytest.mark.parametrize("fix", FIXES)
+def test_a_hint_gives_the_labels_back(fix: str) -> None:
+    """What the message says, done, is the map of labels that was meant."""
+    with pytest.raises((TypeError, ValueError)) as caught:
+        functional.upsample_cross_entropy(X, FIXES[fix])
+    assert fix in str(caught.value) and "\n" not in str(caught.value)
+    assert torch.equal(eval(fix, {"target": FIXES[fix]}), MASK)
+
+
+@pytest.mark.parametrize(
+    "logits,target,exchanged",
+    [
+        ((64, 128), (1024, 512), True),
+        ((60, 107), (854, 480), True),
+        ((33, 44), (353, 265), True),
+        ((64, 128), (512, 1024), False),
+        ((64, 64), (512, 512), False),
+        ((32, 33), (264, 256), False),
+        ((64, 128), (512, 512), False),
+        ((64, 128), (128, 64), True),
+        ((3, 4), (6, 5), False),
+        ((8, 16), (60, 128), False),
+    ],
+)
+def test_a_target_with_its_sides_exchanged_is_said_once(
+    logits: tuple[int, int], target: tuple[int, int], exchanged: bool
+) -> None:
+    checks._warn_exchanged.cache_clear()
+    z, t = torch.zeros(1, 3, *logits), torch.zeros(1, *target, dtype=torch.uint8)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            functional.upsample_cross_entropy(z, t)
+    said = [str(w.message) for w in caught]
+    assert len(said) == exchanged and all("H and W look exchanged" in message for message in said)

@@ -15,7 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pyramid_kernels import _native
+from pyramid_kernels.backends import select
 from pyramid_kernels.functional import upsample_argmax, upsample_cross_entropy
+from pyramid_kernels.nn.base import problems_of
 from pyramid_kernels.ops import all_ops
 from tests.agreement import assert_ties_alone
 from tests.kernels import DEVICE
@@ -23,6 +25,7 @@ from tests.kernels import DEVICE
 CUDA = () if isinstance(_native.module(DEVICE), str) else ("cuda",)
 NAMED = [b for b in ("triton", *CUDA) if not isinstance(all_ops()["upsample_cross_entropy"].module(b), str)]
 BACKENDS = ("composed", *NAMED)
+FORMATS = {"contiguous": "contiguous_format", "channels_last": "channels_last"}
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -222,3 +225,65 @@ def test_composed_takes_a_tenth_of_the_memory_and_no_more_time() -> None:
     ours, eager = measured("composed"), measured("reference")
     assert ours[0] > 0 and 10 * ours[0] <= eager[0], (ours, eager)
     assert ours[1] <= eager[1], (ours, eager)
+
+
+class _Exponentials(TorchDispatchMode):
+    """How often exponentials are taken, inside the package's operators too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "pyramid_kernels":
+            with self:
+                return func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args, **(kwargs or {}))
+        self.count += func.overloadpacket.__name__.startswith("exp_")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("reduction,expected", [("mean", 1), ("sum", 1), ("none", 2)])
+def test_a_reduced_loss_takes_its_exponentials_once(reduction: str, expected: int) -> None:
+    """The gradient is made along with the loss; of losses by pixel, in the backward."""
+    logits, target = drawn(1, 5, 3, 4).cpu().requires_grad_(), labelled(1, 6, 8, classes=5).cpu()
+    with _Exponentials() as forward:
+        losses = upsample_cross_entropy(logits, target, reduction=reduction, backend="composed")
+    with _Exponentials() as backward:
+        losses.sum().backward(retain_graph=True)
+    assert (forward.count, forward.count + backward.count) == (1, expected)
+    once = logits.grad.clone()
+    losses.sum().backward()
+    torch.testing.assert_close(logits.grad, 2 * once)
+
+
+@pytest.mark.parametrize("classes,layout,differentiated,reduction,expected", [
+    (21, "contiguous", True, "mean", "composed"),
+    (21, "channels_last", True, "sum", "composed"),
+    (8, "contiguous", True, "mean", "composed"),
+    (2, "contiguous", True, "mean", "reference"),
+    (4, "channels_last", True, "mean", "reference"),
+    (21, "contiguous", False, "mean", "reference"),
+    (21, "contiguous", True, "none", "reference"),
+    (21, "channels_last", False, "mean", "composed"),
+    (21, "channels_last", True, "none", "composed"),
+    (8, "channels_last", False, "mean", "reference"),
+    (150, "contiguous", False, "mean", "composed"),
+])  # fmt: skip
+def test_auto_takes_the_bands_where_they_measured_faster(
+    classes: int, layout: str, differentiated: bool, reduction: str, expected: str
+) -> None:
+    """On a CPU; ``bench`` and docs/upsample_cross_entropy.md hold the measurements."""
+    logits = torch.empty(1, classes, 64, 64).contiguous(memory_format=getattr(torch, FORMATS[layout]))
+    target = torch.empty(1, 512, 512, dtype=torch.uint8)
+    (entry,) = problems_of(upsample_cross_entropy, logits.requires_grad_(differentiated), target, reduction=reduction)
+    assert select(*entry, "auto") == expected
+
+
+@pytest.mark.parametrize(
+    "classes,layout,expected",
+    [(150, "contiguous", "composed"), (2, "channels_last", "composed"), (21, "channels_last", "reference")],
+)
+def test_auto_takes_the_label_map_in_bands_where_it_measured_faster(classes: int, layout: str, expected: str) -> None:
+    logits = torch.empty(1, classes, 64, 64).contiguous(memory_format=getattr(torch, FORMATS[layout]))
+    (entry,) = problems_of(upsample_argmax, logits, (512, 512))
+    assert select(*entry, "auto") == expected

@@ -91,7 +91,7 @@ def backends(op: Op) -> dict[str, str]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tensors = materialise(case, torch.float32, device, channels_last=True)
     _, problem, sizes = next(p for p in getattr(functional, op.name).problems(**tensors) if p[0] is op)
-    found = {name: cannot(op, problem, name) or "available" for name in BACKENDS if name != "auto"}
+    found: dict[str, str] = {name: cannot(op, problem, name) or "available" for name in BACKENDS if name != "auto"}
     for name in op.order if device == "cuda" else ():
         if found[name] == "available" and (reason := why_not_taken(op, problem, name)):
             found[name] = f"available, not taken by auto: {reason}"

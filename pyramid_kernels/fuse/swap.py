@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..backends import Backend
 from ..nn.base import Fused, check_backend, why_not_children
 from . import check, registry
 from .report import Entry, FuseError, FuseReport
@@ -24,7 +25,7 @@ def fuse_(
     model: nn.Module,
     only: str | Sequence[str] | None = None,
     filter_fn: Callable[[nn.Module, str], bool] | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
     strict: bool = False,
     example_input: Any = None,
 ) -> FuseReport:
@@ -117,7 +118,7 @@ def _chosen(
     return [(path, m) for path, m in found if filter_fn is None or filter_fn(m, path)]
 
 
-def _consider(path: str, module: nn.Module, backend: str, swapped: list[nn.Module]) -> Entry | None:
+def _consider(path: str, module: nn.Module, backend: Backend, swapped: list[nn.Module]) -> Entry | None:
     """Fuse ``module`` if it can be; None where it has nothing to do with pyramids."""
     cls = type(module)
     if isinstance(module, Fused):
@@ -185,7 +186,7 @@ def _decisions(module: Fused) -> tuple[bool, str]:
         return module.why_original(x) is not None, ", ".join(module.decisions(x))
 
 
-def _swap(module: nn.Module, cls: Any, backend: str) -> None:
+def _swap(module: nn.Module, cls: Any, backend: Backend) -> None:
     module.__class__ = cls
     module.kernel_backend = backend  # type: ignore[assignment]
     setattr(module, SWAPPED, True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from ..backends import Backend
 from ..functional import upsample_argmax
 from ..nn.base import Fused, hooked
 from ..ops._shared.checks import check_map
@@ -25,7 +26,7 @@ class Logits(NamedTuple):
     maps: Tensor
     align_corners: bool
 
-    def labels(self, size: tuple[int, int], backend: str) -> Tensor:
+    def labels(self, size: tuple[int, int], backend: Backend) -> Tensor:
         """(N, H, W): the largest class of every pixel of an image of ``size``."""
         dtype = torch.uint8 if self.maps.shape[1] <= 256 else torch.int16
         return upsample_argmax(self.maps, size, align_corners=self.align_corners, dtype=dtype, backend=backend)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..backends import Backend
 from ..nn.base import check_backend
 from ..ops._shared.checks import check_map, check_size
 from .logits import logits_of
@@ -23,7 +24,7 @@ def predict(
     size: tuple[int, int] | None = None,
     crop: int | tuple[int, int] | None = None,
     stride: int | tuple[int, int] | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """The class of every pixel of ``image``: the model's last upsampling and the argmax are one step.
 

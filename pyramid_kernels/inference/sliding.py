@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..backends import Backend
 from ..ops._shared.bands import Band, accumulation, cutter, upsampled
 from ..progress import progress
 from .logits import Logits, logits_of
@@ -49,7 +50,7 @@ class Placed(NamedTuple):
             total[n, :, start - first : stop - first, self.columns] += part
 
 
-def sliding_labels(model: nn.Module, image: Tensor, window: Window, backend: str) -> tuple[Tensor, str]:
+def sliding_labels(model: nn.Module, image: Tensor, window: Window, backend: Backend) -> tuple[Tensor, str]:
     """(N, H, W): the class of every pixel of image (N, C, H, W) by the mean of the windows over it; and why logits of
     windows were of full size, if they were."""
     height, width = image.shape[2], image.shape[3]
@@ -73,7 +74,7 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
     return [*range(0, length - window, stride), length - window]
 
 
-def _labels(live: list[Placed], top: int, end: int, width: int, backend: str) -> Iterator[Tensor]:
+def _labels(live: list[Placed], top: int, end: int, width: int, backend: Backend) -> Iterator[Tensor]:
     """The labels (N, rows, W) of rows ``top`` to ``end``, band by band."""
     maps = live[0].logits.maps
     n, classes = maps.shape[:2]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import nn as modules
+from ..backends import Backend
 from ..nn.base import check_backend
 from ..nn.mixing import out_channels
 from ..ops._shared.checks import check_map
@@ -39,7 +40,7 @@ class Network(nn.Module):
     #: What the rows and the columns of an image must be multiples of.
     multiple: ClassVar[int] = 1
 
-    def __init__(self, *, fused: bool = True, backend: str = "auto") -> None:
+    def __init__(self, *, fused: bool = True, backend: Backend = "auto") -> None:
         super().__init__()
         self.fused, self.kernel_backend = fused, check_backend(backend)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..backends import Backend
 from ..nn.bisenet import conv_norm_relu
 from . import base
 from .base import Segmenter
@@ -42,7 +43,7 @@ class BiSeNet(Segmenter):
 
     def __init__(
         self, classes: int = 19, backbone: str = "resnet18", *, width: int = 64, fused: bool = True,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(fused=fused, backend=backend)
         widths = [3, width, 2 * width, 4 * width]

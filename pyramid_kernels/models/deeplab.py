@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..backends import Backend
 from . import base
 from .base import Network, Segmenter
 
@@ -63,7 +64,7 @@ class DeepLabV1(Network):
 
     def __init__(
         self, classes: int = 21, backbone: str = "vgg16", *, hidden: int = 1024, rate: int = 12, dropout: float = 0.5,
-        fused: bool = True, backend: str = "auto",
+        fused: bool = True, backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(fused=fused, backend=backend)
         self.features = dilated_vgg(backbone, nn.MaxPool2d(3, 2, 1, ceil_mode=True))
@@ -110,7 +111,7 @@ class DeepLabV2(Network):
 
     def __init__(
         self, classes: int = 21, backbone: str = "resnet101", *, rates: Sequence[int] = (6, 12, 18, 24),
-        hidden: int = 128, fused: bool = True, backend: str = "auto",
+        hidden: int = 128, fused: bool = True, backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(fused=fused, backend=backend)
         vgg = backbone in tuple(VGGS)
@@ -161,7 +162,7 @@ class DeepLabV3(Segmenter):
 
     def __init__(
         self, classes: int = 21, backbone: str = "resnet101", *, output_stride: int = 16, width: int = 256,
-        dropout: float = 0.5, fused: bool = True, backend: str = "auto",
+        dropout: float = 0.5, fused: bool = True, backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(fused=fused, backend=backend)
         self.stride = output_stride
@@ -203,7 +204,7 @@ class DeepLabV3Plus(Segmenter):
     def __init__(
         self, classes: int = 21, backbone: str = "resnet101", *, output_stride: int = 16, width: int = 256,
         dropout: float = 0.5, low_width: int = 48, align_corners: bool = True, low_first: bool = True,
-        fused: bool = True, backend: str = "auto",
+        fused: bool = True, backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(fused=fused, backend=backend)
         self.stride, self.align_corners = output_stride, align_corners

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..backends import Backend
 from .base import Network, library
 
 
@@ -36,7 +37,7 @@ class HighResolution(Network):
 
     def __init__(
         self, width: int, modules: Sequence[int], blocks: int, *, multi_scale_output: bool, mode: str,
-        align_corners: bool = False, fused: bool, backend: str,
+        align_corners: bool = False, fused: bool, backend: Backend,
     ) -> None:  # fmt: skip
         super().__init__(fused=fused, backend=backend)
         stages = {f"stage{n}": _stage(width, count, n, blocks) for n, count in zip((2, 3, 4), modules, strict=True)}
@@ -93,7 +94,7 @@ class HRNetPose(HighResolution):
 
     def __init__(
         self, joints: int = 17, width: int = 32, *, modules: Sequence[int] = (1, 4, 3), blocks: int = 4,
-        fused: bool = True, backend: str = "auto",
+        fused: bool = True, backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(width, modules, blocks, multi_scale_output=False, mode="nearest", fused=fused, backend=backend)
         self.final_layer = nn.Conv2d(width, joints, 1)
@@ -125,7 +126,7 @@ class HRNet(HighResolution):
 
     def __init__(
         self, classes: int = 19, width: int = 48, *, modules: Sequence[int] = (1, 4, 3), blocks: int = 4,
-        align_corners: bool = False, fused: bool = True, backend: str = "auto",
+        align_corners: bool = False, fused: bool = True, backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(
             width, modules, blocks, multi_scale_output=True, mode="bilinear", align_corners=align_corners,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ..backends import Backend
 from . import base
 from .base import Segmenter
 
@@ -37,7 +38,7 @@ class PSPNet(Segmenter):
 
     def __init__(
         self, classes: int = 19, backbone: str = "resnet101", *, bins: Sequence[int] = (1, 2, 3, 6),
-        hidden: int = 512, dropout: float = 0.1, fused: bool = True, backend: str = "auto",
+        hidden: int = 512, dropout: float = 0.1, fused: bool = True, backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(fused=fused, backend=backend)
         self.backbone, (channels,) = base.backbone(backbone, output_stride=8, stages=(4,))

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..backends import Backend
 from ..nn.dspp import separable
 from . import keras
 from .base import Network
@@ -41,7 +42,7 @@ class SPEED(Network):
     multiple = 32
 
     def __init__(
-        self, *, width: int = 32, bins: Sequence[int] = (2, 4, 6, 8), fused: bool = True, backend: str = "auto"
+        self, *, width: int = 32, bins: Sequence[int] = (2, 4, 6, 8), fused: bool = True, backend: Backend = "auto"
     ) -> None:
         super().__init__(fused=fused, backend=backend)
         if width < 4 or width & (width - 1):

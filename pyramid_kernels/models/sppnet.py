@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..backends import Backend
 from .base import Network
 
 
@@ -35,7 +36,7 @@ class SPPNet(Network):
 
     def __init__(
         self, in_channels: int = 3, classes: int = 1000, *, width: int = 64, hidden: int = 4096,
-        windows: str = "adaptive", fused: bool = True, backend: str = "auto",
+        windows: str = "adaptive", fused: bool = True, backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(fused=fused, backend=backend)
         self.conv1 = nn.Conv2d(in_channels, width, 4, 2, 1, bias=False)

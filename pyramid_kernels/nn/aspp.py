@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import functional
-from ..backends import Op, Problem
+from ..backends import Backend, Op, Problem
 from ..ops._shared.layout import as_map, empty_map, is_channels_last
 from . import structure
 from .base import Fused, Unit, check_backend, problems_of
@@ -255,7 +255,7 @@ def unit_of(conv: Any, norm: nn.Module, _: nn.Module) -> Unit:
 
 
 def conv_norm_relu(
-    x: Tensor, units: list[Unit], backend: str, weight: Tensor | None = None, image_bias: Tensor | None = None
+    x: Tensor, units: list[Unit], backend: Backend, weight: Tensor | None = None, image_bias: Tensor | None = None
 ) -> Tensor:
     """The units' convolutions of one map, each norm by its own mode, ReLU, concatenated.
 
@@ -313,7 +313,7 @@ class ASPP(ASPPForward, ReferenceASPP):
 
     def __init__(
         self, in_channels: int, atrous_rates: Sequence[int], out_channels: int = 256, *, separable: bool = False,
-        project_kernel: int = 1, dropout: float = 0.5, pool_first: bool = False, backend: str = "auto",
+        project_kernel: int = 1, dropout: float = 0.5, pool_first: bool = False, backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(
             in_channels, atrous_rates, out_channels, separable=separable, project_kernel=project_kernel,
@@ -322,7 +322,7 @@ class ASPP(ASPPForward, ReferenceASPP):
         self.kernel_backend = check_backend(backend)
 
     @classmethod
-    def from_reference(cls, module: nn.Module, *, pool_first: bool = False, backend: str = "auto") -> Self:
+    def from_reference(cls, module: nn.Module, *, pool_first: bool = False, backend: Backend = "auto") -> Self:
         """A copy of ``module``, any ASPP in this layout (torchvision's, segmentation_models_pytorch's, this one's).
 
         ``pool_first`` counts where it has no such attribute.

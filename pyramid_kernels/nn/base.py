@@ -6,15 +6,14 @@ import copy
 import inspect
 from collections.abc import Callable, Sequence
 from types import MethodType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
-from torch.autograd import forward_ad
 from torch.nn.utils.parametrize import is_parametrized
 
-from ..backends import BACKENDS, Op, Problem, automatic, select
+from ..backends import BACKENDS, Backend, Op, Problem, automatic, select, transform
 from ..ops._shared.checks import FLOATS, check_choice
 from ..ops._shared.constants import Constants
 from .norm import class_name, synchronises
@@ -50,7 +49,7 @@ class Fused(_Base):
     #: The class whose forward is replaced.
     original: ClassVar[type[nn.Module]]
     #: The backend that this instance asks of every op.
-    kernel_backend: str = "auto"
+    kernel_backend: Backend = "auto"
     #: What an instance has beside the attributes of its original class.
     added: ClassVar[tuple[str, ...]] = ("kernel_backend", "fuse_snapshots", "frozen_constants")
     #: What a frozen instance keeps between calls.
@@ -150,8 +149,8 @@ class Fused(_Base):
             if torch.onnx.is_in_onnx_export():
                 return EXPORTED
             return self.why_not_structure() or self.why_not_ranks() or self.why_not_call(x)
-        if transformed():
-            return "vmap and forward-mode derivatives go through PyTorch's own operators"
+        if what := transform():
+            return f"{what} goes through PyTorch's own operators"
         snapshot = self._snapshot()
         reason = snapshot.reason or (self.why_not_ranks() if snapshot.synchronises else None)
         return reason or snapshot.answer(x, self.why_not_call)
@@ -201,12 +200,12 @@ class Fused(_Base):
         chosen = [(op, select(op, problem, sizes, self.backend_of(op))) for op, problem, sizes in self.problems(x)]
         return [f"{op.name}: {backend}" for op, backend in dict.fromkeys(chosen)]
 
-    def backend_of(self, op: Op) -> str:
+    def backend_of(self, op: Op) -> Backend:
         """The backend that this instance asks of ``op``."""
         return self.kernel_backend
 
     @classmethod
-    def from_reference(cls, module: nn.Module, *, backend: str = "auto") -> Self:
+    def from_reference(cls, module: nn.Module, *, backend: Backend = "auto") -> Self:
         """A copy of ``module``, an instance of the class that ``to_reference`` gives."""
         if type(module) is not cls.original:
             raise ValueError(f"module must be a {cls.original.__name__}, got a {type(module).__name__}")
@@ -227,7 +226,7 @@ class Fused(_Base):
         return module
 
 
-def why_not_chain(calls: list[tuple[Op, Problem, tuple[int, ...]]], backend: str) -> str | None:
+def why_not_chain(calls: list[tuple[Op, Problem, tuple[int, ...]]], backend: Backend) -> str | None:
     """Why ops called like this are better left to the module's own forward."""
     if automatic(backend) and all(select(*call, backend) == "reference" for call in calls):
         return "the unfused chain is what auto takes here at these sizes"
@@ -239,9 +238,9 @@ def problems_of(fn: Any, *args: Any, **kwargs: Any) -> list[tuple[Op, Problem, t
     return fn.problems(*args, **kwargs)
 
 
-def check_backend(backend: str) -> str:
+def check_backend(backend: str) -> Backend:
     check_choice("backend", backend, BACKENDS)
-    return backend
+    return cast(Backend, backend)
 
 
 def has_hooks(module: nn.Module, called: Sequence[str] = ()) -> bool:
@@ -252,17 +251,6 @@ def has_hooks(module: nn.Module, called: Sequence[str] = ()) -> bool:
 def hooked(m: nn.Module) -> bool:
     """Whether a call of ``m`` itself runs hooks."""
     return any(getattr(m, name) for name in HOOKS)
-
-
-def transformed() -> bool:
-    """Whether vmap or a forward-mode derivative is under way, which no kernel has a rule for."""
-    stack = torch._C._functorch.peek_interpreter_stack()
-    return forward_ad._current_level >= 0 or (stack is not None and _maps())
-
-
-def _maps() -> bool:
-    kinds = (level.key() for level in torch._C._functorch.get_interpreter_stack() or ())
-    return any(kind != torch._C._functorch.TransformType.Grad for kind in kinds)
 
 
 def is_plain(t: Any) -> bool:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Op, Problem, automatic, select
+from ..backends import Backend, Op, Problem, automatic, select
 from ..ops._shared.checks import check_choice
 from . import structure
 from .base import Fused, Unit, check_backend, problems_of, why_not_chain
@@ -131,7 +131,7 @@ class AttentionRefinementModule(ARMForward, ReferenceAttentionRefinementModule):
 
     def __init__(
         self, in_channels: int, out_channels: int | None = None, *, norm: str | None = "used", bias: bool = False,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(in_channels, out_channels, norm=norm, bias=bias)
         self.kernel_backend = check_backend(backend)
@@ -243,7 +243,7 @@ class FFMForward(HeadForward):
     def why_slower(self, x: Any) -> str | None:
         return why_not_chain(self.problems(x), self.kernel_backend)
 
-    def backend_of(self, op: Op) -> str:
+    def backend_of(self, op: Op) -> Backend:
         return self.kernel_backend
 
     def forward(self, *maps: Tensor, **named: Tensor) -> Tensor:
@@ -298,7 +298,7 @@ class FeatureFusionModule(FFMForward, ReferenceFeatureFusionModule):
 
     def __init__(
         self, in_channels: int | Sequence[int], out_channels: int, *, kernel_size: int = 1, hidden: int | None = None,
-        norm: bool | None = None, bias: bool = False, backend: str = "auto",
+        norm: bool | None = None, bias: bool = False, backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(in_channels, out_channels, kernel_size=kernel_size, hidden=hidden, norm=norm, bias=bias)
         self.kernel_backend = check_backend(backend)

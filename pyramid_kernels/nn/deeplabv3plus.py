@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Op, Problem
+from ..backends import Backend, Op, Problem
 from ..ops._shared.constants import derived
 from ..ops.pyramid_conv.layout import split
 from . import structure
@@ -209,7 +209,7 @@ class DeepLabV3PlusDecoder(DeepLabV3PlusForward, ReferenceDeepLabV3PlusDecoder):
         self, in_channels: int, low_channels: int, out_channels: int = 256,
         atrous_rates: Sequence[int] = (12, 24, 36), *, low_width: int = 48, separable: bool = True,
         dropout: float = 0.5, align_corners: bool = True, low_first: bool = False, low_index: int = 2,
-        refine: bool = True, backend: str = "auto",
+        refine: bool = True, backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(
             in_channels, low_channels, out_channels, atrous_rates, low_width=low_width, separable=separable,
@@ -223,7 +223,7 @@ class DeepLabV3PlusDecoder(DeepLabV3PlusForward, ReferenceDeepLabV3PlusDecoder):
     @classmethod
     def from_reference(
         cls, module: Any, *, align_corners: bool = True, low_first: bool = False, low_index: int = 2,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> Self:  # fmt: skip
         """A copy of ``module``, any decoder in this layout; the arguments count where it has no such attribute."""
         settings = {"align_corners": align_corners, "low_first": low_first, "low_index": low_index}

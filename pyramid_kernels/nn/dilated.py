@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Op, Problem
+from ..backends import Backend, Op, Problem
 from ..ops._shared.constants import derived
 from . import structure
 from .base import Fused, Unit, check_backend, problems_of
@@ -61,7 +61,7 @@ class LargeFOV(Fused, ReferenceLargeFOV):
 
     def __init__(
         self, in_channels: int, classes: int, *, hidden: int = 1024, rate: int = 12, dropout: float = 0.5,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(in_channels, classes, hidden=hidden, rate=rate, dropout=dropout)
         self.kernel_backend = check_backend(backend)
@@ -221,7 +221,7 @@ class ASPPv2(ASPPv2Forward, ReferenceASPPv2):
 
     def __init__(
         self, in_channels: int, classes: int, rates: Sequence[int] = (6, 12, 18, 24), *, hidden: int | None = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(in_channels, classes, rates, hidden=hidden)
         self.kernel_backend = check_backend(backend)

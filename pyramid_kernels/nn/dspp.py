@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Op, Problem
+from ..backends import Backend, Op, Problem
 from ..ops._shared.checks import check_length, pairs
 from ..ops.pyramid_pool.reference import pool_level
 from ..ops.upsample_merge.reference import resize
@@ -145,7 +145,7 @@ class DSPP(LevelsForward, ReferenceDSPP):
 
     def __init__(
         self, in_channels: int, filters: int = 128, bins: Sequence[int | tuple[int, int]] = (2, 4, 6, 8), *,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(in_channels, filters, bins)
         self.kernel_backend = check_backend(backend)
@@ -178,7 +178,7 @@ class MDSPP(LevelsForward, ReferenceMDSPP):
 
     def __init__(
         self, in_channels: int, filters: int, bins: Sequence[int | tuple[int, int]] = (2, 4, 6, 8), *,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(in_channels, filters, bins)
         self.kernel_backend = check_backend(backend)

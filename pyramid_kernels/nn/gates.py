@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Op, Problem
+from ..backends import Backend, Op, Problem
 from ..ops._shared.constants import derived
 from . import structure
 from .base import Unit, problems_of
@@ -31,7 +31,7 @@ class Gate(NamedTuple):
         y = x * (g if self.second is None else self.second(g)).sigmoid()
         return y + x if self.residual else y
 
-    def __call__(self, x: Tensor, backend: str) -> Tensor:
+    def __call__(self, x: Tensor, backend: Backend) -> Tensor:
         """By ``channel_gate``; in PyTorch where the norm takes statistics of the batch, one value of every image."""
         if uses_batch(self.norm):
             return self.plain(x)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Op, Problem
+from ..backends import Backend, Op, Problem
 from . import structure
 from .base import Unit, check_backend, problems_of
 from .mixing import HeadForward, Layers, around, check_layout, mix, run_all
@@ -52,7 +52,7 @@ class Bottleneck(NamedTuple):
     def units(self) -> list[Unit]:
         return [*(level.unit for level in self.levels), self.unit]
 
-    def __call__(self, x: Tensor, backend: str) -> Tensor:
+    def __call__(self, x: Tensor, backend: Backend) -> Tensor:
         maps = level_maps(x, self.levels, around(backend))
         maps = [x, *maps] if self.x_first else [*maps, x]
         size = (x.shape[2], x.shape[3])
@@ -159,7 +159,7 @@ class PSPHead(PSPForward, ReferencePSPHead):
 
     def __init__(
         self, in_dim: int, classes: int, bins: Sequence[int] = (1, 2, 3, 6), *, hidden_dim: int = 512,
-        dropout: float = 0.1, align_corners: bool = True, backend: str = "auto",
+        dropout: float = 0.1, align_corners: bool = True, backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(in_dim, classes, bins, hidden_dim=hidden_dim, dropout=dropout, align_corners=align_corners)
         self.kernel_backend = check_backend(backend)
@@ -167,7 +167,7 @@ class PSPHead(PSPForward, ReferencePSPHead):
         self.ppm.kernel_backend = around(backend)  # type: ignore[assignment]
 
     @classmethod
-    def from_reference(cls, module: Any, *, align_corners: bool = True, backend: str = "auto") -> Self:
+    def from_reference(cls, module: Any, *, align_corners: bool = True, backend: Backend = "auto") -> Self:
         """A copy of ``module``, any head with a PPM as ``ppm`` and the layers after it as ``cls``."""
         layers = getattr(module, "cls", None)
         if not isinstance(layers, nn.Sequential) or not isinstance(getattr(module, "ppm", None), nn.Module):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Op, Problem
+from ..backends import Backend, Op, Problem
 from ..ops._shared.checks import check_choice
 from . import structure
 from .base import Fused, Unit, check_backend, problems_of, why_not_map
@@ -148,7 +148,7 @@ class HRFuseForward(Fused):
             "merge": "sum", "activation": "relu", "backend": around(self.kernel_backend),
         }  # fmt: skip
 
-    def backend_of(self, op: Op) -> str:
+    def backend_of(self, op: Op) -> Backend:
         return around(self.kernel_backend)
 
     def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
@@ -184,14 +184,14 @@ class HRFuse(HRFuseForward, ReferenceHRFuse):
 
     def __init__(
         self, channels: Sequence[int], *, multi_scale_output: bool = True, mode: str = "nearest",
-        align_corners: bool = False, backend: str = "auto",
+        align_corners: bool = False, backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(channels, multi_scale_output=multi_scale_output, mode=mode, align_corners=align_corners)
         self.kernel_backend = check_backend(backend)
 
     @classmethod
     def from_reference(
-        cls, module: Any, *, mode: str = "nearest", align_corners: bool = False, backend: str = "auto"
+        cls, module: Any, *, mode: str = "nearest", align_corners: bool = False, backend: Backend = "auto"
     ) -> Self:
         """A copy of ``module``, any ``fuse_layers``; ``mode`` and ``align_corners`` count where it does not say."""
         if not isinstance(module, nn.ModuleList) or not all(isinstance(row, nn.ModuleList) for row in module):

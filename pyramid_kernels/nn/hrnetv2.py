@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Op, Problem
+from ..backends import Backend, Op, Problem
 from . import structure
 from .base import Unit, check_backend, problems_of
 from .heads import why_not_joined
@@ -137,7 +137,7 @@ class HRNetV2Head(HRNetV2Forward, ReferenceHRNetV2Head):
 
     def __init__(
         self, in_channels: Sequence[int], classes: int, *, channels: int | None = None, kernel_size: int = 1,
-        align_corners: bool = False, backend: str = "auto",
+        align_corners: bool = False, backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(
             in_channels, classes, channels=channels, kernel_size=kernel_size, align_corners=align_corners
@@ -146,7 +146,7 @@ class HRNetV2Head(HRNetV2Forward, ReferenceHRNetV2Head):
 
     @classmethod
     def from_reference(
-        cls, module: Any, in_channels: Sequence[int] = (), *, align_corners: bool = False, backend: str = "auto"
+        cls, module: Any, in_channels: Sequence[int] = (), *, align_corners: bool = False, backend: Backend = "auto"
     ) -> Self:
         """A copy of ``module``, a Sequential of convolution, norm, ReLU and anything else, for maps of ``in_channels``.
 

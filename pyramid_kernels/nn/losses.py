@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from ..backends import Backend
 from ..functional import upsample_cross_entropy
 from ..ops._shared.checks import check_length
 from .base import check_backend
@@ -43,7 +44,7 @@ class UpsampleCrossEntropyLoss(nn.CrossEntropyLoss):
     def __init__(
         self, weight: Tensor | None = None, *, ignore_index: int = -100, reduction: str = "mean",
         label_smoothing: float = 0.0, align_corners: bool = False, ohem_threshold: float | None = None,
-        min_kept: int | None = None, backend: str = "auto",
+        min_kept: int | None = None, backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
         _check_ohem(ohem_threshold, min_kept, reduction)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Op, automatic
+from ..backends import Backend, Op, automatic
 from ..ops._shared.constants import derived
 from .base import Fused, Unit, why_not_chain, why_not_map
 from .norm import as_affine, uses_batch
@@ -67,17 +67,17 @@ class HeadForward(Fused):
         calls = [call for call in self.problems(x) if call[0].name == "pyramid_conv"]
         return why_not_chain(calls, self.kernel_backend)
 
-    def backend_of(self, op: Op) -> str:
+    def backend_of(self, op: Op) -> Backend:
         return self.kernel_backend if op.name == "pyramid_conv" else around(self.kernel_backend)
 
 
-def around(backend: str) -> str:
+def around(backend: Backend) -> Backend:
     """The backend of the steps around ``pyramid_conv``, most of which have no composed form."""
     return "reference" if backend == "composed" else backend
 
 
 def mix(
-    maps: Sequence[Tensor], unit: Unit, size: Size, *, align_corners: bool, backend: str,
+    maps: Sequence[Tensor], unit: Unit, size: Size, *, align_corners: bool, backend: Backend,
     weight: Tensor | None = None, bias: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """ReLU of the norm, by its own mode, of the unit's convolution of all maps at ``size``.

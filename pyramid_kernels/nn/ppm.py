@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Op, Problem, automatic
+from ..backends import Backend, Op, Problem, automatic
 from ..ops._shared.layout import is_channels_last
 from . import structure
 from .base import Fused, Unit, check_backend, problems_of
@@ -148,7 +148,7 @@ def why_not_grids(levels: Sequence[Level]) -> str | None:
     return None
 
 
-def level_maps(x: Tensor, levels: Sequence[Level], backend: str) -> list[Tensor]:
+def level_maps(x: Tensor, levels: Sequence[Level], backend: Backend) -> list[Tensor]:
     """Every level of ``x`` at the size of its grid: pooled, projected, each norm by its own mode, ReLU."""
     units = [level.unit for level in levels]
     grids = [level.grid for level in levels]
@@ -202,13 +202,13 @@ class PPM(PPMForward, ReferencePPM):
 
     def __init__(
         self, in_dim: int, reduction_dim: int, bins: Sequence[int] = (1, 2, 3, 6), *, align_corners: bool = True,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(in_dim, reduction_dim, bins, align_corners=align_corners)
         self.kernel_backend = check_backend(backend)
 
     @classmethod
-    def from_reference(cls, module: nn.Module, *, align_corners: bool = True, backend: str = "auto") -> Self:
+    def from_reference(cls, module: nn.Module, *, align_corners: bool = True, backend: Backend = "auto") -> Self:
         """A copy of ``module``, any PPM with x first and levels under ``features`` (semseg's, this one's)."""
         reason = PPMForward.why_not(module)
         if reason:

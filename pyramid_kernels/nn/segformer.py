@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Op, Problem
+from ..backends import Backend, Op, Problem
 from ..ops._shared.constants import derived
 from . import structure
 from .base import Unit, check_backend, is_plain, problems_of
@@ -158,13 +158,14 @@ class SegFormerHead(SegFormerForward, ReferenceSegFormerHead):
     original = ReferenceSegFormerHead
 
     def __init__(
-        self, in_channels: Sequence[int], channels: int, classes: int, *, dropout: float = 0.1, backend: str = "auto"
-    ) -> None:
+        self, in_channels: Sequence[int], channels: int, classes: int, *, dropout: float = 0.1,
+        backend: Backend = "auto",
+    ) -> None:  # fmt: skip
         super().__init__(in_channels, channels, classes, dropout=dropout)
         self.kernel_backend = check_backend(backend)
 
     @classmethod
-    def from_reference(cls, module: Any, *, backend: str = "auto") -> Self:
+    def from_reference(cls, module: Any, *, backend: Backend = "auto") -> Self:
         """A copy of ``module``, any head in this layout (transformers', this one's)."""
         reason = SegFormerForward.why_not(module)
         if reason:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Op, Problem
+from ..backends import Backend, Op, Problem
 from ..ops._shared.checks import check_choice, pairs
 from ..ops.pyramid_pool.reference import pool_level
 from .base import Fused, Unit, check_backend, problems_of, why_not_map
@@ -55,7 +55,7 @@ class SpatialPyramidPooling(Fused, ReferenceSpatialPyramidPooling):
     own_chain: ClassVar[bool] = True
 
     def __init__(
-        self, bins: Sequence[int | tuple[int, int]] = (4, 2, 1), *, windows: str = "adaptive", backend: str = "auto"
+        self, bins: Sequence[int | tuple[int, int]] = (4, 2, 1), *, windows: str = "adaptive", backend: Backend = "auto"
     ) -> None:
         super().__init__(bins, windows=windows)
         self.kernel_backend = check_backend(backend)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Op, Problem
+from ..backends import Backend, Op, Problem
 from ..ops._shared.layout import empty_map
 from .base import Fused, Unit, check_backend, is_plain, problems_of
 from .mixing import first_conv, out_channels
@@ -182,7 +182,7 @@ class _Module(SPPForward):
     """What both modules of this package add to their forward."""
 
     @classmethod
-    def from_reference(cls, module: nn.Module, *, backend: str = "auto") -> Self:
+    def from_reference(cls, module: nn.Module, *, backend: Backend = "auto") -> Self:
         """A copy of ``module``, any one in ultralytics' layout; its layers stay what they are."""
         reason = cls.why_not(module)
         if reason:
@@ -216,8 +216,9 @@ class SPP(_Module, ReferenceSPP):
     original = ReferenceSPP
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_sizes: Sequence[int] = (5, 9, 13), *, backend: str = "auto"
-    ) -> None:
+        self, in_channels: int, out_channels: int, kernel_sizes: Sequence[int] = (5, 9, 13), *,
+        backend: Backend = "auto",
+    ) -> None:  # fmt: skip
         super().__init__(in_channels, out_channels, kernel_sizes)
         self.kernel_backend = check_backend(backend)
 
@@ -244,7 +245,7 @@ class SPPF(SPPFForward, _Module, ReferenceSPPF):
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 5, n: int = 3, shortcut: bool = False, *,
-        activation: bool = True, backend: str = "auto",
+        activation: bool = True, backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(in_channels, out_channels, kernel_size, n, shortcut, activation=activation)
         self.kernel_backend = check_backend(backend)

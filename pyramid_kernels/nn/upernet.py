@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Op, Problem
+from ..backends import Backend, Op, Problem
 from . import structure
 from .base import Unit, check_backend, problems_of
 from .heads import Bottleneck, why_not_joined
@@ -216,13 +216,13 @@ class UPerHead(UPerForward, ReferenceUPerHead):
 
     def __init__(
         self, in_channels: Sequence[int], channels: int, classes: int, bins: Sequence[int] = (1, 2, 3, 6), *,
-        align_corners: bool = False, backend: str = "auto",
+        align_corners: bool = False, backend: Backend = "auto",
     ) -> None:  # fmt: skip
         super().__init__(in_channels, channels, classes, bins, align_corners=align_corners)
         self.kernel_backend = check_backend(backend)
 
     @classmethod
-    def from_reference(cls, module: Any, *, align_corners: bool = False, backend: str = "auto") -> Self:
+    def from_reference(cls, module: Any, *, align_corners: bool = False, backend: Backend = "auto") -> Self:
         """A copy of ``module``, any head with these layers at these paths (transformers', this one's)."""
         corners = getattr(module, "align_corners", align_corners)
         try:

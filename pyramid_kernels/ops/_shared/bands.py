@@ -7,6 +7,7 @@ exists.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -15,8 +16,11 @@ from torch import Tensor
 
 from .precision import accumulation
 
-#: Elements of a band: 768 KiB of float32, of which a core's cache holds three and two threads still share one well.
-BAND = 3 << 16
+#: Elements of a band: 2 MiB of float32. Smaller ones fit a core's own cache, but cost more in calls than that saves.
+BAND = 1 << 19
+#: Elements of the output rows between two source rows from which a call for each pair of these takes less time than
+#: copying the source rows once for every output row.
+SHARED = 1 << 15
 
 
 class Band(NamedTuple):
@@ -28,13 +32,14 @@ class Band(NamedTuple):
     low: Tensor  # (rows,) counted from the first source row
     high: Tensor  # (rows,)
     above: Tensor  # (rows, 1): the weight of ``high``
+    runs: list[tuple[slice, slice, slice]]  # rows that share their source rows, the one and the other of these
 
 
-def bands(x: Tensor, size: Sequence[int], align_corners: bool, elements: int = BAND) -> Iterator[Band]:
-    """Every band of x (N, C, h, w) at ``size``, of about ``elements``, image by image from the top."""
+def bands(x: Tensor, size: Sequence[int], align_corners: bool) -> Iterator[Band]:
+    """Every band of x (N, C, h, w) at ``size``, of about ``BAND`` elements, image by image from the top."""
     cut = cutter(x, size, align_corners)
     # Source rows are widened once per band: where classes are many, over as many output rows as share them, or 8.
-    step = max(1, elements // (x.shape[1] * size[1]), min(8, size[0] // x.shape[2]))
+    step = max(1, BAND // (x.shape[1] * size[1]), min(8, size[0] // x.shape[2]))
     for n in range(x.shape[0]):
         for first in range(0, size[0], step):
             yield cut(n, slice(first, min(first + step, size[0])))
@@ -50,9 +55,17 @@ def cutter(x: Tensor, size: Sequence[int], align_corners: bool) -> Callable[[int
 
     def cut(n: int, rows: slice) -> Band:
         start, last = first[rows.start], final[rows.stop - 1]
-        return Band(n, rows, slice(start, last + 1), low[rows] - start, high[rows] - start, above[rows, None])
+        runs = [list(run) for _, run in groupby(range(rows.start, rows.stop), first.__getitem__)]
+        shared = [
+            (_slice(r[0] - rows.start, len(r)), _slice(first[r[0]] - start), _slice(final[r[0]] - start)) for r in runs
+        ]
+        return Band(n, rows, slice(start, last + 1), low[rows] - start, high[rows] - start, above[rows, None], shared)
 
     return cut
+
+
+def _slice(start: int, length: int = 1) -> slice:
+    return slice(start, start + length)
 
 
 def upsampled(x: Tensor, band: Band, size: Sequence[int], align_corners: bool) -> Tensor:
@@ -61,8 +74,13 @@ def upsampled(x: Tensor, band: Band, size: Sequence[int], align_corners: bool) -
     if _taken(x, size):
         return source.clone() if source.dtype == x.dtype else source
     wide = F.interpolate(source, size[1], mode="linear", align_corners=align_corners)
-    y = wide.index_select(1, band.low).mul_(1 - band.above)
-    return y.addcmul_(wide.index_select(1, band.high), band.above)
+    below = 1 - band.above
+    if wide.shape[0] * size[0] * size[1] < SHARED * x.shape[2]:
+        return wide.index_select(1, band.low).mul_(below).addcmul_(wide.index_select(1, band.high), band.above)
+    y = wide.new_empty(wide.shape[0], len(band.above), size[1])
+    for rows, low, high in band.runs:
+        torch.mul(wide[:, low], below[rows], out=y[:, rows]).addcmul_(wide[:, high], band.above[rows])
+    return y
 
 
 def add_adjoint(dx: Tensor, dy: Tensor, band: Band, size: Sequence[int], align_corners: bool) -> None:

@@ -24,7 +24,7 @@ COMPILED_FOR = 90
 def cannot_launch(problem: Problem, float64: bool = True) -> str | None:
     """Why no Triton kernel can run on this device and dtype; None if it can."""
     if problem.dtype == torch.float64 and not float64:
-        return "no float64 kernel; use backend='composed' or 'reference'"
+        return "no float64 kernel"
     if INTERPRETED:
         if problem.dtype == torch.bfloat16:
             return "Triton's interpreter computes bfloat16 wrongly; run a float32 copy"

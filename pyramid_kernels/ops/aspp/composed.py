@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...backends import Problem
+from ...backends import Backend, Problem
 from .._shared.affine import Norm
 from ..dilated_branches.op import dilated_branches
 from ..pyramid_pool.op import pyramid_pool
@@ -38,7 +38,7 @@ def aspp(
     pool_weight: Tensor | None,
     pool_norm: Norm | None,
     pool_first: bool,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     settings: dict[str, Any] = {"activation": "relu", "backend": backend}
     branches = dilated_branches(x, weights, dilations=dilations, norm=norms, **settings)
@@ -58,7 +58,7 @@ def aspp(
     )
 
 
-def image_columns(pooled: Tensor, columns: Tensor, backend: str) -> Tensor:
+def image_columns(pooled: Tensor, columns: Tensor, backend: Backend) -> Tensor:
     """(N, P, 1) and the projection's (O, P, k, k) columns for it -> the image bias (N, O, k*k)."""
     o, p, kernel, _ = columns.shape
     taps = columns.permute(0, 2, 3, 1).reshape(o * kernel * kernel, p)

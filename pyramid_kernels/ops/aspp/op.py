@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...backends import KERNELS, Op, Problem, describe, explained_by, select
+from ...backends import KERNELS, Backend, Op, Problem, describe, explained_by, select
 from .._shared.affine import Norm, check_affine, check_norm
 from .._shared.autocast import autocast
 from .._shared.checks import check_floating, check_like
@@ -50,7 +50,7 @@ def aspp(
     pool_weight: Tensor | None = None,
     pool_norm: Norm | None = None,
     pool_first: bool = False,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """DeepLab v3's ASPP with running statistics: branches, image-level pooling, concat, projection, ReLU after each.
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Op, Problem, describe, explained_by, select
+from ...backends import Backend, Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
 from .._shared.affine import ACTIVATIONS, dense_vectors
 from .._shared.autocast import autocast
@@ -48,7 +48,7 @@ def channel_gate(
     shift1: Tensor | None = None,
     hidden_activation: str | None = None,
     residual: bool = False,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Weigh the channels of ``x`` by a gate that its own means decide; x is read twice and written once.
 

@@ -21,7 +21,7 @@ __all__ = [
 
 def supports(problem: Problem) -> str | None:
     if problem.dtype == torch.float64:
-        return "no float64 kernel; use backend='composed' or 'reference'"
+        return "no float64 kernel"
     if problem.device == "cuda" and problem.arch < 80:
         return f"needs compute capability 8.0 or newer, got {problem.arch / 10:.1f}"
     return cannot_launch(problem)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Op, Problem, describe, explained_by, select
+from ...backends import Backend, Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
 from .._shared.affine import ACTIVATIONS, Norm, check_affine
 from .._shared.autocast import autocast
@@ -49,7 +49,7 @@ def dilated_branches(
     activation: str | None = None,
     merge: str = "concat",
     image_bias: Tensor | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Convolve ``x`` with every branch and concatenate or sum the results, in one launch.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Op, Problem, describe, explained_by, select
+from ...backends import Backend, Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
 from .._shared.affine import ACTIVATIONS, dense_vectors
 from .._shared.checks import check_choice, check_length, check_vector
@@ -39,7 +39,7 @@ def dilated_branches_train(
     eps: Sequence[float],
     activation: str | None = None,
     image_bias: Tensor | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Convolve ``x`` with every branch, normalise each output channel over the batch, activate, concatenate.
 

@@ -36,7 +36,7 @@ def normalised(
     branches, means, variances = [], [], []
     for z, a, b, e in zip(maps, gamma, beta, eps, strict=True):
         # Momentum 1 and the count's correction turn the running statistics into this batch's own, at no second pass.
-        mean, var = (torch.zeros(z.shape[1], dtype=wide, device=x.device) for _ in range(2))
+        mean, var = (z.new_zeros(z.shape[1], dtype=wide) for _ in range(2))
         a, b = (None if t is None else t.to(wide) for t in (a, b))
         y = F.batch_norm(z.to(wide), mean, var, a, b, True, 1.0, e).to(z.dtype)
         count = max(1, z.numel() // z.shape[1])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Op, Problem, describe, explained_by, select
+from ...backends import Backend, Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
 from .._shared.checks import check_choice, check_map
 from .._shared.layout import empty_map, format_of, is_channels_last
@@ -40,7 +40,7 @@ def max_pool_pyramid(
     *,
     cascade: bool = False,
     order: str = "ascending",
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """``x`` and its stride-1, same-padded max pools, concatenated.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Op, Problem, describe, explained_by, select
+from ...backends import Backend, Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
 from .._shared.affine import dense_vectors
 from .._shared.layout import as_map, empty_map, is_channels_last, placed
@@ -50,7 +50,7 @@ def pyramid_conv(
     scale: Tensor | None = None,
     shift: Tensor | None = None,
     activation: str | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Convolve the concat of ``maps`` at ``size``, without upsampling the smaller ones first.
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Op, Problem, describe, explained_by, select
+from ...backends import Backend, Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
 from .._shared.checks import check_choice, check_map, pairs
 from .._shared.layout import as_cells, empty_cells, format_of, is_channels_last
@@ -49,7 +49,7 @@ def _problems(x: Tensor, bins: Bins, *, mode: str = "avg", windows: str = "adapt
 
 @explained_by(_problems)
 def pyramid_pool(
-    x: Tensor, bins: Bins, *, mode: str = "avg", windows: str = "adaptive", backend: str = "auto"
+    x: Tensor, bins: Bins, *, mode: str = "avg", windows: str = "adaptive", backend: Backend = "auto"
 ) -> Tensor:
     """Pool ``x`` to every grid of a pyramid and pack the cells.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Op, Problem, describe, explained_by, select
+from ...backends import Backend, Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
 from .._shared.affine import ACTIVATIONS, Norm, Vectors, check_affine
 from .._shared.autocast import autocast
@@ -59,7 +59,7 @@ def pyramid_project(
     shift: Vectors = None,
     norm: Sequence[Norm] | None = None,
     activation: str | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Mix the channels of every pyramid level by its own matrix: the middle step of a pyramid-pooling module.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Op, Problem, explained_by, select
+from ...backends import Backend, Op, Problem, explained_by, select
 from ...registration import OpFunction, register_op
 from .._shared.affine import dense_vectors
 from .._shared.autocast import autocast
@@ -42,7 +42,7 @@ def separable_pyramid(
     *,
     windows: str = "fixed",
     include_input: bool = True,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """SPEED's pyramid: pool to every grid, depthwise 3x3 and pointwise 1x1 there, resize to x's size, concatenate.
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Op, Problem, describe, explained_by, select
+from ...backends import Backend, Op, Problem, describe, explained_by, select
 from ...registration import register_op
 from .._shared.checks import check_choice, check_map, check_size
 from .._shared.layout import is_channels_last
@@ -34,7 +34,7 @@ def upsample_argmax(
     *,
     align_corners: bool = False,
     dtype: torch.dtype = torch.uint8,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """The largest class of every pixel of ``logits``, bilinearly resized to ``size``; no tensor of that size is built.
 

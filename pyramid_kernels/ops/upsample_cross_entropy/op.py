@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Op, Problem, describe, explained_by, select
+from ...backends import Backend, Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
 from .._shared.layout import empty_map, is_channels_last
 from .._shared.precision import accumulation
@@ -18,14 +18,20 @@ from .settings import Settings
 OP = Op("upsample_cross_entropy", "memory", reference, composed)
 
 
-def _problem(logits: Tensor, target: Tensor) -> tuple[Problem, tuple[int, ...]]:
-    """Sizes: those of the upsampled logits, then rows and columns of the logits."""
-    return describe(logits, is_channels_last(logits)), (*logits.shape[:2], *target.shape[1:], *logits.shape[2:])
+def _problem(logits: Tensor, target: Tensor, reduction: str) -> tuple[Problem, tuple[int, ...]]:
+    """Option: whether the gradient can be made along with the loss. Sizes: those of the upsampled logits, then rows and
+    columns of the logits."""
+    problem = describe(logits, is_channels_last(logits), _differentiated(logits) and reduction != "none")
+    return problem, (*logits.shape[:2], *target.shape[1:], *logits.shape[2:])
 
 
-def _problems(logits: Tensor, target: Tensor, **_: Any) -> list[Any]:
+def _problems(logits: Tensor, target: Tensor, *, reduction: str = "mean", **_: Any) -> list[Any]:
     check_target(target, logits)
-    return [(OP, *_problem(logits, target))]
+    return [(OP, *_problem(logits, target, reduction))]
+
+
+def _differentiated(logits: Tensor) -> bool:
+    return torch.is_grad_enabled() and logits.requires_grad
 
 
 @explained_by(_problems)
@@ -38,7 +44,7 @@ def upsample_cross_entropy(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Cross-entropy of ``logits``, bilinearly resized to the size of ``target``, without logits of that size.
 
@@ -71,12 +77,12 @@ def upsample_cross_entropy(
     check_arguments(logits, target, weight, ignore_index, label_smoothing, reduction)
     settings = Settings(align_corners, ignore_index, float(label_smoothing), reduction)
     weight = None if weight is None else weight.detach().to(accumulation(logits)).contiguous()
-    backend = select(OP, *_problem(logits, target), backend)
+    backend = select(OP, *_problem(logits, target, reduction), backend)
     if backend == "reference":
         if not torch.compiler.is_compiling():
             check_labels(target, logits.shape[1], ignore_index)
         return OP.python(backend)(logits, target, weight=weight, **settings._asdict())
-    return UpsampleCrossEntropy.run(logits, target, weight, *settings, backend)[0]
+    return UpsampleCrossEntropy.run(logits, target, weight, *settings, _differentiated(logits), backend)[0]
 
 
 class UpsampleCrossEntropy(OpFunction):
@@ -88,34 +94,44 @@ class UpsampleCrossEntropy(OpFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        logits, target, weight, *ctx.settings = inputs
-        _, lse, factor = output
-        ctx.mark_non_differentiable(lse, factor)
-        ctx.save_for_backward(logits, target, weight, lse, factor)
+        logits, target, weight, *settings, _, backend = inputs
+        ctx.settings = *settings, backend
+        _, kept, factor = output
+        ctx.mark_non_differentiable(kept, factor)
+        ctx.save_for_backward(logits, target, weight, kept, factor)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        return _bwd(dy.contiguous(), *ctx.saved_tensors, *ctx.settings), *[None] * 7
+        return _bwd(dy.contiguous(), *ctx.saved_tensors, *ctx.settings), *[None] * 8
 
 
 def _allocate(
     logits: Tensor, target: Tensor, weight: Tensor | None, align_corners: bool, ignore_index: int,
-    label_smoothing: float, reduction: str, backend: str,
+    label_smoothing: float, reduction: str, differentiated: bool, backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The loss, the logarithm of every pixel's normaliser, and what one pixel's loss counts in a reduction."""
-    none = reduction == "none"
-    shapes = (tuple(target.shape) if none else (), tuple(target.shape), (0 if none else 1,))
-    y, lse, factor = (torch.empty(shape, dtype=accumulation(logits), device=logits.device) for shape in shapes)
-    return y, lse, factor
+    """The loss, what the backward is given, and what one pixel's loss counts in a reduction.
+
+    Kernels keep the logarithm of every pixel's normaliser; "composed" the gradient itself, where the factor of all
+    pixels is one number.
+    """
+    none, dtype = reduction == "none", accumulation(logits)
+    y = logits.new_empty(tuple(target.shape) if none else (), dtype=dtype)
+    if backend != "composed":
+        kept = logits.new_empty(target.shape, dtype=dtype)
+    elif differentiated and not none:
+        kept = empty_map(logits, logits.shape, dtype)
+    else:
+        kept = logits.new_empty(0, dtype=dtype)
+    return y, kept, logits.new_empty(0 if none else 1, dtype=dtype)
 
 
 def _forward(
     logits: Tensor, target: Tensor, weight: Tensor | None, align_corners: bool, ignore_index: int,
-    label_smoothing: float, reduction: str, backend: str,
+    label_smoothing: float, reduction: str, differentiated: bool, backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     settings = Settings(align_corners, ignore_index, label_smoothing, reduction)
     check_labels(target, logits.shape[1], ignore_index)
-    results = _allocate(logits, target, weight, *settings, backend)
+    results = _allocate(logits, target, weight, *settings, differentiated, backend)
     OP.kernels(backend).forward(logits, target.contiguous(), weight, *results, settings)
     return results
 
@@ -125,25 +141,25 @@ def _allocate_dlogits(dy: Tensor, logits: Tensor, *_: Any) -> Tensor:
 
 
 def _backward(
-    dy: Tensor, logits: Tensor, target: Tensor, weight: Tensor | None, lse: Tensor, factor: Tensor, align_corners: bool,
-    ignore_index: int, label_smoothing: float, reduction: str, backend: str,
+    dy: Tensor, logits: Tensor, target: Tensor, weight: Tensor | None, kept: Tensor, factor: Tensor,
+    align_corners: bool, ignore_index: int, label_smoothing: float, reduction: str, backend: str,
 ) -> Tensor:  # fmt: skip
     dlogits = _allocate_dlogits(dy, logits)
     settings = Settings(align_corners, ignore_index, label_smoothing, reduction)
-    OP.kernels(backend).backward(dy, logits, target.contiguous(), weight, lse, factor, dlogits, settings)
+    OP.kernels(backend).backward(dy, logits, target.contiguous(), weight, kept, factor, dlogits, settings)
     return dlogits
 
 
-_SETTINGS = "bool align_corners, int ignore_index, float label_smoothing, str reduction, str backend"
+_SETTINGS = "bool align_corners, int ignore_index, float label_smoothing, str reduction"
 _fwd = register_op(
-    f"upsample_cross_entropy_fwd(Tensor logits, Tensor target, Tensor? weight, {_SETTINGS}) "
-    "-> (Tensor, Tensor, Tensor)",
+    f"upsample_cross_entropy_fwd(Tensor logits, Tensor target, Tensor? weight, {_SETTINGS}, bool differentiated, "
+    "str backend) -> (Tensor, Tensor, Tensor)",
     _forward,
     _allocate,
 )
 _bwd = register_op(
-    "upsample_cross_entropy_bwd(Tensor dy, Tensor logits, Tensor target, Tensor? weight, Tensor lse, Tensor factor, "
-    f"{_SETTINGS}) -> Tensor",
+    "upsample_cross_entropy_bwd(Tensor dy, Tensor logits, Tensor target, Tensor? weight, Tensor kept, Tensor factor, "
+    f"{_SETTINGS}, str backend) -> Tensor",
     _backward,
     _allocate_dlogits,
 )

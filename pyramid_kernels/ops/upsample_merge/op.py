@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Op, Problem, describe, explained_by, select
+from ...backends import Backend, Op, Problem, describe, explained_by, select
 from ...registration import OpFunction, register_op
 from .._shared.affine import ACTIVATIONS, dense_vectors
 from .._shared.checks import check_choice, check_vector
@@ -43,7 +43,7 @@ def upsample_merge(
     scale: Tensor | None = None,
     shift: Tensor | None = None,
     activation: str | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Resize every map to ``size``, concatenate or sum them, then apply a per-channel affine and an activation.
 
