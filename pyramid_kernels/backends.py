@@ -88,13 +88,18 @@ class Op:
 
 
 def describe(x: Tensor, channels_last: bool, *options: Any) -> Problem:
-    """The ``Problem`` of a call whose main tensor is ``x``."""
-    return Problem(x.device.type, capability(x.device) if x.is_cuda else 0, x.dtype, channels_last, options)
+    """The ``Problem`` of a call whose main tensor is ``x``; "meta" where nothing can run, only shapes be worked out."""
+    arch = capability(x.device) if x.is_cuda else 0
+    # Without a GPU a CUDA tensor is a fake one.
+    device = "meta" if x.is_cuda and arch == 0 else x.device.type
+    return Problem(device, arch, x.dtype, channels_last, options)
 
 
 @functools.lru_cache
 def capability(device: torch.device) -> int:
-    """Compute capability times ten of a CUDA device."""
+    """Compute capability times ten of a CUDA device; 0 where there is no GPU."""
+    if not torch.cuda.is_available():
+        return 0
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
 
@@ -132,8 +137,8 @@ def why_not_composed(op: Op, problem: Problem, sizes: tuple[int, ...]) -> str | 
 
 
 def cannot(op: Op, problem: Problem, backend: str) -> str | None:
-    """Why ``backend`` cannot run ``problem``; None if it can."""
-    if backend == "reference":
+    """Why ``backend`` cannot run ``problem``; None if it can. On meta a kernel's fake runs, which any machine can."""
+    if backend == "reference" or (backend in KERNELS and problem.device == "meta"):
         return None
     module = op.module(backend)
     return module if isinstance(module, str) else module.supports(problem)
@@ -154,12 +159,14 @@ def resolve(op: Op, problem: Problem, backend: str) -> Decision:
         return Decision(backend, ("named explicitly",))
     decision = _automatic(op, problem)
     _log.debug("%s %s -> %s (%s)", op.name, problem, decision.backend, "; ".join(decision.because))
-    if decision.backend == "reference":
+    if decision.backend == "reference" and problem.device != "meta":
         _announce(op.name, decision)
     return decision
 
 
 def _automatic(op: Op, problem: Problem) -> Decision:
+    if problem.device == "meta":
+        return Decision("reference", ("reference: shapes alone are asked for, nothing runs on meta",))
     because: list[str] = []
     for name in op.order:
         reason = cannot(op, problem, name) or ledger.why_not(op.name, op.bound, name, problem.arch)

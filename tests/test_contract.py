@@ -6,13 +6,17 @@ Numbers and memory are tests/test_ops.py's.
 
 from __future__ import annotations
 
+import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses import FakeTensorMode
 
+from pyramid_kernels import backends as decisions
 from pyramid_kernels import oracle
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared import launch
@@ -189,6 +193,37 @@ def test_empty_batch(op: str, backend: str) -> None:
     if leaves := inputs(arguments):
         for t, g in zip(leaves, torch.autograd.grad(y.sum(), leaves), strict=True):
             assert g.shape == t.shape and not g.any()
+
+
+@pytest.mark.parametrize("fake", [False, True], ids=["meta", "fake"])
+@pytest.mark.parametrize("op", specified_ops())
+def test_shapes_propagate_without_data(op: str, fake: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On ``auto`` and every backend: results as there would be, gradients, and not a word. On meta nothing can run; a
+    fake tensor stands for one of its device, and what cannot run there refuses it."""
+    monkeypatch.setattr(decisions, "_STRICT", True)
+    decisions.resolve.cache_clear()
+    for place, case in enumerate(cases(op)):
+        last = place % 2 == 1
+        real = materialise(case, F32, DEVICE, last)
+        expected = [(y.dtype, y.shape, y.stride()) for y in oracle.call(op, real, "reference")]
+        for backend in ("auto", "reference", *backends(op)):
+            if backend != "auto" and oracle.cannot_check(op, case, backend, F32, last, DEVICE if fake else "meta"):
+                continue
+            mode = FakeTensorMode()
+            convert = mode.from_tensor if fake else lambda t: t.to("meta")
+            given = oracle.replaced(real, lambda t, c=convert: c(t.detach()).requires_grad_(t.requires_grad))
+            with mode if fake else nullcontext(), warnings.catch_warnings(action="error"):
+                outputs = oracle.call(op, given, backend)
+                assert [(y.dtype, y.shape, y.stride()) for y in outputs] == expected, (case.id, backend)
+                if recorded := [y for y in outputs if y.requires_grad]:
+                    gradients = torch.autograd.grad(recorded, inputs(given), [torch.empty_like(y) for y in recorded])
+                    assert [g.shape for g in gradients] == [t.shape for t in inputs(given)], (case.id, backend)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="a fake tensor of a GPU that is there stands for one on it")
+def test_nothing_runs_on_a_fake_gpu() -> None:
+    with FakeTensorMode():
+        assert decisions.describe(torch.empty(1, 4, 3, 3, device="cuda"), False).device == "meta"
 
 
 @contract("triton", "cuda", gradients=True)

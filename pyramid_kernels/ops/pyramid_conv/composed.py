@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...backends import Problem
 from .._shared.affine import affine
+from .._shared.autocast import without_autocast
 from .._shared.layout import as_map, is_channels_last
 from ..upsample_merge.layout import leader
 from ..upsample_merge.reference import resize
@@ -74,7 +75,7 @@ def pyramid_conv(
         y = maps[0].new_zeros((maps[0].shape[0], weight.shape[0], *size))
     wide = torch.promote_types(weight.dtype, torch.float32)  # 16-bit sums are rounded once, as in a convolution
     y = as_map(y, leader(maps, size)).to(wide)
-    with torch.autocast(y.device.type, enabled=False):  # maps and weight are cast; the sums stay wide
+    with without_autocast(y):  # maps and weight are cast; the sums stay wide
         for i in mixed:
             rows, cols = (_resampling(maps[i], axis, size, mode, align_corners, k, wide) for axis in (0, 1))
             for tap in range(k):

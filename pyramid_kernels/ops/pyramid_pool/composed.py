@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...backends import Problem
+from .._shared.autocast import without_autocast
 from .._shared.layout import as_cells, is_channels_last
 from .._shared.windows import axis_windows
 
@@ -34,7 +35,7 @@ def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
 
 def pyramid_pool(x: Tensor, bins: list[tuple[int, int]], *, mode: str, windows: str) -> Tensor:
     over_columns, over_rows = pooling_matrices(x, bins, windows)
-    with torch.autocast(x.device.type, enabled=False):  # pooling is no convolution: it keeps x's dtype
+    with without_autocast(x):  # pooling is no convolution: it keeps x's dtype
         if is_channels_last(x):
             return (over_rows @ (over_columns @ x.permute(0, 2, 3, 1)).flatten(1, 2)).transpose(1, 2)
         return as_cells((x @ over_columns.t()).flatten(2) @ over_rows.t(), False)

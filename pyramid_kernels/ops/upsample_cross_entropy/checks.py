@@ -51,7 +51,7 @@ def check_target(target: Any, logits: Tensor) -> None:
 
 def check_labels(target: Tensor, classes: int, ignore_index: int) -> None:
     """Every label of a CPU's target (N, H, W) is a class or ignored; IndexError for the first that is not."""
-    if target.is_cuda or isinstance(target, FakeTensor) or not target.numel():
+    if target.device.type != "cpu" or isinstance(target, FakeTensor) or not target.numel():
         return
     if _are_classes(target, classes):
         return
