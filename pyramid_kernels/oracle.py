@@ -189,11 +189,13 @@ def replaced(arguments: Arguments, fn: Callable[[Tensor], Tensor]) -> Arguments:
 def embedded(t: Tensor) -> Tensor:
     """``t`` as a slice, in the same order of strides, of a larger buffer; misaligned by one element or more.
 
-    Around it lies NaN, or the largest integer.
+    A vector is a column of a table. Around it lies NaN, or the largest integer.
     """
     strides = t.stride()
     order = sorted(range(t.dim()), key=lambda i: (-strides[i], i))
     beyond = float("nan") if t.is_floating_point() else torch.iinfo(t.dtype).max
+    if t.dim() == 1:
+        return torch.full((len(t) + 2, 3), beyond, dtype=t.dtype, device=t.device)[1:-1, 1].copy_(t)
     buffer = torch.full([t.shape[i] + 2 for i in order], beyond, dtype=t.dtype, device=t.device)
     view = buffer[(slice(1, -1),) * t.dim()].permute([order.index(i) for i in range(t.dim())])
     return view.copy_(t)

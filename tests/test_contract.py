@@ -7,6 +7,7 @@ Numbers and memory are tests/test_ops.py's.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,7 @@ from pyramid_kernels import backends as decisions
 from pyramid_kernels import oracle
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared import launch
-from pyramid_kernels.ops._shared.spec import Arg, Case, arguments_of, map_args, materialise
+from pyramid_kernels.ops._shared.spec import VECTORS, Arg, Case, arguments_of, map_args, materialise
 from tests.kernels import DEVICE, DTYPES, backends, cases, specified_ops
 
 F32, _, _, F64 = DTYPES
@@ -83,6 +84,27 @@ def test_gradcheck(op: str, backend: str) -> None:
         return tuple(oracle.call(op, changed, backend))
 
     assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
+
+
+@contract(gradients=True)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+def test_expanded_vectors(op: str, backend: str, channels_last: bool) -> None:
+    """One value for all channels, as a view of stride zero, is what a vector of that value is, bit for bit."""
+    arguments = materialise(most_vectors(op, backend), F32, DEVICE, channels_last)
+
+    def results(shape: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
+        given = oracle.converted(arguments, lambda t: shape(t[:1].expand(t.shape)) if t.dim() == 1 else t)
+        y = oracle.call(op, given, backend)
+        leaves = inputs(given)
+        return [*y, *torch.autograd.grad(y[0].float().square().sum(), leaves)]
+
+    for ours, dense in zip(results(lambda t: t), results(torch.Tensor.contiguous), strict=True):
+        torch.testing.assert_close(ours, dense, rtol=0, atol=0)
+
+
+def most_vectors(op: str, backend: str) -> Case:
+    """The cheapest of the cases with as many vectors as any."""
+    return max(cheapest(op, backend, 100), key=lambda c: sum(a.kind in VECTORS for a in arguments_of(c)))
 
 
 @contract(gradients=True)

@@ -37,10 +37,10 @@ def _combinations(exact: bool, sliced: bool) -> Iterator[Any]:
         for place, case in enumerate(cases(op)):
             if exact and not case.exact:
                 continue
-            for backend in backends(op):
+            for backend in (*(["reference"] if sliced else []), *backends(op)):
                 for dtype in DTYPES:
                     for channels_last in (False, True):
-                        if exact and backend == "composed" and dtype in (F16, BF16):
+                        if dtype in (F16, BF16) and (backend == "reference" or exact and backend == "composed"):
                             continue  # rounds between its steps
                         if oracle.cannot_check(op, case, backend, dtype, channels_last, DEVICE):
                             continue
@@ -62,8 +62,8 @@ def _is_core(backend: str, place: int, dtype: torch.dtype, channels_last: bool, 
     The interpreter takes fp32 in one layout and the other dtypes in the other, or one dtype in one layout; the
     simulator everything, or one dtype per layout.
     """
-    if backend == "composed":
-        return True
+    if backend in PYTHON:
+        return backend == "composed" or dtype == F32
     if backend == "cuda":
         return not once or dtype == DTYPES[(place + channels_last) % len(DTYPES)]
     first = channels_last == bool(place % 2)
