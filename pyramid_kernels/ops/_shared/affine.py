@@ -78,9 +78,9 @@ def batch_norm(
 
     Of dense vectors: the gradients of a channels_last map on a CPU read strided ones as if they were.
     """
-    vectors = (None if t is None else t.to(dtype) for t in dense_vectors(mean, var, a, b))
+    m, v, a, b = (None if t is None else t.to(dtype) for t in dense_vectors(mean, var, a, b))
     # Momentum 1 makes the running statistics this batch's own.
-    return F.batch_norm(z.to(dtype), *vectors, training, 1.0, eps).to(z.dtype)  # type: ignore[arg-type]
+    return F.batch_norm(z.to(dtype), m, v, a, b, training, 1.0, eps).to(z.dtype)
 
 
 def affine(y: Tensor, scale: Tensor | None, shift: Tensor | None, activation: str | None) -> Tensor:
