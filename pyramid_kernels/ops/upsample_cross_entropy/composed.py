@@ -71,7 +71,8 @@ def backward(
         label, live, share = _labelled(target, weight, band, settings, v.dtype)
         scale = torch.where(live, dy[band.n, band.rows] if settings.reduction == "none" else dy * factor, 0)
         hit = (1 - settings.label_smoothing) * share * scale
-        p = v.sub_(lse[band.n, band.rows]).exp_().mul_(hit + smoothing * whole * scale)
+        # Without smoothing there is no such term: zero times an infinite gradient is NaN.
+        p = v.sub_(lse[band.n, band.rows]).exp_().mul_(hit + smoothing * whole * scale if smoothing else hit)
         p.scatter_add_(0, label[None], -hit[None])
         if smoothing:
             p.sub_(smoothing * scale if weight is None else weight[:, None, None] * (smoothing * scale))
