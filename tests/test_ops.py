@@ -7,6 +7,8 @@ takes all of them against the oracle.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -124,3 +126,21 @@ def test_exact(op: str, case: Case, backend: str, dtype: torch.dtype, channels_l
 def test_hygiene(op: str, case: Case, backend: str, dtype: torch.dtype, channels_last: bool) -> None:
     """Misaligned slices of NaN-filled buffers: same limits, inputs unchanged, a second run equal bit for bit."""
     assert_passes(oracle.check(op, case, backend, dtype, channels_last, sliced=True, device=DEVICE))
+
+
+@pytest.mark.parametrize(
+    "op,number,backend",
+    [(op, i, b) for op in specified_ops() for i in range(len(cases(op))) for b in backends(op)],
+)
+def test_nan_and_infinity_travel(op: str, number: int, backend: str) -> None:
+    """From every map, and from the incoming gradient, to the results and gradients that they reach in PyTorch.
+
+    A case of a kernel backend takes one value from one place, which each case chooses anew.
+    """
+    case = cases(op)[number]
+    every = list(itertools.product((math.nan, math.inf, -math.inf), range(oracle.places(case)), (False, True)))
+    share = every if backend == "composed" else [every[5 * number % len(every)]]
+    able = [s for s in share if not oracle.cannot_check(op, case, backend, F32, s[2], DEVICE)]
+    for value, place, channels_last in able:
+        wrong = oracle.check_travel(op, case, backend, value, place, channels_last, DEVICE)
+        assert not wrong, (value, place, channels_last, *wrong)

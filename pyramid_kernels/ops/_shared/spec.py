@@ -114,7 +114,7 @@ def _labels(a: Arg, generator: torch.Generator) -> Tensor:
 def _data(a: Arg, generator: torch.Generator, exact: bool) -> Tensor:
     """float64 data; the small integers of ``exact`` and "distinct" are held exactly by every dtype."""
     shape = a.shape
-    if a.kind == "distinct" and prod(shape):
+    if a.kind == "distinct" and 0 not in shape:
         count = prod(shape[2:])
         order = torch.stack([torch.randperm(count, generator=generator) for _ in range(prod(shape[:2]))])
         return (order.view(shape) - count // 2).double()
