@@ -113,14 +113,19 @@ class Op:
 
 
 def describe(x: Tensor, channels_last: bool, *options: Any) -> Problem:
-    """The ``Problem`` of a call whose main tensor is ``x``."""
-    arch, gpu = (capability(x.device), gpu_name(x.device)) if x.is_cuda else (0, "")
-    return Problem(x.device.type, arch, x.dtype, channels_last, options, gpu)
+    """The ``Problem`` of a call whose main tensor is ``x``; "meta" where nothing can run, only shapes be worked out."""
+    arch = capability(x.device) if x.is_cuda else 0
+    gpu = gpu_name(x.device) if arch else ""
+    # Without a GPU a CUDA tensor is a fake one.
+    device = "meta" if x.is_cuda and arch == 0 else x.device.type
+    return Problem(device, arch, x.dtype, channels_last, options, gpu)
 
 
 @functools.lru_cache
 def capability(device: torch.device) -> int:
-    """Compute capability times ten of a CUDA device."""
+    """Compute capability times ten of a CUDA device; 0 where there is no GPU."""
+    if not torch.cuda.is_available():
+        return 0
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
 
@@ -202,8 +207,11 @@ def why_not_composed(op: Op, problem: Problem, sizes: tuple[int, ...]) -> str | 
 
 
 def cannot(op: Op, problem: Problem, backend: str) -> str | None:
-    """Why ``op`` has nothing of its own for ``problem`` in ``backend``; None if it has."""
-    if backend == "reference":
+    """Why ``op`` has nothing of its own for ``problem`` in ``backend``; None if it has.
+
+    On meta a kernel's fake runs, which any machine can.
+    """
+    if backend == "reference" or (backend in KERNELS and problem.device == "meta"):
         return None
     module = op.module(backend)
     return module if isinstance(module, str) else module.supports(problem)
@@ -228,7 +236,7 @@ def resolve(op: Op, problem: Problem, backend: Backend) -> Decision:
         return Decision(backend, ("named explicitly",))
     decision = _automatic(op, problem)
     _logged(op.name, problem, decision)
-    if decision.backend == "reference":
+    if decision.backend == "reference" and problem.device != "meta":
         _announce(op.name, decision)
     return decision
 
@@ -243,6 +251,8 @@ def why_not_taken(op: Op, problem: Problem, name: str) -> str | None:
 
 
 def _automatic(op: Op, problem: Problem) -> Decision:
+    if problem.device == "meta":
+        return Decision("reference", ("reference: shapes alone are asked for, nothing runs on meta",))
     because: list[str] = []
     for name in op.order:
         reason = why_not_taken(op, problem, name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -23,11 +24,14 @@ from . import functional
 from .backends import Op, cannot
 from .observe import Rounded, Watched, watched
 from .ops._shared.precision import conv_precision, ieee_convolutions
-from .ops._shared.spec import Case, materialise
+from .ops._shared.spec import Case, arguments_of, materialise
 from .testing import Errors, count_launches, errors, limits, over_limit
 
 #: Draws of the data over which the unfused chain's error is taken.
 DRAWS = 6
+
+#: Kinds of tensors in which NaN or an infinity may come along: no weights, whose products with padding are anyone's.
+TRAVELLING = ("map", "distinct", "cells")
 
 #: What an fp32 chain's error becomes in float64, where the truth carries half as much as is allowed to ours.
 _TO_FLOAT64 = 1.5 * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
@@ -111,6 +115,54 @@ def check(
     return Report([_compare(k, ours.results.get(k), truth.results[k], chain) for k in truth.results], ours)
 
 
+def places(case: Case) -> int:
+    """How many tensors ``check_travel`` can put a value into: the maps and cells of ``case``, then the gradient."""
+    arguments = arguments_of(case)
+    return sum(a.kind in TRAVELLING for a in arguments) + any(a.grad for a in arguments)
+
+
+def check_travel(
+    op: str, case: Case, backend: str, value: float, place: int, channels_last: bool = False, device: str = "cpu"
+) -> list[str]:
+    """Put NaN or an infinity into one element of one tensor, in fp32, and see where it gets to on ``backend``.
+
+    Returns a line for each result in which NaN and infinities stand elsewhere than in the reference's, as far as the
+    op's ``spec`` does not let them be fewer (see ``_shared/spec.py``). ``place`` is one of ``places(case)``.
+    """
+    tensors = materialise(case, torch.float32, device, channels_last)
+    dys = _incoming(op, cast(tensors, torch.float64), torch.float32, 0, exact=False)
+    given = zip(leaves(tensors), arguments_of(case), strict=True)
+    maps = [t for (_, t), a in given if a.kind in TRAVELLING]
+    if place < len(maps):
+        tensors = replaced(tensors, lambda t: _spoiled(t, value) if t is maps[place] else t)
+    else:
+        dys = [_spoiled(dys[0], value), *dys[1:]]
+    chain, ours = (run(op, tensors, b, dys).results for b in ("reference", backend))
+    found = {name: _kinds(ours[name]) != _kinds(theirs) for name, theirs in chain.items()}
+    infinite = "" if math.isnan(value) else getattr(spec(op), "INFINITE", "")
+    for name, wrong in found.items():
+        finite, expected = ours[name].isfinite(), chain[name].isfinite()
+        if infinite == "fewer" or name.startswith(getattr(spec(op), "PADDED", ())):
+            wrong &= expected & ~finite
+        elif infinite == "nan":
+            wrong &= expected != finite
+    return [f"{name}: {_where(ours[name], chain[name], wrong)}" for name, wrong in found.items() if wrong.any()]
+
+
+def _spoiled(t: Tensor, value: float) -> Tensor:
+    """``t`` as a new leaf with ``value`` about three quarters along every axis."""
+    spoiled = t.detach().clone()
+    spoiled[tuple(3 * size // 4 for size in t.shape)] = value
+    return spoiled.requires_grad_(t.requires_grad)
+
+
+def _kinds(t: Tensor) -> Tensor:
+    """What ``check_travel`` compares: labels, or whether a value is finite, NaN, infinity or minus infinity."""
+    if not t.is_floating_point():
+        return t
+    return torch.where(t.isnan(), 2, torch.where(t.isinf(), t.sign(), 0))
+
+
 @functools.lru_cache(maxsize=512)
 def chain_errors(
     op: str, case: Case, dtype: torch.dtype, channels_last: bool, device: str, precision: str
@@ -192,11 +244,13 @@ def replaced(arguments: Arguments, fn: Callable[[Tensor], Tensor]) -> Arguments:
 def embedded(t: Tensor) -> Tensor:
     """``t`` as a slice, in the same order of strides, of a larger buffer; misaligned by one element or more.
 
-    Around it lies NaN, or the largest integer.
+    A vector is a column of a table. Around it lies NaN, or the largest integer.
     """
     strides = t.stride()
     order = sorted(range(t.dim()), key=lambda i: (-strides[i], i))
     beyond = float("nan") if t.is_floating_point() else torch.iinfo(t.dtype).max
+    if t.dim() == 1:
+        return torch.full((len(t) + 2, 3), beyond, dtype=t.dtype, device=t.device)[1:-1, 1].copy_(t)
     buffer = torch.full([t.shape[i] + 2 for i in order], beyond, dtype=t.dtype, device=t.device)
     view = buffer[(slice(1, -1),) * t.dim()].permute([order.index(i) for i in range(t.dim())])
     return view.copy_(t)

@@ -6,17 +6,22 @@ Numbers and memory are tests/test_ops.py's.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses import FakeTensorMode
 
+from pyramid_kernels import backends as decisions
 from pyramid_kernels import oracle
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared import launch
-from pyramid_kernels.ops._shared.spec import Arg, Case, arguments_of, map_args, materialise
+from pyramid_kernels.ops._shared.spec import VECTORS, Arg, Case, arguments_of, map_args, materialise
 from tests.kernels import DEVICE, DTYPES, backends, cases, specified_ops
 
 F32, _, _, F64 = DTYPES
@@ -79,6 +84,27 @@ def test_gradcheck(op: str, backend: str) -> None:
         return tuple(oracle.call(op, changed, backend))
 
     assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
+
+
+@contract(gradients=True)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+def test_expanded_vectors(op: str, backend: str, channels_last: bool) -> None:
+    """One value for all channels, as a view of stride zero, is what a vector of that value is, bit for bit."""
+    arguments = materialise(most_vectors(op, backend), F32, DEVICE, channels_last)
+
+    def results(shape: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
+        given = oracle.converted(arguments, lambda t: shape(t[:1].expand(t.shape)) if t.dim() == 1 else t)
+        y = oracle.call(op, given, backend)
+        leaves = inputs(given)
+        return [*y, *torch.autograd.grad(y[0].float().square().sum(), leaves)]
+
+    for ours, dense in zip(results(lambda t: t), results(torch.Tensor.contiguous), strict=True):
+        torch.testing.assert_close(ours, dense, rtol=0, atol=0)
+
+
+def most_vectors(op: str, backend: str) -> Case:
+    """The cheapest of the cases with as many vectors as any."""
+    return max(cheapest(op, backend, 100), key=lambda c: sum(a.kind in VECTORS for a in arguments_of(c)))
 
 
 @contract(gradients=True)
@@ -178,17 +204,52 @@ def test_autocast(op: str, backend: str) -> None:
 @contract()
 def test_empty_batch(op: str, backend: str) -> None:
     """N = 0 gives an empty result and zero gradients of what has no batch."""
-    case = cheapest(op, backend)[0]
-    empty = {k: map_args(lambda a: replace(a, shape=(0, *a.shape[1:])) if a.kind in BATCHED else a, v)
-             for k, v in case.args.items()}  # fmt: skip
-    arguments = materialise(replace(case, args=empty), F32, DEVICE)
-    y, *statistics = oracle.call(op, arguments, backend)
-    for ours, theirs in zip(statistics, oracle.call(op, arguments, "reference")[1:], strict=True):
-        torch.testing.assert_close(ours, theirs, equal_nan=True)
-    assert y.shape[0] == 0 and y.shape[1:] == oracle.call(op, materialise(case, F32), "reference")[0].shape[1:]
-    if leaves := inputs(arguments):
-        for t, g in zip(leaves, torch.autograd.grad(y.sum(), leaves), strict=True):
-            assert g.shape == t.shape and not g.any()
+    for place, case in enumerate(cases(op)):
+        last = place % 2 == 1
+        if oracle.cannot_check(op, case, backend, F32, last, DEVICE):
+            continue
+        empty = {k: map_args(lambda a: replace(a, shape=(0, *a.shape[1:])) if a.kind in BATCHED else a, v)
+                 for k, v in case.args.items()}  # fmt: skip
+        arguments = materialise(replace(case, args=empty), F32, DEVICE, last)
+        y, *statistics = oracle.call(op, arguments, backend)
+        expected, *others = oracle.call(op, arguments, "reference")
+        assert y.shape == expected.shape and (y.shape[:1] == (0,) or not y.dim()), case.id
+        for ours, theirs in zip(statistics, others, strict=True):
+            torch.testing.assert_close(ours, theirs, equal_nan=True)
+        if leaves := inputs(arguments):
+            for t, g in zip(leaves, torch.autograd.grad(y.sum(), leaves), strict=True):
+                assert g.shape == t.shape and not g.any(), case.id
+
+
+@pytest.mark.parametrize("fake", [False, True], ids=["meta", "fake"])
+@pytest.mark.parametrize("op", specified_ops())
+def test_shapes_propagate_without_data(op: str, fake: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On ``auto`` and every backend: results as there would be, gradients, and not a word. On meta nothing can run; a
+    fake tensor stands for one of its device, and what cannot run there refuses it."""
+    monkeypatch.setattr(decisions, "_STRICT", True)
+    decisions.resolve.cache_clear()
+    for place, case in enumerate(cases(op)):
+        last = place % 2 == 1
+        real = materialise(case, F32, DEVICE, last)
+        expected = [(y.dtype, y.shape, y.stride()) for y in oracle.call(op, real, "reference")]
+        for backend in ("auto", "reference", *backends(op)):
+            if backend != "auto" and oracle.cannot_check(op, case, backend, F32, last, DEVICE if fake else "meta"):
+                continue
+            mode = FakeTensorMode()
+            convert = mode.from_tensor if fake else lambda t: t.to("meta")
+            given = oracle.replaced(real, lambda t, c=convert: c(t.detach()).requires_grad_(t.requires_grad))
+            with mode if fake else nullcontext(), warnings.catch_warnings(action="error"):
+                outputs = oracle.call(op, given, backend)
+                assert [(y.dtype, y.shape, y.stride()) for y in outputs] == expected, (case.id, backend)
+                if recorded := [y for y in outputs if y.requires_grad]:
+                    gradients = torch.autograd.grad(recorded, inputs(given), [torch.empty_like(y) for y in recorded])
+                    assert [g.shape for g in gradients] == [t.shape for t in inputs(given)], (case.id, backend)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="a fake tensor of a GPU that is there stands for one on it")
+def test_nothing_runs_on_a_fake_gpu() -> None:
+    with FakeTensorMode():
+        assert decisions.describe(torch.empty(1, 4, 3, 3, device="cuda"), False).device == "meta"
 
 
 @contract("triton", "cuda", gradients=True)

@@ -7,6 +7,8 @@ takes all of them against the oracle.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -37,10 +39,10 @@ def _combinations(exact: bool, sliced: bool) -> Iterator[Any]:
         for place, case in enumerate(cases(op)):
             if exact and not case.exact:
                 continue
-            for backend in backends(op):
+            for backend in (*(["reference"] if sliced else []), *backends(op)):
                 for dtype in DTYPES:
                     for channels_last in (False, True):
-                        if exact and backend == "composed" and dtype in (F16, BF16):
+                        if dtype in (F16, BF16) and (backend == "reference" or exact and backend == "composed"):
                             continue  # rounds between its steps
                         if oracle.cannot_check(op, case, backend, dtype, channels_last, DEVICE):
                             continue
@@ -62,8 +64,8 @@ def _is_core(backend: str, place: int, dtype: torch.dtype, channels_last: bool, 
     The interpreter takes fp32 in one layout and the other dtypes in the other, or one dtype in one layout; the
     simulator everything, or one dtype per layout.
     """
-    if backend == "composed":
-        return True
+    if backend in PYTHON:
+        return backend == "composed" or dtype == F32
     if backend == "cuda":
         return not once or dtype == DTYPES[(place + channels_last) % len(DTYPES)]
     first = channels_last == bool(place % 2)
@@ -124,3 +126,21 @@ def test_exact(op: str, case: Case, backend: str, dtype: torch.dtype, channels_l
 def test_hygiene(op: str, case: Case, backend: str, dtype: torch.dtype, channels_last: bool) -> None:
     """Misaligned slices of NaN-filled buffers: same limits, inputs unchanged, a second run equal bit for bit."""
     assert_passes(oracle.check(op, case, backend, dtype, channels_last, sliced=True, device=DEVICE))
+
+
+@pytest.mark.parametrize(
+    "op,number,backend",
+    [(op, i, b) for op in specified_ops() for i in range(len(cases(op))) for b in backends(op)],
+)
+def test_nan_and_infinity_travel(op: str, number: int, backend: str) -> None:
+    """From every map, and from the incoming gradient, to the results and gradients that they reach in PyTorch.
+
+    A case of a kernel backend takes one value from one place, which each case chooses anew.
+    """
+    case = cases(op)[number]
+    every = list(itertools.product((math.nan, math.inf, -math.inf), range(oracle.places(case)), (False, True)))
+    share = every if backend == "composed" else [every[5 * number % len(every)]]
+    able = [s for s in share if not oracle.cannot_check(op, case, backend, F32, s[2], DEVICE)]
+    for value, place, channels_last in able:
+        wrong = oracle.check_travel(op, case, backend, value, place, channels_last, DEVICE)
+        assert not wrong, (value, place, channels_last, *wrong)

@@ -65,8 +65,8 @@ __global__ void __launch_bounds__(strip_threads)
     constexpr int V = vec_size<T>, K = vectors_deep;
     const Strip s = strip_of<T, ChannelsLast>(m);
     if (s.channels <= 0) return;
-    Acc<T> factor[V], mean[V];
-    load_channels<ChannelsLast>(g_gate, s, m, factor);
+    Acc<T> gate[V], mean[V];
+    load_channels<ChannelsLast>(g_gate, s, m, gate);
     load_channels<ChannelsLast>(g_dmean, s, m, mean);
     for (int p = s.first; p < s.last; p += K * s.step) {
         Vec<T> r_dy[K];
@@ -75,8 +75,7 @@ __global__ void __launch_bounds__(strip_threads)
 #pragma unroll
         for (int k = 0; k < K; ++k)
 #pragma unroll
-            for (int v = 0; v < V; ++v)
-                r_dx[k][v] = widen(r_dy[k][v]) * (residual ? factor[v] + 1 : factor[v]) + mean[v];
+            for (int v = 0; v < V; ++v) r_dx[k][v] = weighed(widen(r_dy[k][v]), gate[v], residual) + mean[v];
         store_strip<ChannelsLast, T>(dx, s, m, p, r_dx);
     }
 }

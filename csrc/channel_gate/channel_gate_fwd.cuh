@@ -99,8 +99,8 @@ __global__ void __launch_bounds__(strip_threads)
     constexpr int V = vec_size<T>, K = vectors_deep;
     const Strip s = strip_of<T, ChannelsLast>(m);
     if (s.channels <= 0) return;
-    Acc<T> factor[V];
-    load_channels<ChannelsLast>(g_gate, s, m, factor);
+    Acc<T> gate[V];
+    load_channels<ChannelsLast>(g_gate, s, m, gate);
     for (int p = s.first; p < s.last; p += K * s.step) {
         Vec<T> r_x[K];
         load_strip<ChannelsLast>(x, s, m, p, r_x);
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(strip_threads)
 #pragma unroll
         for (int k = 0; k < K; ++k)
 #pragma unroll
-            for (int v = 0; v < V; ++v) r_y[k][v] = widen(r_x[k][v]) * (residual ? factor[v] + 1 : factor[v]);
+            for (int v = 0; v < V; ++v) r_y[k][v] = weighed(widen(r_x[k][v]), gate[v], residual);
         store_strip<ChannelsLast, T>(y, s, m, p, r_y);
     }
 }

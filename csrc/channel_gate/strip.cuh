@@ -54,6 +54,13 @@ __device__ __forceinline__ Strip strip_of(const Shares& m) {
     return s;
 }
 
+/// x times its gate, and x again for a residual: not times a gate of one more, for infinity times zero is NaN.
+template <class A>
+__device__ __forceinline__ A weighed(A x, A gate, bool residual) {
+    const A product = x * gate;
+    return residual ? product + x : product;
+}
+
 /// How many elements of the vector at pixel p exist.
 template <bool ChannelsLast>
 __device__ __forceinline__ int count_at(const Strip& s, int p) {

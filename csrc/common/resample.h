@@ -42,7 +42,8 @@ struct ResizedAxis {
                                ? mul_rn(static_cast<A>(d), step)
                                : larger(fma_rn(static_cast<A>(d) + A(0.5), step, A(-0.5)), A(0));
         const int i = smaller(static_cast<int>(position), size - 1);
-        return {i, smaller(i + 1, size - 1), position - static_cast<A>(i)};
+        // An axis that keeps its size reads nothing else, as on PyTorch's CPU: not even by a weight of zero.
+        return {i, smaller(size == full ? i : i + 1, size - 1), position - static_cast<A>(i)};
     }
 
     /// What output d takes from source i: zero unless the forward maps it there.
@@ -62,18 +63,26 @@ struct ResizedAxis {
             const int steps = larger(size - 1, 1);
             low = floor_div((i - 1) * (full - 1), steps), high = ceil_div((i + 1) * (full - 1), steps);
         } else if (how == Resample::half_pixel) {
-            low = floor_div((2 * i - 1) * full - size, 2 * size);
+            // Positions before the first source are moved to it, and read the second as well.
+            low = i == 1 ? 0 : floor_div((2 * i - 1) * full - size, 2 * size);
             high = ceil_div((2 * i + 3) * full - size, 2 * size);
         }
         return {larger(low - 1, 0), smaller(high + 1, full - 1)};
     }
 
-    /// Exactly the outputs that take something from source i; their weights are all above zero.
+    /// Whether the forward reads source i for output d: by a weight of zero too, which hands on NaN and infinity.
+    template <class A>
+    PK_HD bool reads(int d, int i) const {
+        const Taps<A> taps = source<A>(d);
+        return taps.low == i || taps.high == i;
+    }
+
+    /// Exactly the outputs that read source i.
     template <class A>
     PK_HD Span reached(int i) const {
         Span span = support(i);
-        while (span.first <= span.last && weight<A>(span.first, i) == A(0)) ++span.first;
-        while (span.first <= span.last && weight<A>(span.last, i) == A(0)) --span.last;
+        while (span.first <= span.last && !reads<A>(span.first, i)) ++span.first;
+        while (span.first <= span.last && !reads<A>(span.last, i)) --span.last;
         return span;
     }
 };

@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(BranchDzBlock::THREADS)
             float g = s_dy[pixel * B::PITCH + channel], normal = g;
             const float saved = p.saved ? s_saved[pixel * B::PITCH + channel] : 1;
             if (p.kept) normal = (saved - center) * deviation;
-            if (p.relu && !((p.kept ? normal * gain + bias : saved) > 0)) g = 0;
+            if (p.relu && (p.kept ? normal * gain + bias : saved) <= 0) g = 0;  // where it is NaN, g passes
             weighted += p.kept ? g * normal : 0;
             plain += g;
             if (p.sums) g = g - mean_g - normal * share;

@@ -33,24 +33,23 @@ struct Merge {
     void *y, *z;
 };
 
-/// The cell at or below a position along an axis, and the share of the one above it: zero where there is none.
+/// The cell at or below a position along an axis, the one above it, low again where there is none, and its share, which
+/// may be zero: such a cell is read all the same, as PyTorch reads it, for zero times NaN or infinity is NaN.
 template <class A>
 struct Source {
-    int low;
+    int low, high;
     A above;
 
     __device__ __forceinline__ bool inside() const { return low >= 0; }
-    __device__ __forceinline__ int high() const { return above > A(0) ? low + 1 : low; }
-    __device__ __forceinline__ A share(int cell) const {
-        return cell == low ? A(1) - above : cell == low + 1 ? above : A(0);
-    }
+    __device__ __forceinline__ bool reads(int cell) const { return inside() && (cell == low || cell == high); }
+    __device__ __forceinline__ A share(int cell) const { return cell == low ? A(1) - above : above; }
 };
 
 template <class A>
 __device__ __forceinline__ Source<A> source_at(const ResizedAxis& axis, int d) {
-    if (d < 0 || d >= axis.full) return {-2, A(0)};  // the one above is no cell either
+    if (d < 0 || d >= axis.full) return {-1, -1, A(0)};
     const Taps<A> taps = axis.source<A>(d);
-    return {taps.low, taps.high == taps.low ? A(0) : taps.above};
+    return {taps.low, taps.high, taps.high == taps.low ? A(0) : taps.above};
 }
 
 /// s_rows[level][i] is for row y0 + i - K / 2; complete after the next barrier.
@@ -62,7 +61,7 @@ __device__ __forceinline__ void find_rows(const Merge& p, int y0, Source<A> (*s_
 }
 
 /// r[c] = a row of cells, resampled along columns and summed over a row of taps, `tap` elements apart. A tap outside
-/// the map brings zero, not zero times what lies there; so does a cell without a share.
+/// the map brings zero, not zero times what lies there.
 template <bool Whole, class T, int K, int V>
 __device__ __forceinline__ void resample_row(const T* g_row, const Level& level, long long tap,
                                              const Source<Acc<T>> (&cols)[K], int count, Acc<T> (&r)[V]) {
@@ -76,7 +75,7 @@ __device__ __forceinline__ void resample_row(const T* g_row, const Level& level,
         for (int side = 0; side < 2; ++side) {
             const Acc<T> share = side ? col.above : 1 - col.above;
             Vec<T, V> cell{};
-            if (col.inside() && share > Acc<T>(0))
+            if (col.inside() && (side == 0 || col.high > col.low))
                 cell = channels_at<Whole, V>(g_row + d * tap + (col.low + side) * level.strides[3], count,
                                              level.strides[1]);
 #pragma unroll
@@ -101,14 +100,14 @@ __device__ __forceinline__ void add_level(const Merge& p, const Level& level, co
         const int last = smaller(t + merge_rows, p.h - y0 + K / 2) - 1;
         if (first > last) continue;
 #pragma unroll 1
-        for (int row = s_rows[first].low; row <= s_rows[last].high(); ++row) {
+        for (int row = s_rows[first].low; row <= s_rows[last].high; ++row) {
             A r[V];
             const T* g_row = g_level + t * K * tap + row * level.strides[2];
             resample_row<Whole>(g_row, level, tap, cols, count, r);
 #pragma unroll
             for (int v = 0; v < merge_rows; ++v) {
+                if (!s_rows[v + t].reads(row)) continue;  // for the whole block
                 const A share = s_rows[v + t].share(row);
-                if (share == A(0)) continue;  // for the whole block
 #pragma unroll
                 for (int c = 0; c < V; ++c) acc[v][c] += share * r[c];
             }

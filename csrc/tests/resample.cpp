@@ -69,7 +69,8 @@ void check_axis(const ResizedAxis& axis) {
         const Span support = axis.support(i), reached = axis.reached<A>(i);
         bool covered = true, exact = true;
         for (int d = 0; d < axis.full; ++d) {
-            const bool is_reached = weights[d][i] != A(0);
+            const Taps<A> taps = axis.source<A>(d);
+            const bool is_reached = taps.low == i || taps.high == i;
             covered &= !is_reached || (support.first <= d && d <= support.last);
             exact &= is_reached == (reached.first <= d && d <= reached.last);
         }

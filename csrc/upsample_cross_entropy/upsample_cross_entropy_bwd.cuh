@@ -50,7 +50,8 @@ __device__ __forceinline__ void add_pixel(const Gradient<T>& p, long long i, int
     const A incoming = p.factor != nullptr ? *p.dy * *p.factor : p.dy[i];
     const A scale = pixel.live ? share * incoming : A(0);
     const A hit = p.loss.hit * pixel.share * scale, smooth = p.loss.smooth * scale;
-    const A total = hit + smooth * whole, lse = p.lse[i];
+    // Without smoothing there is no such term: zero times an infinite gradient is NaN.
+    const A total = p.loss.smooth > A(0) ? hit + smooth * whole : hit, lse = p.lse[i];
 #pragma unroll
     for (int k = 0; k < K; ++k) {
         A g = total * exponential(v[k] - lse);
@@ -78,7 +79,9 @@ __device__ __forceinline__ void add_rows(const Gradient<T>& p, const Strip& at, 
     for (int y = span.first; y <= span.last; ++y) {
         const Taps<A> down = m.y.source<A>(y);
         A v[K];
-        if (down.low == at.i) {
+        if (down.low == down.high) {
+            blend_rows(m, rows[1], rows[1], down.above, v);
+        } else if (down.low == at.i) {
             blend_rows(m, rows[1], rows[2], down.above, v);
         } else {
             blend_rows(m, rows[0], rows[1], down.above, v);

@@ -67,9 +67,20 @@ def normalise(z: Tensor, parameters: Affine, eps: float) -> Tensor:
     if mean is None or var is None:
         return affine(z, a, b, None)
     # In the dtype of the vectors: PyTorch's CPU kernel for mixed ones rounds the gradient of beta to half precision.
-    wide = torch.float64 if z.dtype == torch.float64 else mean.dtype
-    a, b, mean, var = (None if t is None else t.to(wide) for t in (a, b, mean, var))
-    return F.batch_norm(z.to(wide), mean, var, a, b, False, 0.0, eps).to(z.dtype)
+    return batch_norm(z, a, b, mean, var, torch.float64 if z.dtype == torch.float64 else mean.dtype, eps)
+
+
+def batch_norm(
+    z: Tensor, a: Tensor | None, b: Tensor | None, mean: Tensor, var: Tensor, dtype: torch.dtype, eps: float,
+    training: bool = False,
+) -> Tensor:  # fmt: skip
+    """PyTorch's, computed in ``dtype``, its result in that of ``z``; ``training`` writes the batch's mean and variance.
+
+    Of dense vectors: the gradients of a channels_last map on a CPU read strided ones as if they were.
+    """
+    m, v, a, b = (None if t is None else t.to(dtype) for t in dense_vectors(mean, var, a, b))
+    # Momentum 1 makes the running statistics this batch's own.
+    return F.batch_norm(z.to(dtype), m, v, a, b, training, 1.0, eps).to(z.dtype)
 
 
 def affine(y: Tensor, scale: Tensor | None, shift: Tensor | None, activation: str | None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from typing import Any
 
@@ -15,16 +16,25 @@ def autocast(x: Tensor, *tensors: Tensor | None) -> tuple[Any, ...]:
 
     Unchanged outside autocast; float64 tensors and None stay as they are.
     """
-    device = x.device.type
-    if not torch.is_autocast_enabled(device):
+    if not _is_on(x):
         return (x, *tensors)
-    dtype = torch.get_autocast_dtype(device)
+    dtype = torch.get_autocast_dtype(x.device.type)
     return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in (x, *tensors))
 
 
 def promoted(maps: Sequence[Tensor]) -> list[Tensor]:
     """``maps`` in their common dtype inside autocast, as ``torch.cat`` promotes there; unchanged outside."""
-    if not torch.is_autocast_enabled(maps[0].device.type):
+    if not _is_on(maps[0]):
         return list(maps)
     dtype = reduce(torch.promote_types, (m.dtype for m in maps))
     return [m.to(dtype) for m in maps]
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """What switches autocast off for the device of ``x``."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
+def _is_on(x: Tensor) -> bool:
+    """Whether autocast is on for x's device: never for meta, which PyTorch's autocast refuses to hear of."""
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)

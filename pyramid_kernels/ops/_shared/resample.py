@@ -102,7 +102,9 @@ def source(d, size, full, MODE: tl.constexpr, ACC: tl.constexpr):
             position = tl.fma(tl.cast(d, ACC) + 0.5, quotient(size, full, ACC), -0.5)
             position = tl.where(position < 0, 0.0, position)
         i = tl.minimum(position.to(tl.int32), size - 1)
-        return i, tl.minimum(i + 1, size - 1), position - i.to(ACC)
+        # An axis that keeps its size reads nothing else, as on PyTorch's CPU: not even by a weight of zero.
+        step = tl.where(size == full, 0, 1)
+        return i, tl.minimum(i + step, size - 1), position - i.to(ACC)
 
 
 @triton.jit
@@ -137,6 +139,7 @@ def support(i, size, full, MODE: tl.constexpr):
         low, high = (i - 1) * (full - 1) // steps, tl.cdiv((i + 1) * (full - 1), steps)
     else:
         low, high = ((2 * i - 1) * full - size) // (2 * size), tl.cdiv((2 * i + 3) * full - size, 2 * size)
+        low = tl.where(i == 1, 0, low)  # positions before the first source are moved to it, and read the second as well
     return tl.maximum(low - 1, 0), tl.minimum(high + 1, full - 1)
 
 
@@ -148,6 +151,13 @@ def weight(d, i, size, full, MODE: tl.constexpr, ACC: tl.constexpr):
         return tl.where(low == i, 1.0, 0.0).to(ACC)
     else:
         return tl.where(low == i, 1 - above, 0.0) + tl.where(high == i, above, 0.0)
+
+
+@triton.jit
+def reads(d, i, size, full, MODE: tl.constexpr, ACC: tl.constexpr):
+    """Whether the forward reads source index ``i`` for output ``d``: by a weight of zero too, which hands NaN on."""
+    low, high, _ = source(d, size, full, MODE, ACC)
+    return (low == i) | (high == i)
 
 
 @triton.jit
@@ -179,10 +189,11 @@ def gather(
     # The tap of output pixel (y - down, x - right) reads (y, x).
     for y in range(tl.maximum(y_low, down), tl.minimum(y_high, full[0] - 1 + down) + 1):
         share_y = weight(y, i, shape[1], full[0], MODE, ACC)
+        m_y = reads(y, i, shape[1], full[0], MODE, ACC)
         for chunk in range(0, reach + 1, BX):
             x = x_low + chunk + b_k
             share = share_y * weight(x, b_j, shape[2], full[1], MODE, ACC)
-            m = (share != 0) & (x <= x_high)
+            m = m_y & reads(x, b_j, shape[2], full[1], MODE, ACC) & (x <= x_high)
             if K > 1:
                 m = m & (x - right >= 0) & (x - right < full[1])
             m = m & (b_j < shape[2]) & (b_channel < shape[0])

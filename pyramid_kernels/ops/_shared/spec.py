@@ -3,7 +3,10 @@
 A ``spec.py`` holds ``CASES`` (small: tests and verify), ``BENCH`` (published shapes), ``launches(case, channels_last,
 backend)`` -> the kernels one forward and one backward launch, and ``cost(case, itemsize)``. Where an activation
 follows, it may hold ``margin(tensors)``: the distance of every output's pre-activation from zero, in float64. A
-memory-bound op that takes the autocast dtype, as convolutions do, says ``CASTS = True``.
+memory-bound op that takes the autocast dtype, as convolutions do, says ``CASTS = True``. Where NaN and infinity need
+not be all where PyTorch has them (docs/numerics.md says why), ``PADDED`` names results that a convolution's padding
+reaches, by their start; ``INFINITE`` says that of an infinity "nan" may stay infinite, or that there are "fewer" of
+either.
 """
 
 from __future__ import annotations
@@ -111,7 +114,7 @@ def _labels(a: Arg, generator: torch.Generator) -> Tensor:
 def _data(a: Arg, generator: torch.Generator, exact: bool) -> Tensor:
     """float64 data; the small integers of ``exact`` and "distinct" are held exactly by every dtype."""
     shape = a.shape
-    if a.kind == "distinct":
+    if a.kind == "distinct" and 0 not in shape:
         count = prod(shape[2:])
         order = torch.stack([torch.randperm(count, generator=generator) for _ in range(prod(shape[:2]))])
         return (order.view(shape) - count // 2).double()

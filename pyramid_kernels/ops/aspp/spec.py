@@ -11,6 +11,9 @@ from ..dilated_branches import spec as branches_spec
 from ..pyramid_pool import spec as pool_spec
 from ..pyramid_project import spec as project_spec
 
+PADDED = (*branches_spec.PADDED, "d project_weight")
+INFINITE = "fewer"
+
 
 def _norm(o: int, eps: float) -> tuple[Any, ...]:
     """A BatchNorm whose output stays far from zero, half of the channels on each side: every inner mask is certain."""

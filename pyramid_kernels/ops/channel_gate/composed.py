@@ -1,7 +1,11 @@
-"""``channel_gate`` as one product: ``x * (1 + gate)`` reads and writes one map, ``x * gate + x`` three and two."""
+"""``channel_gate`` in one pass: ``addcmul`` reads and writes one map, ``x * gate + x`` three and two.
+
+Not ``x * (1 + gate)``: an infinite x with a gate of zero is NaN in PyTorch.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ...backends import Problem
@@ -21,4 +25,4 @@ def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
 
 def channel_gate(x: Tensor, *layers: Tensor | None, activation: str | None, residual: bool) -> Tensor:
     gate = gate_of(x, *layers, activation=activation)
-    return as_map(x * (gate + 1 if residual else gate), x)
+    return as_map(torch.addcmul(x, x, gate) if residual else x * gate, x)

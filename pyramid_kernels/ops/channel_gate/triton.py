@@ -46,6 +46,7 @@ def projected(
         p_w = p_weight + j[:, None].to(tl.int64) * strides[0] + i[None, :] * strides[1]
         b_w = tl.load(p_w, (j < k)[:, None] & (i < c)[None, :], 0.0).to(ACC)  # [BK, BI]
         z += tl.sum(b_w * mean[None, :], 1)
+    z = tl.where(j < k, z, 0.0)  # beyond the weight's rows zeros have met the means, which may be infinite
     z += vector(p_bias, j, j < k, 0.0, ACC)
     tl.store(p_hidden + n * k + j, z, (j < k) & write)
     return z
@@ -91,12 +92,13 @@ def channel_gate_fwd_kernel(
     n = (tl.program_id(0) // tiles).to(tl.int64)
     p, channel = block(tl.program_id(0) % tiles * BP, tl.program_id(1) * BC, BP, BC, CHANNELS_LAST)
     m = (p < pixels) & (channel < c)
-    factor = tl.load(p_gate + n * c + channel, channel < c, 0.0)
-    if RESIDUAL:
-        factor += 1
+    gate = tl.load(p_gate + n * c + channel, channel < c, 0.0)
     b_x = tl.load(p_x + element(n, channel.to(tl.int64), p, w, strides), m, 0.0).to(ACC)
     out = offset(n, channel.to(tl.int64), p, c, pixels, CHANNELS_LAST)
-    tl.store(p_y + out, (b_x * factor).to(p_y.dtype.element_ty), m)
+    b_y = b_x * gate
+    if RESIDUAL:
+        b_y += b_x  # not a gate of one more: infinity times zero is NaN
+    tl.store(p_y + out, b_y.to(p_y.dtype.element_ty), m)
 
 
 def forward(

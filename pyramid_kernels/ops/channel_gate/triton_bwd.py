@@ -51,6 +51,7 @@ def channel_gate_bwd_gate_kernel(
                 p_w = p_weight2 + i[:, None].to(tl.int64) * strides2[0] + j[None, :] * strides2[1]
                 b_w = tl.load(p_w, (i < c)[:, None] & (j < k)[None, :], 0.0).to(ACC)  # [BI, BK]
                 d += tl.sum(b_w * dz[:, None], 0)
+            d = tl.where(j < k, d, 0.0)  # beyond the weight's columns zeros have met dz, which may be infinite
         if RELU:
             z = tl.load(p_hidden + n * k + j, j < k, 0.0)
             d = tl.where(activated(z, j, j < k, p_scale, p_shift, False, ACC) <= 0, 0.0, d)
@@ -72,11 +73,12 @@ def channel_gate_bwd_dx_kernel(
     n = (tl.program_id(0) // tiles).to(tl.int64)
     p, channel = block(tl.program_id(0) % tiles * BP, tl.program_id(1) * BC, BP, BC, CHANNELS_LAST)
     m = (p < pixels) & (channel < c)
-    factor = tl.load(p_gate + n * c + channel, channel < c, 0.0)
-    if RESIDUAL:
-        factor += 1
+    gate = tl.load(p_gate + n * c + channel, channel < c, 0.0)
     at = offset(n, channel.to(tl.int64), p, c, pixels, CHANNELS_LAST)
-    dx = tl.load(p_dy + at, m, 0.0).to(ACC) * factor + tl.load(p_dmean + n * c + channel, channel < c, 0.0)
+    dy = tl.load(p_dy + at, m, 0.0).to(ACC)
+    dx = dy * gate + tl.load(p_dmean + n * c + channel, channel < c, 0.0)
+    if RESIDUAL:
+        dx += dy
     tl.store(p_dx + at, dx.to(p_dx.dtype.element_ty), m)
 
 

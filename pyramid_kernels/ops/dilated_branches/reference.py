@@ -35,8 +35,22 @@ def convolve(x: Tensor, weight: Tensor, dilation: int, image_bias: Tensor | None
     """The same-padded convolution, plus what constant image channels add: (N, O, taps) -> (N, O, H, W)."""
     padding = tuple(size // 2 * dilation for size in weight.shape[2:])
     z = F.conv2d(x, weight, padding=padding, dilation=dilation)
-    if image_bias is None:
-        return z
-    ones = torch.ones((1, 1, *x.shape[2:]), dtype=image_bias.dtype, device=x.device)
-    inside = F.unfold(ones, weight.shape[2:], dilation, padding)[0]  # [taps, H*W]: 1 where the tap lies inside the map
-    return z + (image_bias @ inside).unflatten(2, x.shape[2:]).to(z.dtype)
+    return z if image_bias is None else z + image_term(image_bias, weight.shape[2:], dilation, x.shape[2:]).to(z.dtype)
+
+
+def image_term(image_bias: Tensor, kernel: Sequence[int], dilation: int, size: Sequence[int]) -> Tensor:
+    """(N, O, taps) -> (N, O, H, W): what every tap adds where it lies inside the map.
+
+    By choice, not by a product with zeros, which would spread NaN and infinity to where the tap lies outside.
+    """
+    rows, columns = (_inside(k, dilation, s, image_bias) for k, s in zip(kernel, size, strict=True))
+    taps = image_bias.unflatten(2, list(kernel))
+    along = torch.where(columns, taps[..., None], 0).sum(3)  # [N, O, rows of taps, W]
+    return torch.where(rows[:, :, None], along[:, :, :, None], 0).sum(2)
+
+
+def _inside(taps: int, dilation: int, size: int, like: Tensor) -> Tensor:
+    """[taps, size]: whether the tap of each position lies inside the axis."""
+    tap, place = torch.arange(taps, device=like.device), torch.arange(size, device=like.device)
+    read = place + ((tap - taps // 2) * dilation)[:, None]
+    return (read >= 0) & (read < size)

@@ -12,6 +12,9 @@ from .._shared.spec import Arg, Case, Cost, arg
 from .chain import weight_splits
 from .reference import convolve
 
+#: A gradient is not multiplied by the padding that a tap reads.
+PADDED = ("d weights",)
+
 
 def branches(c: int, outputs: tuple[int, ...], kernels: tuple[int, ...]) -> list[Arg]:
     return [arg(o, c, k, k, kind="weight") for o, k in zip(outputs, kernels, strict=True)]

@@ -52,7 +52,7 @@ def dilated_branches_bwd_dz_kernel(
                 normal = (saved - center[None, :]) * deviation[None, :]
             if RELU:
                 top = normal * multiplier[None, :] + offset[None, :] if KEPT else saved
-                g = tl.where(top > 0, g, 0.0)
+                g = tl.where(top <= 0, 0.0, g)  # where it is NaN, g passes
             if SUMS:
                 p_channel = p_part + tl.program_id(0).to(tl.int64) * 2 * z_total + first + o
                 weighted = tl.where(m, g * normal, 0.0) if KEPT else g * 0.0

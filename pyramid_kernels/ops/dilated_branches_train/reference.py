@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from .._shared.affine import batch_norm
 from .._shared.layout import as_map
 from ..dilated_branches.reference import convolve
 
@@ -35,10 +35,9 @@ def normalised(
     wide = torch.promote_types(x.dtype, torch.float32)
     branches, means, variances = [], [], []
     for z, a, b, e in zip(maps, gamma, beta, eps, strict=True):
-        # Momentum 1 and the count's correction turn the running statistics into this batch's own, at no second pass.
+        # The count's correction gives the biased variance, at no second pass.
         mean, var = (z.new_zeros(z.shape[1], dtype=wide) for _ in range(2))
-        a, b = (None if t is None else t.to(wide) for t in (a, b))
-        y = F.batch_norm(z.to(wide), mean, var, a, b, True, 1.0, e).to(z.dtype)
+        y = batch_norm(z, a, b, mean, var, wide, e, training=True)
         count = max(1, z.numel() // z.shape[1])
         branches.append(torch.relu(y) if activation == "relu" else y)
         means.append(mean)

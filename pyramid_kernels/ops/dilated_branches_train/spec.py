@@ -11,6 +11,9 @@ from .._shared.spec import Case, Cost, arg
 from ..dilated_branches import spec as branches_spec
 from .reference import dilated_branches_train
 
+PADDED = branches_spec.PADDED
+INFINITE = "nan"
+
 
 def case(
     name: str, shape: tuple[int, ...], outputs: tuple[int, ...], kernels: tuple[int, ...], dilations: tuple[int, ...],

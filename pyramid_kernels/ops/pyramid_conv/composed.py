@@ -3,11 +3,13 @@
 A row of taps of a level is one 1x1 convolution at its own resolution; columns, then rows, are resampled by matrices
 that hold the interpolation, the shift of the tap, and zeros where the tap lies outside the map. One row of taps at a
 time, so that the intermediate results stay smaller than the concat. Matrix products run in channels_last, where the
-channels of a pixel are a row of the operand.
+channels of a pixel are a row of the operand. Zeros times NaN or infinity would spread them over the map: where a level
+or the incoming gradient has some, the unfused chain runs.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +18,8 @@ from torch import Tensor
 
 from ...backends import Problem
 from .._shared.affine import affine
+from .._shared.autocast import without_autocast
+from .._shared.finite import guarded, is_finite
 from .._shared.layout import as_map, is_channels_last
 from ..upsample_merge.layout import leader
 from ..upsample_merge.reference import resize
@@ -63,23 +67,34 @@ def pyramid_conv(
     activation: str | None,
 ) -> Tensor:
     whole, mixed = split_maps(maps, weight, size, by_rows=True)
+    if not is_finite([maps[i] for i in mixed]):
+        mixed, whole = [], list(range(len(maps)))
     parts, k, last = columns(maps, weight), weight.shape[2], is_channels_last(leader(maps, size))
     # A wider bias is added in its own dtype, and so is its gradient's sum.
     inner, outer = (bias, None) if whole and bias is not None and bias.dtype == weight.dtype else (None, bias)
     if whole:
-        x = torch.cat([resize(maps[i], size, mode, align_corners) for i in whole], 1)
-        y = F.conv2d(x, torch.cat([parts[i] for i in whole], 1), inner, padding=k // 2)
-        del x
+        some = torch.cat([parts[i] for i in whole], 1)
+        y = _unfused(size, mode, align_corners, some, inner, *(maps[i] for i in whole))
     else:
         y = maps[0].new_zeros((maps[0].shape[0], weight.shape[0], *size))
     wide = torch.promote_types(weight.dtype, torch.float32)  # 16-bit sums are rounded once, as in a convolution
     y = as_map(y, leader(maps, size)).to(wide)
-    with torch.autocast(y.device.type, enabled=False):  # maps and weight are cast; the sums stay wide
+    with without_autocast(y):  # maps and weight are cast; the sums stay wide
         for i in mixed:
             rows, cols = (_resampling(maps[i], axis, size, mode, align_corners, k, wide) for axis in (0, 1))
             for tap in range(k):
                 y = _accumulated(y, rows[tap], _row_of_taps(maps[i], parts[i][:, :, tap], cols, last), last)
+    if mixed:
+        y = guarded(y, functools.partial(_unfused, size, mode, align_corners), weight, inner, *maps)
     return _epilogue(y, outer, scale, shift, activation).to(weight.dtype)
+
+
+def _unfused(
+    size: tuple[int, int], mode: str, align_corners: bool, weight: Tensor, bias: Tensor | None, *maps: Tensor
+) -> Tensor:
+    """The chain as PyTorch has it, without its epilogue."""
+    x = torch.cat([resize(m, size, mode, align_corners) for m in maps], 1)
+    return F.conv2d(x, weight, bias, padding=weight.shape[2] // 2)
 
 
 def _epilogue(
@@ -107,9 +122,9 @@ def _row_of_taps(x: Tensor, weight: Tensor, cols: Tensor, last: bool) -> Tensor:
     n, _, h, w = products.shape
     if last:
         products = products.permute(0, 2, 3, 1).reshape(n * h, w * k, o)
-        return torch.matmul(cols.permute(1, 2, 0).flatten(1), products).view(n, h, -1)
+        return torch.matmul(cols.permute(1, 2, 0).flatten(1), products).view(n, h, cols.shape[1] * o)
     products = products.view(n, k, o, h, w).permute(0, 2, 3, 1, 4).reshape(n * o * h, k * w)
-    return (products @ cols.transpose(1, 2).flatten(0, 1)).view(n * o, h, -1)
+    return (products @ cols.transpose(1, 2).flatten(0, 1)).view(n * o, h, cols.shape[1])
 
 
 def _accumulated(y: Tensor, rows: Tensor, level: Tensor, last: bool) -> Tensor:

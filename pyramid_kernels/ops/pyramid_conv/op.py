@@ -81,6 +81,7 @@ def pyramid_conv(
     maps, weight, target = check_arguments(
         maps, weight, size, mode, align_corners, activation, {"bias": bias, "scale": scale, "shift": shift}
     )
+    bias, scale, shift = dense_vectors(bias, scale, shift)
     backend = select(OP, _problem(maps, target, mode), _sizes(maps, weight, target), backend)
     if backend in ("reference", "composed"):
         return OP.python(backend)(
@@ -90,7 +91,7 @@ def pyramid_conv(
     # Only what eager would save: the value before the affine where scale's gradient needs it.
     keep = torch.is_grad_enabled() and scale is not None and scale.requires_grad
     settings = (list(target), mode, align_corners, activation == "relu", keep, backend)
-    return PyramidConv.run(settings, weight, *dense_vectors(bias, scale, shift), *maps)[0]
+    return PyramidConv.run(settings, weight, bias, scale, shift, *maps)[0]
 
 
 class PyramidConv(OpFunction):

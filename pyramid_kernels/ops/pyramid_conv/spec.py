@@ -10,6 +10,9 @@ from .layout import LEVELS, inside, split
 
 Shape = tuple[int, ...]
 
+PADDED = ("d weight",)
+INFINITE = "fewer"
+
 
 def _case(
     name: str, o: int, k: int, *shapes: Shape, exact: bool = False, affine: bool = False, bias: bool = False,

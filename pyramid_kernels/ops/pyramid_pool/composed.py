@@ -1,62 +1,64 @@
-"""``pyramid_pool`` as two matrix products, columns then rows: x is read once, and the backward is two products too.
+"""``pyramid_pool`` as sums of sums: x is read once, and a value reaches no cell but those whose windows hold it.
 
-Two short sums keep the error near that of PyTorch's own pooling, which one long dot product does not.
+The edges of all levels' windows cut the rows, then the columns, into intervals that no edge crosses; a window is a few
+of them. Unlike a product with a matrix of zeros this leaves NaN and infinity where PyTorch's pooling has them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ...backends import Problem
-from .._shared.layout import as_cells, is_channels_last
-from .._shared.windows import axis_windows
+from .._shared.layout import is_channels_last
+from .._shared.windows import Axis, axis_windows
+from . import reference
 
 
 def supports(problem: Problem) -> str | None:
     if problem.options[0] != "avg":
-        return "a maximum is not a matrix product"
+        return "a maximum is not a sum"
     if problem.dtype not in (torch.float32, torch.float64):
-        return "sums of half-precision maps need fp32 accumulation inside the product"
+        return "sums of half-precision maps are to be rounded once"
     return None
 
 
 def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
-    """Measured on two cores with bins 1, 2, 3, 6: below these sizes building the matrices costs more than it saves."""
+    """Measured on one and two cores with bins 1, 2, 3, 6, in both layouts: below these sizes many calls cost more."""
     n, c, h, w = sizes
-    levels, differentiated = problem.options[2:4]
-    if levels < 2:
+    if problem.options[2] < 2:
         return "one level is read once anyway"
-    if problem.channels_last and not differentiated:
-        return "PyTorch's channels_last pooling is as fast without a backward"
     return "too small a map" if n * c * h * w < 2**21 else None
 
 
 def pyramid_pool(x: Tensor, bins: list[tuple[int, int]], *, mode: str, windows: str) -> Tensor:
-    over_columns, over_rows = pooling_matrices(x, bins, windows)
-    with torch.autocast(x.device.type, enabled=False):  # pooling is no convolution: it keeps x's dtype
-        if is_channels_last(x):
-            return (over_rows @ (over_columns @ x.permute(0, 2, 3, 1)).flatten(1, 2)).transpose(1, 2)
-        return as_cells((x @ over_columns.t()).flatten(2) @ over_rows.t(), False)
+    if torch.compiler.is_compiling():  # a graph would hold for one size alone, and the compiler fuses sums itself
+        return reference.pyramid_pool(x, bins, mode=mode, windows=windows)
+    last = is_channels_last(x)
+    levels = [[axis_windows(b, s, windows) for b, s in zip(level, x.shape[2:], strict=True)] for level in bins]
+    rows, columns = (edges(axes) for axes in zip(*levels, strict=True))
+    dim = 1 if last else 2
+    parts = interval_sums(x.permute(0, 2, 3, 1) if last else x, rows, dim)
+    parts = interval_sums(parts, columns, dim + 1)
+    cells = [means(means(parts, a, rows, dim), b, columns, dim + 1).flatten(dim, dim + 1) for a, b in levels]
+    packed = torch.cat(cells, dim)
+    return packed.transpose(1, 2) if last else packed
 
 
-def pooling_matrices(x: Tensor, bins: list[tuple[int, int]], windows: str) -> tuple[Tensor, Tensor]:
-    """(Q, W) and (S, H*Q): one averages along rows for the Q columns of all levels, the other finishes the S cells."""
-    rows, columns = (
-        [_axis_matrix(level[axis], x.shape[2 + axis], windows, x) for level in bins] for axis in (0, 1)
-    )  # [R, H] and [Q, W] per level
-    over_columns = torch.cat(columns)
-    own = torch.eye(len(over_columns), dtype=x.dtype, device=x.device).split([len(c) for c in columns])
-    finished = [(r[:, None, :, None] * o[None, :, None, :]).flatten(2) for r, o in zip(rows, own, strict=True)]
-    return over_columns, torch.cat([f.flatten(0, 1) for f in finished])
+def edges(axes: Sequence[Axis]) -> list[int]:
+    """Where windows of any level start or end, and the two ends of the axis."""
+    return sorted({0, axes[0].size} | {edge for a in axes for i in range(a.count) for edge in (a.start(i), a.end(i))})
 
 
-def _axis_matrix(bins: int, size: int, windows: str, like: Tensor) -> Tensor:
-    """(count, size): row i holds 1 / length over window i."""
-    axis = axis_windows(bins, size, windows)
-    i = torch.arange(axis.count, device=like.device)[:, None]
-    start = torch.div(i * axis.step + axis.lead, axis.den, rounding_mode="floor").clamp(min=0)
-    end = torch.div((i + 1) * axis.step + axis.tail, axis.den, rounding_mode="floor").clamp(max=size)
-    length = torch.full_like(start, axis.step) if axis.den == 1 else end - start
-    pixel = torch.arange(size, device=like.device)
-    return ((pixel >= start) & (pixel < end)).to(like.dtype) / length
+def interval_sums(x: Tensor, edges: list[int], dim: int) -> Tensor:
+    """The sum between every two edges, along ``dim``."""
+    lengths = [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    return torch.stack([part.sum(dim) for part in x.split(lengths, dim)], dim)
+
+
+def means(parts: Tensor, axis: Axis, edges: list[int], dim: int) -> Tensor:
+    """The mean over every window of ``axis``, along ``dim``, from the sums between ``edges``."""
+    spans = [(edges.index(axis.start(i)), edges.index(axis.end(i)), axis.length(i)) for i in range(axis.count)]
+    return torch.stack([parts.narrow(dim, a, b - a).sum(dim) / length for a, b, length in spans], dim)

@@ -19,7 +19,7 @@ Levels = list[tuple[int, int]]
 
 
 def supports(problem: Problem) -> str | None:
-    levels, _, most, _ = problem.options[2:]
+    levels, most, _ = problem.options[2:]
     if levels > MAX_LEVELS:
         return f"at most {MAX_LEVELS} levels, got {levels}"
     if most > MAX_BINS:

@@ -28,11 +28,10 @@ def pyramid_grids(bins: Bins, size: tuple[int, int], windows: str = "adaptive") 
 
 
 def _problem(x: Tensor, mode: str, windows: str, levels: list[tuple[int, int]]) -> Problem:
-    """Options: mode, windows, levels, whether a gradient is needed, bounds of a level's and of all bins on an axis."""
-    differentiated = x.requires_grad and torch.is_grad_enabled()
+    """Options: mode, windows, levels, bounds of a level's and of all bins on an axis."""
     most = bound(max(v for level in levels for v in level))
     total = bound(max(sum(axis) for axis in zip(*levels, strict=True)))
-    return describe(x, is_channels_last(x), mode, windows, len(levels), differentiated, most, total)
+    return describe(x, is_channels_last(x), mode, windows, len(levels), most, total)
 
 
 def bound(bins: int) -> int:

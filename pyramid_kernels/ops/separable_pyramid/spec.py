@@ -12,6 +12,9 @@ from ..pyramid_pool import spec as pool_spec
 
 SPEED = (2, 4, 6, 8)
 
+PADDED = ("d depthwise",)
+INFINITE = "nan"
+
 
 def _case(
     name: str, shape: tuple[int, ...], bins: tuple[Any, ...], outputs: tuple[int, ...], *, bias: bool = True,

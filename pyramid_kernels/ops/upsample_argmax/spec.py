@@ -9,6 +9,8 @@ import torch
 
 from .._shared.spec import Case, Cost, arg
 
+INFINITE = "nan"
+
 
 def _case(name: str, shape: tuple[int, ...], size: tuple[int, int], exact: bool = False, **options: Any) -> Case:
     return Case(name, {"logits": arg(*shape, grad=False), "size": size, **options}, exact)

@@ -128,7 +128,7 @@ def _readable(target: Tensor) -> bool:
 
 def check_labels(target: Tensor, classes: int, ignore_index: int) -> None:
     """Every label of a CPU's target (N, H, W) is a class or ignored; IndexError for the first that is not."""
-    if target.is_cuda or not _readable(target):
+    if target.device.type != "cpu" or not _readable(target):
         return
     if _are_classes(target, classes):
         return

@@ -9,6 +9,8 @@ import torch
 
 from .._shared.spec import Case, Cost, arg, labels
 
+INFINITE = "nan"
+
 
 def _case(
     name: str, shape: tuple[int, ...], size: tuple[int, int], dtype: torch.dtype = torch.int64, *,

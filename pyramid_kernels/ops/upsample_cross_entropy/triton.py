@@ -18,7 +18,7 @@ from torch import Tensor
 from ...backends import Problem
 from .._shared.launch import launch
 from .._shared.layout import is_channels_last
-from .._shared.resample import accumulator_type, block, block_elements, resampling, sample, support, weight
+from .._shared.resample import accumulator_type, block, block_elements, reads, resampling, sample, support, weight
 from .._shared.triton import cannot_launch, tile
 from .settings import Settings
 
@@ -177,7 +177,8 @@ def upsample_cross_entropy_bwd_dlogits_kernel(
         acc = tl.zeros_like(b_x + channel).to(ACC)
         for y in range(y_low, y_high + 1):
             share = weight(y, i, shape[1], full[0], MODE, ACC)
-            last = tl.where(share != 0, x_high, -1)  # a row that takes nothing is not read: it may hold NaN
+            taken = reads(y, i, shape[1], full[0], MODE, ACC)
+            last = tl.where(taken, x_high, -1)  # a row that takes nothing is not read: it may hold NaN
             m_x, m = x <= last, (b_x <= last) & (channel < shape[0])
             g = gradient(
                 p_dy, p_logits, p_target, p_weight, p_lse, p_factor, every, n, y, b_x, channel, m, x, m_x, shape,
@@ -186,7 +187,8 @@ def upsample_cross_entropy_bwd_dlogits_kernel(
             acc += tl.where(m, share * g, 0.0)
         for q in range(Q):
             share = weight(b_x, j + q, shape[2], full[1], MODE, ACC)
-            column = tl.sum(tl.where((share != 0) & (b_x <= x_high), share * acc, 0.0), 1 - axis)
+            taken = reads(b_x, j + q, shape[2], full[1], MODE, ACC)
+            column = tl.sum(tl.where(taken & (b_x <= x_high), share * acc, 0.0), 1 - axis)
             dlogits += tl.where(own == q, tl.expand_dims(column, 1 - axis), 0.0)
     p_dlogits += n * out_strides[0] + channel.to(tl.int64) * out_strides[1] + i.to(tl.int64) * out_strides[2]
     m = (own < Q) & (j + own < shape[2]) & (channel < shape[0])

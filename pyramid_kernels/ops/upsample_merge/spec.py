@@ -7,6 +7,8 @@ from typing import Any
 
 from .._shared.spec import Case, Cost, arg
 
+INFINITE = "nan"
+
 
 def _case(name: str, *shapes: tuple[int, ...], exact: bool = True, affine: bool = False, **options: Any) -> Case:
     """``affine`` adds scale, shift and ReLU, with pre-activations far from zero."""
