@@ -12,8 +12,8 @@ pin = $(PIP) list --format=freeze | awk -F'[= ]' 'NR == FNR {have[tolower($$1)] 
 	- constraints.txt > $(PINS)
 # Models' libraries, some of which ask for another torch than the one at hand, and their few requirements.
 MODELS := torchvision==0.28.0 timm==1.0.31 segmentation-models-pytorch==0.6.0 transformers==5.23.0 \
-	ultralytics==8.4.190
-MODEL_NEEDS := safetensors huggingface_hub pyyaml pillow regex tokenizers
+	ultralytics==8.4.190 mmengine==0.10.7 mmcv-lite==2.1.0 mmsegmentation==1.2.2
+MODEL_NEEDS := safetensors huggingface_hub pyyaml pillow regex tokenizers addict termcolor yapf
 
 # One thread each: on a machine with other work, threads that wait for one another cost more than they bring.
 export OMP_NUM_THREADS ?= 1

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pyramid_kernels.testing import module_error_ratios
 
-NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+NORMS = nn.modules.batchnorm._BatchNorm
 
 
 def fair_(model: nn.Module, x: Tensor, head: str = "") -> nn.Module:

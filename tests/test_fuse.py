@@ -276,8 +276,7 @@ def test_declines_weights_that_are_not_plain_parameters(aspp: Any) -> None:
 )
 def test_declines_other_norms(aspp: Any, norm: nn.Module) -> None:
     aspp.convs[0][1] = norm
-    reason = why_skipped(aspp)
-    assert type(norm).__name__ in reason or "Uninitialized" in reason
+    assert type(norm).__name__ in why_skipped(aspp)
 
 
 def conv(**kwargs: Any) -> nn.Conv2d:

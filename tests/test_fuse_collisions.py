@@ -67,19 +67,6 @@ def test_wrapped_convolutions(
     assert reason in why_skipped(module)
 
 
-class SynchronizedBatchNorm2d(nn.BatchNorm2d):
-    """jfzhang95's and CSAIL's: its variance is clamped to eps where PyTorch adds eps."""
-
-
-def test_subclasses_of_batch_norm() -> None:
-    module: Any = aspp()
-    module.convs[0][1] = SynchronizedBatchNorm2d(4)
-    assert "SynchronizedBatchNorm2d is not a BatchNorm the kernels know" in why_skipped(module)
-    other = type("BatchNorm2d", (nn.BatchNorm2d,), {"__module__": "detectron2.layers"})
-    module.convs[0][1] = other(4)
-    assert "detectron2.layers.BatchNorm2d is not a BatchNorm the kernels know" in why_skipped(module)
-
-
 def test_an_aspp_without_an_image_level_branch() -> None:
     pk.register_adapter(user.ResearchASPP, pk.fuse.ASPPForward)
     module: Any = user.ResearchASPP(6, (2, 3), 4)

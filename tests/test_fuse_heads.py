@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import pyramid_kernels as pk
 from pyramid_kernels.fuse import registry
@@ -165,7 +165,7 @@ def test_declines_other_convolutions(name: str, change: dict[str, Any], reason: 
             "the layers of psp_modules.1 are not its two children",
         ),
         ("upernet", lambda m: m.fpn_convs.append(m.fpn_convs[0]), "3 lateral convolutions and 4 after them"),
-        ("upernet", lambda m: setattr(m, "classifier", nn.Identity()), "classifier is not a Conv2d"),
+        ("upernet", lambda m: setattr(m, "classifier", nn.Identity()), "classifier is a Identity, not a Conv2d"),
         ("smp-segformer", lambda m: m.mlp_stage.__setitem__(0, nn.Linear(7, 8)), "mlp_stage.0 is a Linear, not MLP"),
         ("smp-segformer", lambda m: m.fuse_stage.__setitem__(2, nn.SiLU()), "fuse_stage holds"),
         ("smp-upernet", lambda m: setattr(m, "psp", nn.Conv2d(7, 8, 1)), "psp is a Conv2d, not PSPModule"),
@@ -242,6 +242,9 @@ def test_maps_that_do_not_fit_take_the_original_forward() -> None:
 def test_a_layer_replaced_after_fusing_takes_the_original_forward() -> None:
     class LowRank(nn.Linear):
         """A linear layer with something added to it."""
+
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) + input.mean()
 
     head: Any = HEADS["segformer"]().eval()
     maps = maps_of(head)

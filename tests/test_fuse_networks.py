@@ -154,9 +154,9 @@ DECLINED: list[tuple[Callable[[], Any], Callable[[Any], Any], str]] = [
     (mobile_vit, lambda m: setattr(m.project, "normalization", nn.InstanceNorm2d(8)), "InstanceNorm2d"),
     (mobile_vit, lambda m: m.convs.pop(-1), "the last of convs is a MobileViTConvLayer, not an image-level branch"),
     (mobile_net, activation("conv_projection", nn.ReLU6()), "conv_projection.activation is a ReLU6"),
-    (mobile_net, lambda m: setattr(m.conv_aspp, "normalization", None), "NoneType is not a BatchNorm"),
+    (mobile_net, lambda m: setattr(m.conv_aspp, "normalization", None), "a norm is a NoneType, not a BatchNorm"),
     (mobile_net, lambda m: setattr(m, "avg_pool", nn.AdaptiveMaxPool2d(1)), "not with a global mean"),
-    (timm_module, lambda m: setattr(m, "fuse_act", nn.LeakyReLU()), "its sums end in a LeakyReLU, not a ReLU"),
+    (timm_module, lambda m: setattr(m, "fuse_act", nn.LeakyReLU()), "its last step is a LeakyReLU, not a ReLU"),
     (timm_module, lambda m: m.fuse_layers[0][2].__setitem__(2, nn.Upsample(scale_factor=2)), "not nearest by 4"),
     (timm_module, lambda m: m.fuse_layers[1].__setitem__(1, nn.ReLU()), "should leave the map as it is"),
     (lambda: hrnet.HighResolutionModule(1, hrnet.BasicBlock, (1,), [4], (4,), "SUM"), id, "are not a list"),
@@ -172,7 +172,7 @@ DECLINED: list[tuple[Callable[[], Any], Callable[[Any], Any], str]] = [
     ),
     (semseg_ppm, lambda m: m.features[1].__setitem__(0, nn.AvgPool2d(3)), "features.1 holds [AvgPool2d"),
     (semseg_ppm, lambda m: m.features[0].__setitem__(3, nn.LeakyReLU(0.01)), "features.0 holds"),
-    (semseg_ppm, lambda m: m.features[0].__setitem__(2, nn.GroupNorm(1, 2)), "GroupNorm is not a BatchNorm"),
+    (semseg_ppm, lambda m: m.features[0].__setitem__(2, nn.GroupNorm(1, 2)), "a norm is a GroupNorm, not a BatchNorm"),
     (lambda: user.KazutoASPP(6, 3, (1, 2)), lambda m: setattr(m.c1, "groups", 3), "c1 has groups=3"),
 ]
 

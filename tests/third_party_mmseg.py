@@ -45,18 +45,6 @@ class ConvModule(nn.Module):
         return x
 
 
-class DepthwiseSeparableConvModule(nn.Module):
-    """mmcv: a norm and an activation after the depthwise step too."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.depthwise_conv = ConvModule(in_channels, in_channels, 3, padding=1, groups=in_channels)
-        self.pointwise_conv = ConvModule(in_channels, out_channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.pointwise_conv(self.depthwise_conv(x))
-
-
 class BaseDecodeHead(nn.Module, metaclass=ABCMeta):
     """Which maps a head reads, and the dropout and classifier behind it."""
 
@@ -182,29 +170,10 @@ class SegformerHead(BaseDecodeHead):
         return self.fusion_conv(torch.cat(outs, dim=1))
 
 
-class DepthwiseSeparableASPPHead(BaseDecodeHead):
-    """The decoder of DeepLab v3+; a 1x1 stands for the pyramid in front of it."""
-
-    def __init__(self, c1_in_channels: int, c1_channels: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.bottleneck = ConvModule(self.in_channels, self.channels, 1)
-        self.c1_bottleneck = ConvModule(c1_in_channels, c1_channels, 1)
-        self.sep_bottleneck = nn.Sequential(
-            DepthwiseSeparableConvModule(self.channels + c1_channels, self.channels),
-            DepthwiseSeparableConvModule(self.channels, self.channels),
-        )
-
-    def _forward_feature(self, inputs: Any) -> Tensor:
-        fine = self.c1_bottleneck(inputs[0])
-        coarse = self.resize(self.bottleneck(self._transform_inputs(inputs)), fine)
-        return self.sep_bottleneck(torch.cat([coarse, fine], dim=1))
-
-
 #: The module each class has in the library.
 MODULES: dict[str, type[BaseDecodeHead]] = {
     "psp_head": PSPHead,
     "uper_head": UPerHead,
     "fcn_head": FCNHead,
     "segformer_head": SegformerHead,
-    "sep_aspp_head": DepthwiseSeparableASPPHead,
 }

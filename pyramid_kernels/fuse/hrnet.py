@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..nn import structure
 from ..nn.base import Fused
 from ..nn.hrnet import HRFuseForward, rows_of
+from ..nn.kinds import why_not_kind
 from ..nn.mixing import first_conv
 
 
@@ -30,8 +31,9 @@ class HighResolutionModuleForward(HRFuseForward):
         if not lists or not all(isinstance(row, nn.ModuleList) and len(row) == len(branches) for row in rows):
             return "branches and fuse_layers are not a list, and a list of lists as long"
         act = next((module._modules[name] for name in cls.activations if name in module._modules), None)
-        if type(act) is not nn.ReLU:
-            return f"its sums end in a {type(act).__name__}, not a ReLU"
+        reason = why_not_kind(act, nn.ReLU)
+        if reason:
+            return f"its last step {reason}"
         return super().why_not(module)
 
     @classmethod

@@ -1,17 +1,21 @@
-"""mmsegmentation: PSPNet, UPerNet, SegFormer and HRNetV2 heads. Nothing of it is imported: its classes come by name."""
+"""mmsegmentation: PSPNet, DeepLab, UPerNet, SegFormer and HRNetV2 heads. Not imported: its classes come by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..nn import structure
+from ..backends import Op, Problem
+from ..nn import aspp, structure
+from ..nn.aspp import ASPPForward
 from ..nn.base import Fused, Unit
 from ..nn.heads import Bottleneck, PSPForward
 from ..nn.hrnetv2 import HRNetV2Forward, Parts
-from ..nn.mixing import HeadForward, Layers, first_conv
+from ..nn.mixing import HeadForward, Layers, first_conv, run_all
 from ..nn.ppm import Level, why_not_grids, why_not_levels
 from ..nn.upernet import UPerForward
 
@@ -196,15 +200,108 @@ class SegformerHeadForward(DecodeHead, HRNetV2Forward):
         return [m.new_empty((len(m), width, *m.shape[2:])) for m, width in zip(maps, widths, strict=True)]
 
 
-SEPARABLE = (
-    "left alone: in its decoder a norm and a ReLU follow each depthwise 3x3, which mixes no channels, so nothing can "
-    "be mixed before the upsampling"
-)
+class ASPPHeadForward(DecodeHead, ASPPForward):
+    """ASPPHead: the image-level branch first, and a 3x3 over all of them."""
 
-ASPP = (
-    "left alone: no adapter reads its ConvModules; nn.ASPP(pool_first=True, project_kernel=3) computes what its "
-    "image_pool, aspp_modules and bottleneck do"
-)
+    pool_first = True
+    calls_norms = False
+
+    @classmethod
+    def branch(cls, block: Any) -> Unit:
+        return unit(block)
+
+    @classmethod
+    def why_not_branch(cls, path: str, block: Any) -> str | None:
+        return why_not_block(path, block) or structure.why_not_branch(f"{path}.conv", unit(block))
+
+    @classmethod
+    def parts(cls, module: Any) -> aspp.Parts:
+        branches = [cls.branch(block) for block in module.aspp_modules]
+        return aspp.Parts(branches, unit(module.image_pool[1]), unit(module.bottleneck), [])
+
+    @classmethod
+    def widths(cls, module: Any) -> list[int]:
+        return [module.image_pool[1].conv.in_channels]
+
+    @classmethod
+    def why_not(cls, module: Any) -> str | None:
+        pool, branches = module._modules.get("image_pool"), module._modules.get("aspp_modules")
+        if not isinstance(branches, nn.ModuleList) or not len(branches):
+            return "aspp_modules is not a list of branches"
+        blocks = ((f"aspp_modules.{i}", block) for i, block in enumerate(branches))
+        reason = cls.why_not_inputs(module)
+        reason = reason or structure.why_not_sequence("image_pool", pool, nn.AdaptiveAvgPool2d, nn.Module)
+        if reason is None and pool[0].output_size not in (1, (1, 1)):
+            reason = f"image_pool.0 pools to {pool[0].output_size}, not 1"
+        reason = reason or why_not_block("image_pool.1", pool[1])
+        reason = reason or structure.why_not_conv("image_pool.1.conv", pool[1].conv)
+        reason = reason or next(filter(None, (cls.why_not_branch(*block) for block in blocks)), None)
+        reason = reason or why_not_block("bottleneck", module._modules.get("bottleneck"))
+        reason = reason or structure.why_not_conv("bottleneck.conv", module.bottleneck.conv, (1, 3))
+        reason = reason or structure.why_not_units(cls.units(module))
+        return reason or cls.why_not_project("bottleneck.conv", module)
+
+    def why_slower(self, x: Any) -> str | None:
+        return None
+
+    def backend_of(self, op: Op) -> str:
+        return self.kernel_backend
+
+    def rest(self, y: Tensor, x: Any) -> Tensor:
+        """What follows the bottleneck's ReLU, beside the maps that the head was given."""
+        return run_all(self.tail(self), y)
+
+    def fused_forward(self, x: Any) -> Tensor:
+        return self.rest(super().fused_forward(*self.maps(x)), x)
+
+    def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+        return super().problems(*self.maps(x))
+
+
+class SeparableASPPHeadForward(ASPPHeadForward):
+    """DepthwiseSeparableASPPHead, DeepLab v3+'s: only what leads to its ``bottleneck`` is fused.
+
+    A norm and a ReLU follow every depthwise 3x3, which stays a layer of its own. In the decoder as well, where nothing
+    can be mixed before the upsampling.
+    """
+
+    own_chain = True
+    helpers = ("_transform_inputs",)
+
+    @classmethod
+    def branch(cls, block: Any) -> Unit:
+        separable = "pointwise_conv" in block._modules
+        return unit(block.pointwise_conv)._replace(depthwise=block.depthwise_conv) if separable else unit(block)
+
+    @classmethod
+    def why_not_branch(cls, path: str, block: Any) -> str | None:
+        if type(block).__name__ != "DepthwiseSeparableConvModule":
+            return super().why_not_branch(path, block)
+        reason = structure.why_not_children_of(
+            path, block, dict.fromkeys(("depthwise_conv", "pointwise_conv"), nn.Module)
+        )
+        return reason or super().why_not_branch(f"{path}.pointwise_conv", block.pointwise_conv)
+
+    @classmethod
+    def units(cls, module: nn.Module) -> list[Unit]:
+        return [found._replace(depthwise=None) for found in super().units(module)]
+
+    @classmethod
+    def example(cls, module: Any, new: Callable[[int, int], Tensor]) -> Any:
+        x = super().example(module, new)
+        if module.c1_bottleneck is None:
+            return x
+        return [new(first_conv(module.c1_bottleneck).in_channels, 4), *(x[1:] or x)]
+
+    def rest(self, y: Tensor, x: Any) -> Tensor:
+        head: Any = self
+        if head.c1_bottleneck is not None:
+            fine = head.c1_bottleneck(x[0])
+            y = F.interpolate(y, size=fine.shape[2:], mode="bilinear", align_corners=head.align_corners)
+            y = torch.cat([y, fine], 1)
+        return head.cls_seg(head.sep_bottleneck(y))
+
+
 EXCHANGE = (
     "left alone: it upsamples its maps bilinearly, and resizes them a second time to the size of the output; the "
     "nearest exchange of other HRNets is fused, and nn.HRFuse has a bilinear one"
@@ -216,7 +313,7 @@ CLASSES: dict[tuple[str, str], type[Fused] | str] = {
     ("mmseg.models.decode_heads.uper_head", "UPerHead"): UPerHeadForward,
     ("mmseg.models.decode_heads.fcn_head", "FCNHead"): FCNHeadForward,
     ("mmseg.models.decode_heads.segformer_head", "SegformerHead"): SegformerHeadForward,
-    ("mmseg.models.decode_heads.sep_aspp_head", "DepthwiseSeparableASPPHead"): SEPARABLE,
-    ("mmseg.models.decode_heads.aspp_head", "ASPPHead"): ASPP,
+    ("mmseg.models.decode_heads.sep_aspp_head", "DepthwiseSeparableASPPHead"): SeparableASPPHeadForward,
+    ("mmseg.models.decode_heads.aspp_head", "ASPPHead"): ASPPHeadForward,
     ("mmseg.models.backbones.hrnet", "HRModule"): EXCHANGE,
 }

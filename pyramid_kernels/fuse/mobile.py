@@ -27,7 +27,7 @@ def why_not_layers(layers: dict[str, Any], mean: Any) -> str | None:
         reason = structure.why_not_children_of(path, layer, kinds) or structure.why_not_branch(path, unit(layer))
         if reason:
             return reason
-    if type(mean) is not nn.AdaptiveAvgPool2d or mean.output_size not in (1, (1, 1)):
+    if not structure.is_kind(mean, nn.AdaptiveAvgPool2d) or mean.output_size not in (1, (1, 1)):
         return f"the image-level branch begins with {mean}, not with a global mean"
     return None
 

@@ -181,7 +181,7 @@ class FusedDeepLabV3PlusDecoder(DeepLabV3PlusForward, deeplabv3.DeepLabV3PlusDec
     @classmethod
     def why_not(cls, module: Any) -> str | None:
         up = module._modules.get("up")
-        if type(up) is not nn.Upsample or up.mode != "bilinear" or up.scale_factor not in (2, 4):
+        if not structure.is_kind(up, nn.Upsample) or up.mode != "bilinear" or up.scale_factor not in (2, 4):
             return f"up is {up}, not a bilinear Upsample by 2 or 4"
         return super().why_not(module)
 

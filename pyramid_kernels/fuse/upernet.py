@@ -8,6 +8,7 @@ from torch import nn
 from transformers.models.upernet import modeling_upernet as upernet
 
 from ..nn.heads import Bottleneck
+from ..nn.kinds import why_not_kind
 from ..nn.ppm import Level, why_not_grids
 from ..nn.upernet import UPerForward
 from .registry import adapters
@@ -40,9 +41,8 @@ class FusedUperNetHead(UPerForward, upernet.UperNetHead):
             layers = getattr(block, "layers", [])
             if len(layers) != 2 or layers != list(block._modules.values()):
                 return f"the layers of {path} are not its two children"
-            if type(layers[0]) is not nn.AdaptiveAvgPool2d:
-                return f"{path}.0 is a {type(layers[0]).__name__}, not AdaptiveAvgPool2d"
-            reason = cls.why_not_block(f"{path}.1", layers[1])
+            reason = why_not_kind(layers[0], nn.AdaptiveAvgPool2d)
+            reason = f"{path}.0 {reason}" if reason else cls.why_not_block(f"{path}.1", layers[1])
             if reason:
                 return reason
         return why_not_grids(cls.levels(module))

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..backends import BACKENDS, Backend, Op, Problem, automatic, select, transform
 from ..ops._shared.checks import FLOATS, check_choice
 from ..ops._shared.constants import Constants
-from .norm import class_name, synchronises
+from .kinds import NOT_YET, class_name, why_not_kind
+from .norm import synchronises
 from .norm import why_not as why_not_norm
 from .snapshot import GLOBAL_HOOKS, HOOKS, Snapshot, Snapshots, descendants
 
@@ -273,6 +275,8 @@ def why_not_children(module: nn.Module, called: Sequence[str] = ()) -> str | Non
             return f"{name} is sharded by FSDP"
         if is_parametrized(child):
             return f"{name} is parametrized"
+        if isinstance(child, LazyModuleMixin):
+            return f"{name} is a {class_name(child)}, {NOT_YET}"
         for key, parameter in child.named_parameters(recurse=False):
             if not is_plain(parameter):
                 return f"{name} holds its {key} as a {type(parameter).__name__}"
@@ -295,10 +299,12 @@ def why_not_map(x: Any, conv: nn.Conv2d | None = None) -> str | None:
 def why_not_unit(unit: Unit) -> str | None:
     """Why the ops cannot stand for this convolution and norm as they are now."""
     for conv in filter(None, (unit.depthwise, unit.conv)):
-        if type(conv) is not nn.Conv2d:
-            return f"a convolution is a {class_name(conv)}"
+        reason = why_not_kind(conv, nn.Conv2d)
+        if reason:
+            return f"a convolution {reason}"
         if not is_plain(conv.weight):
             return f"a weight is a {type(conv.weight).__name__}"
     if unit.conv.bias is not None and not unit.biased and not isinstance(unit.norm, nn.Identity):
         return "a convolution has a bias in front of its norm"
-    return why_not_norm(unit.norm)
+    reason = why_not_norm(unit.norm)
+    return f"a norm {reason}" if reason else None

@@ -17,6 +17,7 @@ from . import structure
 from .base import Fused, Unit, check_backend, problems_of, why_not_chain
 from .gates import Gate
 from .heads import why_not_joined
+from .kinds import why_not_kind
 from .mixing import HeadForward, mix
 from .norm import uses_batch
 
@@ -212,13 +213,14 @@ class FFMForward(HeadForward):
     def why_not(cls, module: nn.Module) -> str | None:
         block = dict(getattr(module._modules.get(cls.joining), "_modules", {}))
         # The ReLU of some is a function.
-        if len(block) not in (2, 3) or not all(map(isinstance, block.values(), (nn.Conv2d, nn.Module, nn.ReLU))):
+        if len(block) not in (2, 3) or not all(map(structure.is_kind, block.values(), (nn.Conv2d, nn.Module, nn.ReLU))):
             return f"{cls.joining} is not a convolution, a norm and a ReLU"
         two = "conv2" in module._modules
         names = ("conv1", "conv2") if two else ("conv",)
         for name in names:
-            if type(module._modules.get(name)) is not nn.Conv2d:
-                return f"{name} is not a Conv2d"
+            reason = why_not_kind(module._modules.get(name), nn.Conv2d)
+            if reason:
+                return f"{name} {reason}"
         return cls.why_not_parts(cls.parts(module), f"{cls.joining}.{next(iter(block))}", *names)
 
     @classmethod

@@ -14,7 +14,7 @@ from ..backends import Backend, Op, Problem
 from ..ops._shared.constants import derived
 from . import structure
 from .base import Fused, Unit, check_backend, problems_of
-from .norm import class_name
+from .kinds import why_not_kind
 
 
 class ReferenceLargeFOV(nn.Module):
@@ -183,9 +183,8 @@ def _biases(convs: Sequence[Any]) -> Tensor:
 
 def _why_not_branch(name: str, branch: nn.Module, deep: bool) -> str | None:
     if not deep:
-        if type(branch) is not nn.Conv2d:
-            return f"{name} is a {class_name(branch)}, not a Conv2d"
-        return structure.why_not_conv(name, branch, (1, 3))
+        reason = why_not_kind(branch, nn.Conv2d)
+        return f"{name} {reason}" if reason else structure.why_not_conv(name, branch, (1, 3))  # type: ignore[arg-type]
     reason = structure.why_not_sequence(name, branch, nn.Conv2d, nn.ReLU, nn.Conv2d, nn.ReLU, nn.Conv2d)
     if reason:
         return reason

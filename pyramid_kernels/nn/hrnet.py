@@ -16,6 +16,7 @@ from ..backends import Backend, Op, Problem
 from ..ops._shared.checks import check_choice
 from . import structure
 from .base import Fused, Unit, check_backend, problems_of, why_not_map
+from .kinds import why_not_kind
 from .mixing import around
 
 
@@ -104,7 +105,7 @@ class HRFuseForward(Fused):
     def why_not_path(cls, path: str, layer: Any, steps: int) -> str | None:
         """Why ``layer`` is not what a map goes through that is coarser than the output by so many halvings."""
         if steps == 0:
-            same = layer is None or type(layer) is nn.Identity
+            same = layer is None or why_not_kind(layer, nn.Identity) is None
             return None if same else f"{path} is a {type(layer).__name__}, and should leave the map as it is"
         if steps > 0:
             reason = structure.why_not_sequence(path, layer, nn.Conv2d, nn.Module)

@@ -2,32 +2,75 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .kinds import TENSORS, class_name, why_not_kind
 
 #: The ``norm`` argument of an op: (gamma, beta, mean, var, eps) of an eval-mode BatchNorm.
 EvalNorm = tuple[Tensor | None, Tensor | None, Tensor, Tensor, float]
 
 
-def why_not(norm: nn.Module) -> str | None:
-    """Why the ops cannot stand for ``norm``; None for BatchNorm2d, SyncBatchNorm, FrozenBatchNorm2d and Identity."""
-    known = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm, nn.Identity) or is_frozen(norm)
-    return None if known else f"{class_name(norm)} is not a BatchNorm the kernels know"
+#: The checks of BatchNorms that refuse a batch of maps.
+_REFUSE_MAPS = tuple(cls._check_input_dim for cls in (nn.BatchNorm1d, nn.BatchNorm3d, _BatchNorm))
+#: What every module holds; the rest of its attributes are settings of its own.
+_MODULE = frozenset(vars(nn.Module()))
+#: Whether classes that are no BatchNorm, with these settings, compute one of constants all the same.
+_frozen: dict[tuple[Any, ...], bool] = {}
 
 
-def class_name(module: object) -> str:
-    """Its class as a message names it: in full where it only shares the name of one of PyTorch's, as in QAT."""
-    cls = type(module)
-    shared = getattr(nn, cls.__name__, cls) is not cls
-    return f"{cls.__module__}.{cls.__qualname__}" if shared else cls.__name__
+def why_not(norm: nn.Module | None) -> str | None:
+    """Why the ops cannot stand for ``norm``, "is a ..."; None for Identity and for what computes a BatchNorm of maps.
+
+    That is BatchNorm2d, SyncBatchNorm, any class that keeps the forward of one, whatever its checks of the input, and
+    any class of frozen buffers that gives what a BatchNorm gives in eval mode.
+    """
+    if isinstance(norm, nn.Identity):
+        return why_not_kind(norm, nn.Identity)
+    if isinstance(norm, _BatchNorm):
+        if type(norm)._check_input_dim in _REFUSE_MAPS:
+            return f"is a {class_name(norm)}, which takes no maps"
+        return why_not_kind(norm, nn.SyncBatchNorm if isinstance(norm, nn.SyncBatchNorm) else _BatchNorm)
+    if norm is None or not is_frozen(norm):
+        return f"is a {class_name(norm)}, not a BatchNorm that the kernels know"
+    return None
 
 
-def is_frozen(norm: nn.Module) -> bool:
-    """Whether ``norm`` is torchvision's FrozenBatchNorm2d, told by name so that torchvision need not be imported."""
-    cls = type(norm)
-    return cls.__name__ == "FrozenBatchNorm2d" and cls.__module__.startswith("torchvision.ops")
+def is_frozen(norm: Any) -> bool:
+    """Whether ``norm``, of whichever library, is a BatchNorm of constants: its buffers, and what a run of it gives."""
+    buffers = {name for name, value in norm._buffers.items() if value is not None}
+    if norm._parameters or norm._modules or buffers - {"num_batches_tracked"} != set(TENSORS):
+        return False
+    settings = {name: value for name, value in vars(norm).items() if name not in _MODULE}
+    if not isinstance(settings.get("eps"), float) or not all(isinstance(v, int | float) for v in settings.values()):
+        return False
+    key = (type(norm), *settings.items())
+    if key not in _frozen:
+        _frozen[key] = _computes_constants(norm)
+    return _frozen[key]
+
+
+def _computes_constants(norm: Any) -> bool:
+    """Whether a copy of ``norm`` with other values gives in both modes what BatchNorm gives in eval mode."""
+    generator = torch.Generator().manual_seed(0)
+    channels = len(norm.running_mean)
+    with torch.utils._python_dispatch._disable_current_modes(), torch.enable_grad():
+        x = torch.randn(2, channels, 3, 2, dtype=torch.float64, device="cpu", generator=generator, requires_grad=True)
+        values = [torch.randn(channels, dtype=torch.float64, device="cpu", generator=generator) for _ in TENSORS]
+        weight, bias, mean, var = (*values[:3], values[3].exp())
+        expected = F.batch_norm(x, mean, var, weight, bias, eps=norm.eps)
+        twin = copy.copy(norm)
+        vars(twin)["_buffers"] = dict(zip(TENSORS, (weight, bias, mean, var), strict=True))
+        try:
+            found = [type(norm).forward(twin.train(mode), m) for mode in (False, True) for m in (x, x.detach())]
+            return all(torch.allclose(y, expected, rtol=1e-9, atol=1e-9) for y in found)
+        except Exception:  # its forward is anybody's code, and may take or raise anything
+            return False
 
 
 def synchronises(norm: nn.Module) -> bool:
@@ -39,9 +82,7 @@ def synchronises(norm: nn.Module) -> bool:
 
 def uses_batch(norm: nn.Module) -> bool:
     """Whether ``norm`` normalises with the batch's own statistics: its own mode decides, not its parent's."""
-    if isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm):
-        return norm.training or norm.running_mean is None
-    return False
+    return isinstance(norm, _BatchNorm) and (norm.training or norm.running_mean is None)
 
 
 def as_eval(norm: Any, conv: nn.Conv2d) -> EvalNorm:
@@ -77,5 +118,6 @@ def track(norm: Any, mean: Tensor, var: Tensor, count: int) -> None:
     if share is None:
         share = 0.0
     for running, batch in ((norm.running_mean, mean), (norm.running_var, var * (count / (count - 1)))):
-        # Averaged in the wider of both dtypes, and then rounded to that of a half-precision module.
-        running.copy_(running.to(batch.dtype).lerp(batch, share))
+        if running is not None:
+            # Averaged in the wider of both dtypes, and then rounded to that of a half-precision module.
+            running.copy_(running.to(batch.dtype).lerp(batch, share))

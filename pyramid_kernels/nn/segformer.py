@@ -15,6 +15,7 @@ from ..ops._shared.constants import derived
 from . import structure
 from .base import Unit, check_backend, is_plain, problems_of
 from .heads import why_not_joined
+from .kinds import why_not_kind
 from .mixing import HeadForward, Layers, Size, copy_layers, mix, run_all
 
 
@@ -84,9 +85,9 @@ class SegFormerForward(HeadForward):
     def why_not(cls, module: nn.Module) -> str | None:
         kinds = {"linear_fuse": nn.Conv2d, "activation": nn.ReLU, "dropout": nn.Dropout, "classifier": nn.Conv2d}
         for name, kind in kinds.items():
-            child = module._modules.get(name)
-            if type(child) is not kind:
-                return f"{name} is a {type(child).__name__}, not a {kind.__name__}"
+            reason = why_not_kind(module._modules.get(name), kind)
+            if reason:
+                return f"{name} {reason}"
         levels: Any = module._modules.get("linear_projections")
         if not isinstance(levels, nn.ModuleList) or not len(levels) or "batch_norm" not in module._modules:
             return "linear_projections is not a ModuleList of levels, or batch_norm is missing"
@@ -99,8 +100,9 @@ class SegFormerForward(HeadForward):
     def why_not_parts(cls, parts: Parts) -> str | None:
         """Why the layers, already known to be there, are not what ``fused_forward`` assumes."""
         for linear in parts.linears:
-            if type(linear) is not nn.Linear:
-                return f"a projection is a {type(linear).__name__}, not a Linear"
+            reason = why_not_kind(linear, nn.Linear)
+            if reason:
+                return f"a projection {reason}"
             if not is_plain(linear.weight):
                 return f"a projection's weight is a {type(linear.weight).__name__}"
         conv = parts.fuse.conv

@@ -13,6 +13,7 @@ from .. import functional
 from ..backends import Backend, Op, Problem
 from ..ops._shared.layout import empty_map
 from .base import Fused, Unit, check_backend, is_plain, problems_of
+from .kinds import why_not_kind
 from .mixing import first_conv, out_channels
 
 
@@ -166,8 +167,9 @@ def side(size: int | tuple[int, int]) -> int:
 
 def why_not_pool(path: str, pool: Any) -> str | None:
     """Why ``pool`` is not a stride-1, same-padded max pool of an odd square window."""
-    if type(pool) is not nn.MaxPool2d:
-        return f"{path} is a {type(pool).__name__}, not MaxPool2d"
+    reason = why_not_kind(pool, nn.MaxPool2d)
+    if reason:
+        return f"{path} {reason}"
     k = side(pool.kernel_size)
     expected = {"kernel_size": k, "stride": 1, "padding": k // 2, "dilation": 1}
     for name, value in expected.items():

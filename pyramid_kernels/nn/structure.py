@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from torch import nn
 
 from .base import Unit, why_not_unit
-from .norm import class_name
+from .kinds import class_name, why_not_kind
 
 
 def why_not_sequence(path: str, module: nn.Module, *kinds: type[nn.Module]) -> str | None:
     """Why ``module`` is not a Sequential of exactly these classes; ``nn.Module`` and ``nn.Sequential`` allow any."""
     if not isinstance(module, nn.Sequential):
         return f"{path} is a {type(module).__name__}, not a Sequential"
-    if len(module) != len(kinds) or not all(map(_is_kind, module, kinds)):
+    if len(module) != len(kinds) or not all(map(is_kind, module, kinds)):
         expected = ", ".join(kind.__name__ for kind in kinds)
         return f"{path} holds [{', '.join(map(class_name, module))}], not [{expected}]"
     return None
@@ -26,15 +26,17 @@ def why_not_children_of(path: str, block: nn.Module | None, kinds: dict[str, typ
     if list(children) != list(kinds):
         return f"{path} holds {list(children)}, not {list(kinds)}"
     for name, kind in kinds.items():
-        if kind is not nn.Module and type(children[name]) is not kind:
-            return f"{path}.{name} is a {class_name(children[name])}, not a {kind.__name__}"
+        reason = None if kind is nn.Module else why_not_kind(children[name], kind)
+        if reason:
+            return f"{path}.{name} {reason}"
     return None
 
 
-def _is_kind(module: nn.Module, kind: type[nn.Module]) -> bool:
+def is_kind(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether ``module`` computes what ``kind`` does; ``nn.Module`` and ``nn.Sequential`` allow any of theirs."""
     if kind is nn.Sequential:
         return isinstance(module, kind) and type(module).forward is kind.forward
-    return kind is nn.Module or type(module) is kind
+    return kind is nn.Module or why_not_kind(module, kind) is None
 
 
 def why_not_conv(path: str, conv: nn.Conv2d, kernels: Sequence[int] = (1,)) -> str | None:
@@ -80,8 +82,8 @@ def why_not_rest(module: nn.Module, units: Sequence[Unit], others: Sequence[nn.M
     """Why ``module`` holds more than ``units`` and ``others``: the rest must be ReLUs, global means and containers."""
     known = {part for unit in units for part in (unit.conv, unit.norm, unit.depthwise)} | set(others)
     for path, child in module.named_modules():
-        plain = type(child) is nn.ReLU or bool(child._modules)
-        mean = type(child) is nn.AdaptiveAvgPool2d and child.output_size in (1, (1, 1))
+        plain = is_kind(child, nn.ReLU) or bool(child._modules)
+        mean = is_kind(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1))
         if not (plain or mean or child in known):
             return f"{path} is a {class_name(child)}, which the forward does not compute"
     return None

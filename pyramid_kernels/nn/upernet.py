@@ -14,6 +14,7 @@ from ..backends import Backend, Op, Problem
 from . import structure
 from .base import Unit, check_backend, problems_of
 from .heads import Bottleneck, why_not_joined
+from .kinds import why_not_kind
 from .mixing import HeadForward, Layers, around, check_layout, copy_layers, first_conv, mix, out_channels, run_all
 from .ppm import Level, why_not_grids, why_not_levels
 
@@ -151,8 +152,8 @@ class UPerForward(HeadForward):
 
     @classmethod
     def why_not_tail(cls, module: Any) -> str | None:
-        is_conv = type(module._modules.get("classifier")) is nn.Conv2d
-        return None if is_conv else "classifier is not a Conv2d"
+        reason = why_not_kind(module._modules.get("classifier"), nn.Conv2d)
+        return f"classifier {reason}" if reason else None
 
     @classmethod
     def why_not_parts(cls, path: str, parts: Parts, top: nn.Module) -> str | None:
