@@ -140,7 +140,7 @@ def _of_op(
         chosen = select(op, problem, sizes, "auto")
     eager = unfused(op, tensors)
     forwards: dict[str, Fn] = {"auto": lambda: public(**tensors)}
-    paths = {"auto": chosen}
+    paths: dict[str, str] = {"auto": chosen}
     for backend in ("composed", *(KERNELS if device != "cpu" else ())):
         if cannot(op, problem, backend) is None and (device != "cpu" or paths["auto"] != backend):
             forwards[backend] = _forced(public, tensors, backend)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backends import Op, Problem
+from ..backends import Backend, Op, Problem
 from ..nn import aspp, structure
 from ..nn.aspp import ASPPForward
 from ..nn.base import Fused, Unit
@@ -244,7 +244,7 @@ class ASPPHeadForward(DecodeHead, ASPPForward):
     def why_slower(self, x: Any) -> str | None:
         return None
 
-    def backend_of(self, op: Op) -> str:
+    def backend_of(self, op: Op) -> Backend:
         return self.kernel_backend
 
     def rest(self, y: Tensor, x: Any) -> Tensor:
