@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from ..backends import Backend
+from ..backends import Backend, automatic
 from ..functional import upsample_argmax
 from ..nn.base import Fused, hooked
 from ..ops._shared.checks import check_map
@@ -29,6 +29,8 @@ class Logits(NamedTuple):
     def labels(self, size: tuple[int, int], backend: Backend) -> Tensor:
         """(N, H, W): the largest class of every pixel of an image of ``size``."""
         dtype = torch.uint8 if self.maps.shape[1] <= 256 else torch.int16
+        if automatic(backend) and self.maps.device.type == "cpu":
+            backend = "composed"  # bands, also where the whole map at once takes no longer: memory is what they are for
         return upsample_argmax(self.maps, size, align_corners=self.align_corners, dtype=dtype, backend=backend)
 
 
