@@ -60,7 +60,7 @@ def test_modules_on_meta_fuse_and_give_shapes(train: bool, monkeypatch: pytest.M
 
 def test_fake_modules_fuse_and_give_shapes() -> None:
     for name in MODULES:
-        real = build(name, torch.float32)
+        real = build(name, torch.float32).eval()
         expected = results(real, maps_of(name, torch.float32))
         ours = real.to_reference()
         with FakeTensorMode() as mode:

@@ -240,10 +240,10 @@ def test_children_with_hooks_take_the_original_forward(name: str) -> None:
 
 
 def test_on_a_cpu_automatic_follows_the_convolution(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    head, x = build(name, "auto", torch.float32)
     if DEVICE != "cpu":
         pytest.skip("decides on a CPU")
     for chosen, why in (("reference", "the unfused chain is what auto takes"), ("composed", None)):
+        head, x = build(name, "auto", torch.float32)
         monkeypatch.setattr("pyramid_kernels.nn.base.select", lambda *_, chosen=chosen: chosen)
         if any(unit.depthwise is not None for unit in head.units(head)):
             why = "depthwise"

@@ -175,11 +175,12 @@ class ASPPForward(Fused):
         return as_map(y, x)
 
     def _keeps_format(self, x: Tensor) -> bool:
-        """Whether the own forward in training projects maps in the memory format of ``x``.
+        """Whether the own forward projects maps in the memory format of ``x``, where that shows in training.
 
         PyTorch may leave a map of one pixel contiguous, and with it the concat of all branches.
         """
-        if not (self.training and is_channels_last(x)) or torch.compiler.is_compiling():
+        learning = self.training or torch.is_grad_enabled()
+        if not (learning and is_channels_last(x)) or torch.compiler.is_compiling():
             return True
         return self._snapshot().answer(x, self._why_contiguous) is None
 
