@@ -196,7 +196,7 @@ DECLINED: list[tuple[str, Callable[[Any], Any], str]] = [
     ("spp", lambda m: m.m.__setitem__(1, nn.MaxPool2d(9, 2, 4)), "m.1 has stride=2, not 1"),
     ("spp", lambda m: m.m.__setitem__(1, nn.MaxPool2d(9, 1, 3)), "m.1 has padding=3, not 4"),
     ("spp", lambda m: m.m.__setitem__(1, nn.MaxPool2d((9, 5), 1, (4, 2))), "m.1 has kernel_size=(9, 5), not 9"),
-    ("spp", lambda m: m.m.__setitem__(1, nn.AvgPool2d(9, 1, 4)), "m.1 is a AvgPool2d, not MaxPool2d"),
+    ("spp", lambda m: m.m.__setitem__(1, nn.AvgPool2d(9, 1, 4)), "m.1 is a AvgPool2d, not a MaxPool2d"),
     ("spp", lambda m: m.m.__setitem__(1, nn.MaxPool2d(9, 1, 4, ceil_mode=True)), "m.1 has an even window, ceil_mode"),
     ("spp", lambda m: setattr(m, "m", nn.ModuleList(list(m.m)[::-1])), "m pools [13, 9, 5], which do not ascend"),
     ("spp", lambda m: setattr(m, "m", nn.ModuleList()), "m is not a ModuleList of pools"),
