@@ -33,6 +33,11 @@ def test_enough_faults(parameters: list[Any]) -> None:
     assert sum(not parameter.marks for parameter in parameters) >= 20
 
 
+def test_the_line_of_every_fault_is_in_the_shipped_source() -> None:
+    for folder, planted in (("pyramid_kernels/ops", faults.FAULTS), ("csrc", cuda_faults.FAULTS)):
+        assert [f.what for f in planted if f.line not in (faults.ROOT / folder / f.file).read_text()] == []
+
+
 @pytest.mark.parametrize("fault", TRITON)
 def test_fault_is_found(fault: Fault) -> None:
     found, complaint = faults.found_by(fault)
