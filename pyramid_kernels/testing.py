@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from . import ledger
 from .ops._shared.launch import counters
-from .ops._shared.layout import as_map
+from .ops._shared.layout import memory_format
 
 
 @contextmanager
@@ -84,7 +84,9 @@ def limits(ours: Tensor, exact: Tensor, chain: Errors) -> tuple[float, float]:
     return 2 * largest + step, 2 * rms + step
 
 
-def module_error_ratios(ours: nn.Module, unfused: nn.Module, x: Tensor, draws: int = 8) -> dict[str, float]:
+def module_error_ratios(
+    ours: nn.Module, unfused: nn.Module, x: Tensor, draws: int = 8, formats: Sequence[torch.memory_format] = ()
+) -> dict[str, float]:
     """Error over limit of everything that one step of ``ours`` gives, by name: 1 and less passes.
 
     "y" is the output (the maps of a tuple side by side), "dx" the gradient of ``x``, "d weight" that of a parameter;
@@ -97,6 +99,7 @@ def module_error_ratios(ours: nn.Module, unfused: nn.Module, x: Tensor, draws: i
         x: (N, C, H, W), what both take. Other draws roll it over the batch, in its own memory format, under other
             gradients of the output.
         draws: how many.
+        formats: memory formats that the draws, and the weights of ``unfused``, take in turn; by default that of ``x``.
     """
     state = copy.deepcopy(unfused.state_dict())
     got = _step(ours, x)
@@ -106,8 +109,12 @@ def module_error_ratios(ours: nn.Module, unfused: nn.Module, x: Tensor, draws: i
         exact = copy.deepcopy(unfused).double()
         exact.load_state_dict(state)
         unfused.load_state_dict(state)
-        data = as_map(x.roll(draw, 0), x)
-        expected, chain = _step(exact, data.double(), draw), _step(unfused, data, draw)
+        seed, place = divmod(draw, max(1, len(formats)))
+        layout = formats[place] if formats else memory_format(x)
+        if formats:
+            unfused.to(memory_format=layout)  # type: ignore[call-overload]
+        data = x.roll(seed, 0).contiguous(memory_format=layout)
+        expected, chain = _step(exact, data.double(), seed), _step(unfused, data, seed)
         truth = truth or expected
         for name, t in expected.items():
             chains[name] = chains.get(name, Errors()).worse(errors(chain[name], t))

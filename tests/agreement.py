@@ -46,9 +46,9 @@ def _randomise(norm: Any, generator: torch.Generator, gated: bool) -> None:
         norm.bias.copy_(4.0 * torch.randint(0, 2, (norm.num_features,), generator=generator) - 2)
 
 
-def assert_agrees(ours: nn.Module, unfused: nn.Module, x: Tensor, draws: int = 16) -> None:
+def assert_agrees(ours: nn.Module, unfused: nn.Module, x: Tensor, draws: int = 16, formats: Any = ()) -> None:
     """Every result of ``ours`` is within the oracle's limit of a float64 copy of ``unfused``, one step in its mode."""
-    ratios = module_error_ratios(ours, unfused, x, draws)
+    ratios = module_error_ratios(ours, unfused, x, draws, formats)
     worst = sorted(ratios.items(), key=lambda item: -item[1])[:5]
     assert worst[0][1] <= 1, f"error over limit: {worst}"
     counts = [{n: int(b) for n, b in m.named_buffers() if not b.is_floating_point()} for m in (ours, unfused)]

@@ -102,7 +102,9 @@ def test_agrees(model: Any, train: bool, monkeypatch: pytest.MonkeyPatch) -> Non
     # A transformer's gradients pass through more small sums: measured, the chain's error on one norm of eight channels
     # differs threefold between draws. What is small takes more of them.
     size = sum(p.numel() for p in ours.parameters())
-    assert_agrees(ours, unfused, x, draws=32 if size < 1e6 else 8 if size < 5e6 else 2)
+    # In the model's own format alone, gradients of UPerNet's norms are up to 1.4 of the limit: docs/numerics.md, Open.
+    formats = (torch.contiguous_format, torch.channels_last)
+    assert_agrees(ours, unfused, x, draws=32 if size < 1e6 else 8 if size < 5e6 else 2, formats=formats)
     assert len(runs) == 1
 
 
