@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..dilated_branches.composed import convolve, pays, supports
-from . import reference
 from .reference import normalised
 
 __all__ = ["dilated_branches_train", "pays", "supports"]
@@ -26,15 +24,6 @@ def dilated_branches_train(
     activation: str | None,
     image_bias: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if torch.compiler.is_compiling():  # which taps are live is a question of sizes, and each answer another graph
-        settings: dict[str, Any] = {
-            "gamma": gamma,
-            "beta": beta,
-            "eps": eps,
-            "activation": activation,
-            "image_bias": image_bias,
-        }
-        return reference.dilated_branches_train(x, weights, dilations=dilations, **settings)
     last = x.contiguous(memory_format=torch.channels_last)
     maps = [convolve(last, w, d, image_bias, x) for w, d in zip(weights, dilations, strict=True)]
     return normalised(maps, x, gamma, beta, eps, activation)
