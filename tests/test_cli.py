@@ -153,7 +153,8 @@ def test_info_tells_what_its_columns_are(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["info"]) == 0
     out = capsys.readouterr().out
     assert "auto: what it takes for the op's first test case" in out
-    assert max(map(len, out.splitlines())) < 200, "all twelve ops have one name"
+    ops = out.partition("\n\n")[2]  # after versions and settings, whose paths are as long as they are
+    assert max(map(len, ops.splitlines())) < 200, "all twelve ops have one name"
 
 
 @needs_cpu

@@ -66,7 +66,7 @@ def backward(
 ) -> None:  # fmt: skip
     """Fill dlogits (N, C, h, w)."""
     scale = dy if settings.reduction == "none" else dy * factor
-    if kept.numel():
+    if kept.numel() and scale.isfinite():  # NaN times the zeros of pixels that do not count would be NaN
         dlogits.copy_(kept * scale)
         return
     exact = accumulation(logits)
