@@ -271,16 +271,6 @@ def _announce(name: str, decision: Decision) -> None:
     warnings.warn(message, stacklevel=2)
 
 
-def explained_by(problems: Callable[..., Any]) -> Callable[[Function], Function]:
-    """Attach to a public function what ``explain`` asks: its (op, problem, sizes) list for the same arguments."""
-
-    def attach(fn: Function) -> Function:
-        fn.problems = problems  # type: ignore[attr-defined]
-        return fn
-
-    return attach
-
-
 def explain(fn: Callable[..., Any], *args: Any, backend: Backend = "auto", **kwargs: Any) -> str:
     """Print and return, for the call ``fn(*args, **kwargs)``, the backend of each op in it and every reason.
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backends import not_by_kernels
+from .backends import Function, not_by_kernels
+from .ops._shared import plans
 
 _LIB = torch.library.Library("pyramid_kernels", "DEF")
 
@@ -39,6 +40,7 @@ class OpFunction(torch.autograd.Function):
     """
 
     op_name: str
+    short_apply: Callable[..., Any]
 
     @classmethod
     def run(cls, *args: Any) -> Any:
@@ -50,12 +52,50 @@ class OpFunction(torch.autograd.Function):
         if torch.compiler.is_compiling():
             wanted = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
             return cls.apply(*args) if wanted else cls.forward(*args)
-        return cls.apply(*args)
+        results = cls.apply(*args)
+        if plans.local.capture is not None:
+            plans.local.capture.runs.append((cls, args, results))
+        return results
 
     def __init_subclass__(cls) -> None:
         cls.setup_context = staticmethod(_without_zeros(cls.setup_context))  # type: ignore[method-assign]
         cls.backward = staticmethod(_first_order_only(cls.op_name, cls.backward))  # type: ignore[method-assign]
         cls.vmap = staticmethod(_refuse_vmap(cls.op_name))  # type: ignore[method-assign]
+        cls.short_apply = _short(cls)
+
+
+def _short(function: type[OpFunction]) -> Callable[..., Any]:
+    """``apply`` of ``function`` as the short way runs it: planned, and with a ``forward`` that takes the context, which
+    costs a third of one that does not."""
+
+    class Short(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inner: Any) -> Any:
+            ctx.shortcut = plans.local.shortcut
+            outputs = ctx.shortcut.forward(inner)
+            function.setup_context(ctx, inner, outputs)
+            return outputs
+
+        @staticmethod
+        def backward(ctx: Any, *dys: Tensor | None) -> Any:
+            if torch.is_grad_enabled() or plans.watched():
+                return function.backward(ctx, *dys)
+            return ctx.shortcut.backward(ctx, dys)
+
+    # What Function.apply does before, for transforms that the short way is not taken in, costs as much as the rest.
+    return super(torch.autograd.Function, Short).apply
+
+
+def public(problems: Callable[..., Any]) -> Callable[[Function], Function]:
+    """What every public function of an op is: one with a short way in, and with what ``explain`` asks, its
+    (op, problem, sizes) list for the same arguments."""
+
+    def attach(fn: Function) -> Function:
+        found = plans.short(fn)
+        found.problems = problems  # type: ignore[attr-defined]
+        return found
+
+    return attach
 
 
 def _without_zeros(setup_context: Callable[..., None]) -> Callable[..., None]:

@@ -9,14 +9,13 @@
 #include <string>
 #include <vector>
 
+#include "bindings/call.h"
 #include "common/check.h"
 #include "common/dispatch.h"
 #include "common/queue.h"
 
 namespace pk::bindings {
 
-namespace py = pybind11;
-using Address = std::uintptr_t;
 using Ints = std::vector<std::int64_t>;
 using Rows = std::vector<Ints>;
 
@@ -25,10 +24,6 @@ inline void* at(Address address) { return reinterpret_cast<void*>(address); }
 inline Dtype dtype_of(int code) {
     if (!is_dtype(code)) throw std::invalid_argument("dtype must be 0 to 3, got " + std::to_string(code));
     return static_cast<Dtype>(code);
-}
-
-inline void raise_unless_ok(const Status& status) {
-    if (!status.ok()) throw std::runtime_error(status.error);
 }
 
 /// Where a launch goes. While it lasts other Python threads run: where the device's queue is full a launch waits, for

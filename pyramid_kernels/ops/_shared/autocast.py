@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .plans import cast
+
 
 def autocast(x: Tensor, *tensors: Tensor | None) -> tuple[Any, ...]:
     """``x`` and ``tensors`` in the autocast dtype of x's device, as PyTorch's convolutions take them.
@@ -19,7 +21,7 @@ def autocast(x: Tensor, *tensors: Tensor | None) -> tuple[Any, ...]:
     if not _is_on(x):
         return (x, *tensors)
     dtype = torch.get_autocast_dtype(x.device.type)
-    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in (x, *tensors))
+    return tuple(t if t is None or t.dtype == torch.float64 else cast(t, dtype) for t in (x, *tensors))
 
 
 def promoted(maps: Sequence[Tensor]) -> list[Tensor]:
@@ -27,7 +29,7 @@ def promoted(maps: Sequence[Tensor]) -> list[Tensor]:
     if not _is_on(maps[0]):
         return list(maps)
     dtype = reduce(torch.promote_types, (m.dtype for m in maps))
-    return [m.to(dtype) for m in maps]
+    return [cast(m, dtype) for m in maps]
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:

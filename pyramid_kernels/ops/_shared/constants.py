@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from . import launch
+
 T = TypeVar("T")
 
 
@@ -45,8 +47,17 @@ _active: ContextVar[Constants | None] = ContextVar("constants", default=None)
 
 def derived(fn: Callable[..., T], *args: Any) -> T:
     """``fn(*args)`` of weights, modules and settings; a frozen module computes it once for the same values."""
-    constants = None if torch.compiler.is_compiling() else _active.get()
-    return fn(*args) if constants is None else constants.get(fn, args)
+    constants = None if torch.compiler.is_compiling() else active()
+    if constants is None:
+        return fn(*args)
+    result = constants.get(fn, args)
+    if launch.local.recorder is not None:
+        launch.local.recorder.derived(fn, args, result)
+    return result
+
+
+#: The constants of the frozen module that is being called, or None.
+active = _active.get
 
 
 def _leaves(arg: Any) -> Iterator[Any]:

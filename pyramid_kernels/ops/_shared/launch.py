@@ -1,18 +1,30 @@
-"""Every Triton launch goes through ``launch``, and every launch can be counted."""
+"""Every Triton launch goes through ``launch``, and every launch can be counted, or recorded for a plan."""
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from contextlib import nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+if TYPE_CHECKING:
+    from .plans import Recorder
 
 #: Counters that ``pyramid_kernels.testing.count_launches`` has switched on; keys are (kernel name, dtype name).
 counters: list[Counter[tuple[str, str]]] = []
 
 #: (backend, kernel, dtype) of everything launched while a counter was on.
 launched: set[tuple[str, str, str]] = set()
+
+
+class _Local(threading.local):
+    recorder: Recorder | None = None  # of the call that this thread is in
+
+
+local = _Local()
 
 
 def record(backend: str, kernel: str, dtype: str) -> None:
@@ -26,12 +38,60 @@ def launch(kernel: Any, grid: tuple[int, ...], like: torch.Tensor, *args: Any, *
     """Launch a Triton kernel on the device of ``like``, whose dtype names the instantiation; empty grids do nothing."""
     if 0 in grid:
         return
+    dtype = str(like.dtype).removeprefix("torch.")
+    if local.recorder is None:
+        triton(kernel, grid, like.device, dtype, args, meta)
+        return
+    with _disable_current_modes():  # what Triton itself does is no part of the call
+        compiled = triton(kernel, grid, like.device, dtype, args, meta)
+    local.recorder.triton(kernel, grid, dtype, args, meta, compiled)
+
+
+def triton(
+    kernel: Any, grid: tuple[int, ...], device: torch.device, dtype: str, args: tuple[Any, ...], meta: dict[str, Any]
+) -> Any:
+    """One launch; the compiled kernel, where there is one."""
     if counters:
-        record("triton", kernel.__name__, str(like.dtype).removeprefix("torch."))
-    with torch.cuda.device(like.device) if like.is_cuda else nullcontext():
-        start(kernel, grid, args, meta)
+        record("triton", kernel.__name__, dtype)
+    with on(device):
+        return start(kernel, grid, args, meta)
 
 
-def start(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], meta: dict[str, Any]) -> None:
+def on_device(device: torch.device, fn: Any, *args: Any) -> Any:
+    """``fn(*args)`` while ``device`` is the current one."""
+    if torch.cuda.current_device() == device.index:
+        return fn(*args)
+    with torch.cuda.device(device):
+        return fn(*args)
+
+
+def on(device: torch.device) -> AbstractContextManager[Any]:
+    """What makes ``device`` the current one."""
+    other = device.type == "cuda" and device.index != torch.cuda.current_device()
+    return torch.cuda.device(device) if other else nullcontext()
+
+
+def start(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], meta: dict[str, Any]) -> Any:
     """Hand one launch to Triton. The oracle and the compile gate put their own function here."""
-    kernel[grid](*args, **meta)
+    return kernel[grid](*args, **meta)
+
+
+#: ``start`` as it is, to see that nobody has put another there.
+_START = start
+
+
+def compiled(kernel: Any, dtype: str, run: Any, grid: tuple[int, int, int], stream: int, args: list[Any]) -> bool:
+    """Launch a compiled Triton kernel, whose ``args`` are specialised as it was; False where Triton must be asked."""
+    if start is not _START or launch_hooks():
+        return False
+    if counters:
+        record("triton", kernel.__name__, dtype)
+    run.run(*grid, stream, run.function, run.packed_metadata, None, None, None, *args)
+    return True
+
+
+def launch_hooks() -> Any:
+    """What a profiler of Triton wants to hear of each launch."""
+    import triton as library
+
+    return library.knobs.runtime.launch_enter_hook.calls

@@ -96,6 +96,27 @@ def core(device: str) -> ModuleType:
     return module
 
 
+def launch_native(name: str, head: tuple[Any, ...], *tensors: Tensor | None | list[Any]) -> None:
+    """Launch the native function ``name``: settings and sizes, then tensors, None or lists of them.
+
+    Raises ValueError for a tensor of a wrong shape, RuntimeError with the core's own line for a refused launch.
+    """
+    each = [t for given in tensors for t in (given if isinstance(given, list) else [given])]
+    device = next(t.device for t in each if t is not None)
+    ready = getattr(core(device.type), name)(*head, *tensors)
+    if launch.local.recorder is not None:
+        launch.local.recorder.native(ready, each)
+    run(ready, device, stream(device), [pointer(t) for t in each])
+
+
+def run(ready: Any, device: torch.device, stream: int, addresses: list[int]) -> None:
+    """Launch a checked call with tensors at these addresses."""
+    if launch.counters:
+        _counted(core(device.type), ready.run, device.index or 0, stream, addresses)
+    else:
+        ready.run(device.index or 0, stream, addresses)
+
+
 def call(name: str, like: Tensor, *args: Any) -> None:
     """Call the native function ``name`` with (dtype code, device, stream) of ``like`` before ``args``.
 
@@ -103,16 +124,21 @@ def call(name: str, like: Tensor, *args: Any) -> None:
     """
     module = core(like.device.type)
     function = getattr(module, name)
+    if launch.local.recorder is not None:
+        launch.local.recorder.steps = None  # addresses among integers say nothing of their tensors
     device = like.get_device() if like.is_cuda else 0
-    stream = _stream(device) if like.is_cuda else 0
+    where = DTYPES[like.dtype], device, stream(like.device)
     if launch.counters:
-        _counted(module, function, DTYPES[like.dtype], device, stream, *args)
+        _counted(module, function, *where, *args)
     else:
-        function(DTYPES[like.dtype], device, stream, *args)
+        function(*where, *args)
 
 
-def _stream(device: int) -> int:
-    return _current_stream(device) if _current_stream else torch.cuda.current_stream(device).cuda_stream
+def stream(device: torch.device) -> int:
+    """The current stream of a CUDA device as the core takes it; 0 for a CPU."""
+    if device.type != "cuda":
+        return 0
+    return _current_stream(device.index) if _current_stream else torch.cuda.current_stream(device).cuda_stream
 
 
 def _counted(module: ModuleType, function: Any, *args: Any) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...backends import KERNELS, Backend, Op, Problem, describe, explained_by, select
+from ...backends import KERNELS, Backend, Op, Problem, describe, select
+from ...registration import public
 from .._shared.affine import Norm, check_affine, check_norm
 from .._shared.autocast import autocast
 from .._shared.checks import check_floating, check_like
@@ -38,7 +39,7 @@ def _problems(
     return [own, *branches_op._problems(x, weights, dilations=dilations), *pool]
 
 
-@explained_by(_problems)
+@public(_problems)
 def aspp(
     x: Tensor,
     weights: Sequence[Tensor],

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, explained_by, select
-from ...registration import OpFunction, register_op
+from ...backends import Backend, Op, Problem, describe, select
+from ...registration import OpFunction, public, register_op
 from .._shared.affine import ACTIVATIONS, dense_vectors
 from .._shared.autocast import autocast
 from .._shared.checks import check_choice, check_floating, check_like, check_map, check_vector
@@ -36,7 +36,7 @@ def _problems(x: Tensor, weight1: Tensor, *_args: Any, residual: bool = False, *
     return [(OP, *_problem(x, weight1, residual))]
 
 
-@explained_by(_problems)
+@public(_problems)
 def channel_gate(
     x: Tensor,
     weight1: Tensor,

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, explained_by, select
-from ...registration import OpFunction, register_op
+from ...backends import Backend, Op, Problem, describe, select
+from ...registration import OpFunction, public, register_op
 from .._shared.affine import ACTIVATIONS, Norm, check_affine
 from .._shared.autocast import autocast
 from .._shared.checks import check_choice, check_floating, check_length, check_like, check_map
@@ -37,7 +37,7 @@ def _problems(x: Tensor, weights: Sequence[Tensor], *, dilations: Sequence[int],
     return [(OP, _problem(x), sizes_of(x, weights, dilations))]
 
 
-@explained_by(_problems)
+@public(_problems)
 def dilated_branches(
     x: Tensor,
     weights: Sequence[Tensor],

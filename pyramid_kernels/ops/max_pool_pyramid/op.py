@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, explained_by, select
-from ...registration import OpFunction, register_op
+from ...backends import Backend, Op, Problem, describe, select
+from ...registration import OpFunction, public, register_op
 from .._shared.checks import check_choice, check_map
 from .._shared.layout import empty_map, format_of, is_channels_last
 from . import composed, reference
@@ -33,7 +33,7 @@ def _problems(x: Tensor, kernel_sizes: Any = None, *, cascade: bool = False, **_
     return [(OP, _problem(x, check_kernel_sizes(kernel_sizes, cascade), cascade), tuple(x.shape))]
 
 
-@explained_by(_problems)
+@public(_problems)
 def max_pool_pyramid(
     x: Tensor,
     kernel_sizes: Sequence[int] | None = None,

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, explained_by, select
-from ...registration import OpFunction, register_op
+from ...backends import Backend, Op, Problem, describe, select
+from ...registration import OpFunction, public, register_op
 from .._shared.affine import dense_vectors
 from .._shared.layout import as_map, empty_map, is_channels_last, placed
 from .._shared.precision import accumulation
@@ -38,7 +38,7 @@ def _problems(
     return [(OP, _problem(maps, target, mode), _sizes(maps, weight, target))]
 
 
-@explained_by(_problems)
+@public(_problems)
 def pyramid_conv(
     maps: Sequence[Tensor],
     weight: Tensor,

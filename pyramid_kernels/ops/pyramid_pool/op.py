@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, explained_by, select
-from ...registration import OpFunction, register_op
+from ...backends import Backend, Op, Problem, describe, select
+from ...registration import OpFunction, public, register_op
 from .._shared.checks import check_choice, check_map, pairs
 from .._shared.layout import as_cells, empty_cells, format_of, is_channels_last
 from .._shared.windows import WINDOWS, grids, paired
 from . import composed, reference
+from .settings import Settings
 
 OP = Op("pyramid_pool", "memory", reference, composed)
 
@@ -46,7 +47,7 @@ def _problems(x: Tensor, bins: Bins, *, mode: str = "avg", windows: str = "adapt
     return [(OP, _problem(x, mode, windows, pairs("bins", bins)), tuple(x.shape))]
 
 
-@explained_by(_problems)
+@public(_problems)
 def pyramid_pool(
     x: Tensor, bins: Bins, *, mode: str = "avg", windows: str = "adaptive", backend: Backend = "auto"
 ) -> Tensor:
@@ -80,19 +81,19 @@ def pyramid_pool(
     backend = select(OP, _problem(x, mode, windows, levels), tuple(x.shape), backend)
     if backend in ("reference", "composed"):
         return OP.python(backend)(x, levels, mode=mode, windows=windows)
-    return PyramidPool.run(x, [v for level in levels for v in level], mode, windows, backend)[0]
+    return PyramidPool.run(x, Settings([v for level in levels for v in level], mode, windows), backend)[0]
 
 
 class PyramidPool(OpFunction):
     op_name = "pyramid_pool"
 
     @staticmethod
-    def forward(x: Tensor, bins: list[int], mode: str, windows: str, backend: str) -> tuple[Tensor, Tensor]:
-        return _fwd(x, bins, mode, windows, backend)
+    def forward(x: Tensor, settings: Settings, backend: str) -> tuple[Tensor, Tensor]:
+        return _fwd(x, *settings, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, *ctx.settings = inputs
+        x, ctx.settings, ctx.backend = inputs
         ctx.size, ctx.channels_last = x.shape[2:], is_channels_last(x)
         ctx.save_for_backward(output[1])
         ctx.mark_non_differentiable(output[1])
@@ -101,40 +102,23 @@ class PyramidPool(OpFunction):
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         (indices,) = ctx.saved_tensors
         indices = as_cells(indices, ctx.channels_last)  # hooks on saved tensors may have laid them out anew
-        return _bwd(dy, indices, ctx.size, ctx.channels_last, *ctx.settings), None, None, None, None
+        return _bwd(dy, indices, ctx.size, ctx.channels_last, *ctx.settings, ctx.backend), None, None
 
 
-def _cells(bins: list[int], size: Sequence[int], windows: str) -> int:
-    return sum(rows * cols for rows, cols in grids(paired(bins), (size[0], size[1]), windows))
-
-
-def _allocate(x: Tensor, bins: list[int], mode: str, windows: str) -> tuple[Tensor, Tensor]:
+def _allocate(x: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
     """The packed cells and, for "max", the flat index of each maximum (int32; empty for "avg")."""
+    bins, mode, windows, _ = settings
     n, c, h, w = x.shape
-    s, last = _cells(bins, (h, w), windows), is_channels_last(x)
+    s, last = sum(rows * cols for rows, cols in grids(paired(bins), (h, w), windows)), is_channels_last(x)
     indices = empty_cells(last, x, n if mode == "max" else 0, c, s, torch.int32)
     return empty_cells(last, x, n, c, s), indices
 
 
-def _forward(x: Tensor, bins: list[int], mode: str, windows: str, backend: str) -> tuple[Tensor, Tensor]:
-    y, indices = _allocate(x, bins, mode, windows)
-    OP.kernels(backend).forward(x, y, indices, paired(bins), mode, windows)
+def _forward(x: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+    y, indices = _allocate(x, *settings)
+    *chosen, backend = settings
+    OP.kernels(backend).forward(x, y, indices, Settings(*chosen))
     return y, indices
-
-
-def _backward(
-    dy: Tensor,
-    indices: Tensor,
-    size: list[int],
-    channels_last: bool,
-    bins: list[int],
-    mode: str,
-    windows: str,
-    backend: str,
-) -> Tensor:
-    dx = _allocate_dx(dy, indices, size, channels_last)
-    OP.kernels(backend).backward(as_cells(dy, channels_last), indices, dx, paired(bins), mode, windows)
-    return dx
 
 
 def _allocate_dx(dy: Tensor, indices: Tensor, size: list[int], channels_last: bool, *_: Any) -> Tensor:
@@ -142,11 +126,18 @@ def _allocate_dx(dy: Tensor, indices: Tensor, size: list[int], channels_last: bo
     return torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=format_of(channels_last))
 
 
+def _backward(dy: Tensor, indices: Tensor, size: list[int], channels_last: bool, *settings: Any) -> Tensor:
+    dx = _allocate_dx(dy, indices, size, channels_last)
+    *chosen, backend = settings
+    OP.kernels(backend).backward(as_cells(dy, channels_last), indices, dx, Settings(*chosen))
+    return dx
+
+
 _SETTINGS = "int[] bins, str mode, str windows, str backend"
 _fwd = register_op(
     f"pyramid_pool_fwd(Tensor x, {_SETTINGS}) -> (Tensor, Tensor)",
     _forward,
-    lambda x, bins, mode, windows, backend: _allocate(x, bins, mode, windows),
+    _allocate,
 )
 _bwd = register_op(
     f"pyramid_pool_bwd(Tensor dy, Tensor indices, SymInt[] size, bool channels_last, {_SETTINGS}) -> Tensor",

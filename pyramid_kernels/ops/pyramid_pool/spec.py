@@ -7,6 +7,7 @@ import torch
 from .._shared.checks import pairs
 from .._shared.spec import Case, Cost, arg
 from .._shared.windows import grids
+from .settings import Settings
 
 CASES = [
     Case("psp-12x18", {"x": arg(1, 5, 12, 18), "bins": (1, 2, 3, 6)}, exact=False),
@@ -42,14 +43,13 @@ def launches(case: Case, channels_last: bool, backend: str) -> tuple[dict[str, i
 
 def _is_split(case: Case, channels_last: bool) -> bool:
     """Whether the CUDA kernels cut this map across blocks, which leaves parts for a second launch."""
-    from .cuda import parts, pyramid
+    from .cuda import parts
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    x = torch.empty(case.args["x"].shape, device="meta", memory_format=layout)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    bins = pairs("bins", case.args["bins"])
-    levels = pyramid(bins, case.args.get("mode", "avg"), case.args.get("windows", "adaptive"), device)
-    return parts(device.type, torch.float32, (*x.shape, *x.stride()), tuple(levels)) > 0
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x = torch.empty(case.args["x"].shape, device=device, memory_format=layout)
+    bins = [v for pair in pairs("bins", case.args["bins"]) for v in pair]
+    return parts(x, Settings(bins, case.args.get("mode", "avg"), case.args.get("windows", "adaptive"))) > 0
 
 
 def cost(case: Case, itemsize: int) -> Cost:

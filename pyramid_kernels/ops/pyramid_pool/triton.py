@@ -20,14 +20,13 @@ from .._shared.layout import is_channels_last
 from .._shared.precision import accumulation
 from .._shared.triton import accumulator, cannot_launch, divided, tile
 from .._shared.windows import axis_windows
+from .settings import Settings
 
 #: Edges along one axis are sorted in registers: at most two per bin, and one per band.
 MAX_LEVELS, MAX_EDGES = 8, 64
 #: Rectangles are cut further, into bands of at least BAND rows, until about this many programs run.
 PROGRAMS, BAND = 512, 8
 FAR: tl.constexpr = tl.constexpr(2**31 - 1)
-
-Levels = list[tuple[int, int]]
 
 
 def supports(problem: Problem) -> str | None:
@@ -253,10 +252,11 @@ def rectangles(bins: tuple[int, ...], size: int, windows: str, splits: int) -> t
     return len(found) - 1, triton.next_power_of_2(slots)
 
 
-def forward(x: Tensor, y: Tensor, indices: Tensor, bins: Levels, mode: str, windows: str) -> None:
+def forward(x: Tensor, y: Tensor, indices: Tensor, settings: Settings) -> None:
     """Fill ``y`` (N, C, S) and, for "max", ``indices``."""
     n, c, h, w = x.shape
-    rows, cols = zip(*bins, strict=True)
+    bins, mode, windows = settings
+    rows, cols = tuple(bins[::2]), tuple(bins[1::2])
     u_cols, bq = rectangles(cols, w, windows, 0)
     bp, bc = tile(is_channels_last(x), c, h * w // 4)
     c_tiles = triton.cdiv(c, bc)
@@ -266,7 +266,7 @@ def forward(x: Tensor, y: Tensor, indices: Tensor, bins: Levels, mode: str, wind
     u_rows, br = rectangles(rows, h, windows, splits)
     part = torch.empty((n, u_rows * u_cols, c), dtype=accumulation(x), device=x.device)
     part_index = torch.empty(part.shape if mode == "max" else (0,), dtype=torch.int32, device=x.device)
-    meta = {"BINS": tuple(v for b in bins for v in b), "WINDOWS": windows, "MAX": mode == "max", "BR": br, "BQ": bq}
+    meta = {"BINS": tuple(bins), "WINDOWS": windows, "MAX": mode == "max", "BR": br, "BQ": bq}
     grid = (n * u_rows * u_cols, c_tiles)
     shape = (c, h, w)
     launch(
@@ -280,15 +280,16 @@ def forward(x: Tensor, y: Tensor, indices: Tensor, bins: Levels, mode: str, wind
     )  # fmt: skip
 
 
-def backward(dy: Tensor, indices: Tensor, dx: Tensor, bins: Levels, mode: str, windows: str) -> None:
+def backward(dy: Tensor, indices: Tensor, dx: Tensor, settings: Settings) -> None:
     """Fill ``dx`` (N, C, H, W) from ``dy`` (N, C, S), which has the strides of ``indices``."""
     n, c, h, w = dx.shape
+    bins, mode, windows = settings
     # Float64 takes two registers per element, each level a few; without a bound, ptxas spills for occupancy's sake.
-    large = dx.dtype == torch.float64 or len(bins) > 4
+    large = dx.dtype == torch.float64 or len(bins) > 8
     bp, bc = tile(dx.stride(1) == 1, c, h * w, 1024 if large else 2048)
     launch(
         pyramid_pool_bwd_dx_kernel, (n * triton.cdiv(h * w, bp), triton.cdiv(c, bc)), dx,
         dy, indices, dx, c, h, w, *dx.stride(), *dy.stride(),
-        BINS=tuple(v for b in bins for v in b), WINDOWS=windows, MAX=mode == "max", BP=bp, BC=bc,
+        BINS=tuple(bins), WINDOWS=windows, MAX=mode == "max", BP=bp, BC=bc,
         maxnreg=255,
     )  # fmt: skip

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, explained_by, select
-from ...registration import OpFunction, register_op
+from ...backends import Backend, Op, Problem, describe, select
+from ...registration import OpFunction, public, register_op
 from .._shared.affine import ACTIVATIONS, Norm, Vectors, check_affine
 from .._shared.autocast import autocast
 from .._shared.checks import check_choice, check_floating, check_length, check_like, pairs
@@ -49,7 +49,7 @@ def _problems(pooled: Tensor, grids: Grids, weights: Sequence[Tensor], **_: Any)
     return [(OP, _problem(pooled), tuple(pooled.shape))]
 
 
-@explained_by(_problems)
+@public(_problems)
 def pyramid_project(
     pooled: Tensor,
     grids: Grids,

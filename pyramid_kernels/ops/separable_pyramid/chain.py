@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._shared.layout import cells_are_channels_last, empty_cells
 from .._shared.windows import grids
+from ..pyramid_pool.settings import Settings
 from ..pyramid_project.op import pyramid_levels
 
 Levels = list[tuple[int, int]]
@@ -25,7 +26,7 @@ def forward(
 ) -> None:  # fmt: skip
     """Fill y (N, [C +] sum O, H, W), cells (N, C, S) and filtered (N, C, S)."""
     levels = grids(bins, (x.shape[2], x.shape[3]), windows)
-    kernels.pool.forward(x, cells, _no_indices(cells), bins, "avg", windows)
+    kernels.pool.forward(x, cells, _no_indices(cells), _pooling(bins, windows))
     kernels.launch_depthwise(cells, depthwise, filtered, levels, False)
     mixed = _empty_mixed(cells, pointwise, levels)
     kernels.project.forward(filtered, _counts(levels), pointwise, *_epilogue(bias), False, mixed, None)
@@ -60,7 +61,11 @@ def backward(
     if needs[0]:
         dcells = _empty_like(cells)
         kernels.launch_depthwise(dfiltered, depthwise, dcells, levels, True)
-        kernels.pool.backward(dcells, _no_indices(cells), dx, bins, "avg", windows)
+        kernels.pool.backward(dcells, _no_indices(cells), dx, _pooling(bins, windows))
+
+
+def _pooling(bins: Levels, windows: str) -> Settings:
+    return Settings([v for pair in bins for v in pair], "avg", windows)
 
 
 def _counts(levels: Levels) -> list[int]:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, explained_by, select
-from ...registration import OpFunction, register_op
+from ...backends import Backend, Op, Problem, select
+from ...registration import OpFunction, public, register_op
 from .._shared.affine import dense_vectors
 from .._shared.autocast import autocast
 from .._shared.checks import check_choice, check_floating, check_length, check_like, check_map, check_vector, pairs
@@ -32,7 +32,7 @@ def _problems(x: Tensor, bins: pool_op.Bins, *_: Any, windows: str = "fixed", **
     return [(OP, _problem(x, pairs("bins", bins), windows), tuple(x.shape))]
 
 
-@explained_by(_problems)
+@public(_problems)
 def separable_pyramid(
     x: Tensor,
     bins: pool_op.Bins,

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, explained_by, select
-from ...registration import register_op
+from ...backends import Backend, Op, Problem, describe, select
+from ...registration import public, register_op
 from .._shared.checks import check_choice, check_map, check_size
 from .._shared.layout import is_channels_last
 from . import composed, reference
@@ -27,7 +27,7 @@ def _problems(logits: Tensor, size: Any, **_: Any) -> list[Any]:
     return [(OP, *_problem(logits, check_size(size)))]
 
 
-@explained_by(_problems)
+@public(_problems)
 def upsample_argmax(
     logits: Tensor,
     size: tuple[int, int],

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, explained_by, select
-from ...registration import OpFunction, register_op
+from ...backends import Backend, Op, Problem, describe, select
+from ...registration import OpFunction, public, register_op
 from .._shared.layout import empty_map, is_channels_last
 from .._shared.precision import accumulation
 from . import composed, reference
@@ -34,7 +34,7 @@ def _differentiated(logits: Tensor) -> bool:
     return torch.is_grad_enabled() and logits.requires_grad
 
 
-@explained_by(_problems)
+@public(_problems)
 def upsample_cross_entropy(
     logits: Tensor,
     target: Tensor,

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, explained_by, select
-from ...registration import OpFunction, register_op
+from ...backends import Backend, Op, Problem, describe, select
+from ...registration import OpFunction, public, register_op
 from .._shared.affine import ACTIVATIONS, dense_vectors
 from .._shared.checks import check_choice, check_vector
 from .._shared.layout import empty_map, format_of, is_channels_last
@@ -32,7 +32,7 @@ def _problems(
     return [(OP, _problem(maps, target, mode, merge), target)]
 
 
-@explained_by(_problems)
+@public(_problems)
 def upsample_merge(
     maps: Sequence[Tensor],
     size: tuple[int, int] | None = None,

@@ -1,0 +1,79 @@
+// A launch whose tensors and settings are checked: run as often as their shapes come again, with other addresses.
+#pragma once
+
+#include <functional>
+#include <tuple>
+#include <utility>
+
+#include "bindings/tensor_ref.h"
+#include "common/check.h"
+#include "common/queue.h"
+
+namespace pk::bindings {
+
+using Address = std::uintptr_t;
+using Addresses = std::vector<Address>;
+
+inline void raise_unless_ok(const Status& status) {
+    if (!status.ok()) throw std::runtime_error(status.error);
+}
+
+class Call {
+  public:
+    /// What `launch(queue, args...)` does, whose TensorRefs take the addresses of each run in order.
+    template <class... Args>
+    Call(Status (*launch)(Queue, const Args&...), Args... args)
+        : launch_([launch, args = std::tuple<Args...>(std::move(args)...)](Queue queue, const Addresses& addresses) {
+              auto now = args;
+              auto next = addresses.begin();
+              std::apply([&](auto&... arg) { (place(arg, next, addresses.end()), ...); }, now);
+              return std::apply([&](auto&... arg) { return launch(queue, arg...); }, now);
+          }) {}
+
+    /// While it lasts other Python threads run: where the device's queue is full a launch waits, for what may itself
+    /// wait for Python.
+    void run(int device, Address stream, const Addresses& addresses) const {
+        py::gil_scoped_release unlocked;
+        raise_unless_ok(launch_({device, reinterpret_cast<void*>(stream)}, addresses));
+    }
+
+  private:
+    using Next = Addresses::const_iterator;
+
+    static void place(TensorRef& t, Next& next, Next end) {
+        if (next == end) throw std::invalid_argument("too few addresses");
+        t.data = reinterpret_cast<void*>(*next++);
+    }
+    static void place(TensorRefs& list, Next& next, Next end) {
+        for (TensorRef& t : list) place(t, next, end);
+    }
+    template <class Other>
+    static void place(Other&, Next&, Next) {}
+
+    std::function<Status(Queue, const Addresses&)> launch_;
+};
+
+/// The Python function that makes a Call of `launch`, whose first argument is a NamedTuple that `read` reads.
+template <class Settings, class... Args>
+auto prepared(Settings (*read)(py::handle), Status (*launch)(Queue, const Settings&, const Args&...)) {
+    return [=](py::handle settings, Args... args) { return Call(launch, read(settings), std::move(args)...); };
+}
+
+/// The value of a field of a NamedTuple of settings.
+template <class T>
+T field(py::handle settings, const char* name) {
+    return settings.attr(name).cast<T>();
+}
+
+/// Which of `choices` a field of settings is.
+inline int choice(py::handle settings, const char* name, std::initializer_list<const char*> choices) {
+    const auto value = field<std::string>(settings, name);
+    int i = 0;
+    for (const char* one : choices) {
+        if (value == one) return i;
+        ++i;
+    }
+    throw std::invalid_argument(std::string(name) + " has no value " + value);
+}
+
+}  // namespace pk::bindings

@@ -1,0 +1,572 @@
+"""The short way in: what shapes and settings decide is worked out once, and calls of the same shapes repeat it.
+
+The first call of some shapes goes the long way, and shows how its arguments become those of the op (``Shortcut``). The
+second runs the kernels under a ``Recorder``, which writes down what they allocate, view, launch and ask of ATen, and
+from which tensor each address came. The ``Plan`` of that does the same again and asks nothing: checks, strides, grids
+and the choice of kernels follow from what is in the key. Values never do: where a call reads one there is no plan.
+Calls of which something must see the operators (``watched``) go the long way.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import threading
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from ... import ledger
+from . import constants, launch, native
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: Types whose instances are what they seem; a subclass may stand for something else.
+PLAIN = frozenset((Tensor, nn.Parameter))
+#: Plans of one function, and of one function's backward, before the oldest goes.
+MOST = 1024
+#: Bytes at whose multiples the scratch buffers of one plan begin, which share an allocation.
+ALIGNED = 256
+
+_ALLOCATIONS = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided"}
+_READS_VALUES = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+_ON = os.environ.get("PYRAMID_KERNELS_PLANS", "1") != "0"
+
+
+_UNKNOWN = "unknown"
+
+
+class Declined(Exception):
+    """There is no plan for this call: it goes the long way."""
+
+
+class _Local(threading.local):
+    capture: Capture | None = None
+    shortcut: Shortcut | None = None
+
+
+local = _Local()
+
+
+_dispatch_modes, _function_modes = torch._C._len_torch_dispatch_stack, torch._C._len_torch_function_stack
+_transforms, _tracing = torch._C._are_functorch_transforms_active, torch._C._get_tracing_state
+_profiled, _autocast_on = torch._C._autograd._profiler_enabled, torch._C._is_any_autocast_enabled
+_precision, _is_grad_enabled = torch._C._get_fp32_precision_getter, torch.is_grad_enabled
+
+
+def watched() -> Any:
+    """Whether anything must see an operator or changes what one means: modes, transforms, tracing, profiling."""
+    if torch.compiler.is_compiling() or not _ON:
+        return True
+    return (
+        _dispatch_modes()
+        or _function_modes()
+        or _transforms()
+        or _tracing()
+        or _profiled()
+        or forward_ad._current_level >= 0
+    )
+
+
+def _state() -> tuple[Any, ...]:
+    """What else decides: the precision of fp32 products, autocast, whether a frozen module's constants are at hand."""
+    precision, frozen = _precision("cuda", "conv"), constants.active() is not None
+    if not _autocast_on():
+        return precision, frozen
+    devices = [(torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in ("cpu", "cuda")]
+    return precision, frozen, *devices
+
+
+# --- What a call did, and doing it again
+
+
+class Ref(NamedTuple):
+    """Where a tensor of a recorded call lies: ``offset`` bytes behind the start of the tensor ``slot``."""
+
+    slot: int
+    offset: int
+    dtype: torch.dtype
+    shape: torch.Size
+    stride: tuple[int, ...]
+    whole: bool  # the tensor of that slot itself
+
+
+class Writer:
+    """The Python function that a plan is: its lines, and the constants that they name."""
+
+    def __init__(self, inputs: list[Tensor]) -> None:
+        self.inputs, self.device = len(inputs), inputs[0].device
+        self.slots = self.inputs
+        self.constants: dict[str, Any] = {"Declined": Declined, "empty_strided": torch.empty_strided}
+        full = [f"a{i}" for i, t in enumerate(inputs) if t.data_ptr()]
+        self.lines = ["".join(f"t{i}, " for i in range(self.inputs)) + "= inputs"]
+        self.lines += [f"a{i} = t{i}.data_ptr()" for i in range(self.inputs)]
+        if full:  # autograd's zeros have elements and no memory
+            self.lines.append(f"if not ({' and '.join(full)}): raise Declined")
+        stream = f"{self.name(native.stream)}({self.name(self.device)})" if self.device.type == "cuda" else "0"
+        self.lines.append(f"stream = {stream}")
+
+    def name(self, constant: Any) -> str:
+        """An expression for a constant."""
+        if constant is None or type(constant) in (bool, int):
+            return repr(constant)
+        self.constants[f"c{len(self.constants)}"] = constant
+        return f"c{len(self.constants) - 1}"
+
+    def made(self) -> int:
+        """The next slot."""
+        self.slots += 1
+        return self.slots - 1
+
+    def tensors(self, tree: Any) -> str:
+        """An expression for ``tree`` with the tensors of its refs."""
+        return self._tree(tree, self._tensor)
+
+    def addresses(self, tree: Any) -> str:
+        """An expression for ``tree`` with the addresses of its refs."""
+        return self._tree(tree, lambda ref: f"a{ref.slot} + {ref.offset}" if ref.offset else f"a{ref.slot}")
+
+    def _tensor(self, ref: Ref) -> str:
+        if ref.whole:
+            return f"t{ref.slot}"
+        place = *map(self.name, (ref.dtype, tuple(ref.shape), ref.stride)), ref.offset
+        return f"{self.name(_placed)}(t{ref.slot}, {', '.join(map(str, place))})"
+
+    def _tree(self, tree: Any, leaf: Callable[[Ref], str]) -> str:
+        if isinstance(tree, Ref):
+            return leaf(tree)
+        if type(tree) in (list, tuple):
+            items = "".join(f"{self._tree(item, leaf)}, " for item in tree)
+            return f"[{items}]" if isinstance(tree, list) else f"({items})"
+        if type(tree) is dict:
+            return "{" + "".join(f"{key!r}: {self._tree(item, leaf)}, " for key, item in tree.items()) + "}"
+        return self.name(tree)
+
+
+def _placed(t: Tensor, dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...], offset: int) -> Tensor:
+    """The tensor that lies ``offset`` bytes behind the start of ``t``."""
+    if t.dtype != dtype:
+        t, offset = t[offset:].view(dtype) if t.dtype == torch.uint8 else t.view(dtype), 0
+    return t.as_strided(shape, stride, t.storage_offset() + offset // t.element_size())
+
+
+class New(NamedTuple):
+    """An allocation."""
+
+    shape: Sequence[int]
+    stride: Sequence[int]
+    dtype: torch.dtype
+    device: torch.device
+
+    def write(self, to: Writer) -> None:
+        slot = to.made()
+        how = *map(to.name, (tuple(self.shape), tuple(self.stride))), f"dtype={to.name(self.dtype)}"
+        to.lines.append(f"t{slot} = empty_strided({', '.join(how)}, device={to.name(self.device)})")
+        to.lines.append(f"a{slot} = t{slot}.data_ptr()")
+
+
+class Aten(NamedTuple):
+    """An ATen call; ``new`` are the places of those results that are no argument."""
+
+    call: Callable[..., Any]
+    args: Any
+    kwargs: dict[str, Any]
+    new: list[int]
+
+    def write(self, to: Writer) -> None:
+        call = f"{to.name(self.call)}(*{to.tensors(self.args)}, **{to.tensors(self.kwargs)})"
+        to.lines.append(f"results = {to.name(tree_leaves)}({call})" if self.new else call)
+        for i in self.new:
+            slot = to.made()
+            to.lines.append(f"t{slot} = results[{i}]; a{slot} = t{slot}.data_ptr()")
+
+
+class Native(NamedTuple):
+    """A launch of the compiled core: its ``Call`` and the tensors whose addresses it takes."""
+
+    call: Any
+    refs: list[Ref | None]
+
+    def write(self, to: Writer) -> None:
+        run = to.name(functools.partial(native.run, self.call, to.device))
+        to.lines.append(f"{run}(stream, {to.addresses([0 if ref is None else ref for ref in self.refs])})")
+
+
+class Triton(NamedTuple):
+    """A Triton launch; where it was compiled, ``every`` parameter of the kernel in order, and the compiled kernel.
+
+    That one is right where integers are what they were and addresses multiples of 16, as those of allocations are.
+    """
+
+    kernel: Any
+    grid: tuple[int, ...]
+    dtype: str
+    args: Any
+    meta: dict[str, Any]
+    compiled: Any
+    every: list[Any]
+
+    def write(self, to: Writer) -> None:
+        launched = to.name(functools.partial(launch.triton, self.kernel, self.grid, to.device, self.dtype))
+        ask = f"{launched}({to.tensors(tuple(self.args))}, {to.tensors(self.meta)})"
+        if not self.compiled:
+            to.lines.append(ask)
+            return
+        x, y, z = (*self.grid, 1, 1)[:3]
+        direct = to.name(functools.partial(launch.compiled, self.kernel, self.dtype, self.compiled, (x, y, z)))
+        given = " | ".join(f"a{i}" for i in range(to.inputs))
+        to.lines.append(f"if ({given}) & 15 or not {direct}(stream, {to.addresses(self.every)}): {ask}")
+
+
+class Plan:
+    """The steps of a call on plain tensors like ``inputs``, as one Python function, and where its results lie."""
+
+    def __init__(self, inputs: list[Tensor], steps: list[Any], results: Any) -> None:
+        writer = Writer(inputs)
+        for step in steps:
+            step.write(writer)
+        writer.lines.append(f"return {writer.tensors(results)}")
+        self.source = "def run(inputs):\n" + "".join(f"    {line}\n" for line in writer.lines)
+        self.steps = len(steps)
+        exec(compile(self.source, "<plan>", "exec"), writer.constants)
+        run = writer.constants.pop("run")
+        self.run = functools.partial(launch.on_device, writer.device, run) if writer.device.type == "cuda" else run
+
+
+class Recorder(TorchDispatchMode):
+    """Writes down what happens to ``inputs`` inside its block; ``steps`` is None once something cannot be repeated."""
+
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.steps: list[Any] | None = []
+        self.bases = list(inputs)  # the tensor of every slot: inputs, then what steps make
+        self.inputs = len(self.bases)
+        self.refs: dict[int, Ref] = {}
+        self.alive: list[Tensor] = []  # or another tensor might get its id
+        for slot, t in enumerate(inputs):
+            self._name(t, slot, 0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace == "pyramid_kernels":
+            key = getattr(torch._C.DispatchKey, self.bases[0].device.type.upper())
+            with self:  # a mode is off inside its own handler; the implementation is what is recorded
+                return func.redispatch(torch._C.DispatchKeySet(key), *args, **kwargs)
+        result = func(*args, **kwargs)
+        if func.overloadpacket.__name__ in _ALLOCATIONS:
+            self._add(New(result.shape, result.stride(), result.dtype, result.device))
+            self._base(result)
+        elif func.is_view:
+            self._views(args[0], tree_leaves(result))
+        elif _READS_VALUES.intersection(func.tags):
+            self.steps = None
+        else:
+            self._aten(func, args, kwargs, tree_leaves(result))
+        return result
+
+    def native(self, call: Any, tensors: Sequence[Tensor | None]) -> None:
+        self._add(Native(call, [self._ref(t) for t in tensors]))
+
+    def triton(
+        self, kernel: Any, grid: tuple[int, ...], dtype: str, args: Any, meta: dict[str, Any], compiled: Any
+    ) -> None:
+        named = {**dict(zip(kernel.arg_names, args, strict=False)), **meta}
+        whole = hasattr(compiled, "packed_metadata") and all(name in named for name in kernel.arg_names)
+        aligned = all(t.data_ptr() % 16 == 0 for t in tree_leaves(args) if isinstance(t, Tensor))
+        every = [named[name] for name in kernel.arg_names] if whole and aligned else []
+        self._add(Triton(kernel, grid, dtype, self._refs(args), meta, every and compiled, self._refs(every)))
+
+    def derived(self, fn: Callable[..., Any], args: Any, result: Any) -> None:
+        """A frozen module's constant: asked for again in each call, because values decide whether it holds."""
+        self._add(Aten(functools.partial(constants.derived, fn), self._refs(args), {}, [0]))
+        self._base(result)
+
+    def plan(self, results: Any) -> Plan | None:
+        """What repeats the call that returned ``results``; None where nothing can."""
+        found = self._refs(results)
+        if self.steps is None:
+            return None
+        return Plan(self.bases[: self.inputs], *_with_one_scratch(self.steps, found, self.inputs))
+
+    def _aten(self, func: Any, args: Any, kwargs: Any, results: list[Any]) -> None:
+        given = {id(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        new = [i for i, t in enumerate(results) if id(t) not in given]
+        if not all(isinstance(t, Tensor) for t in results):
+            self.steps = None
+        self._add(Aten(func, self._refs(args), self._refs(kwargs), new))
+        for i in new:
+            self._base(results[i])
+
+    def _views(self, base: Tensor, views: list[Tensor]) -> None:
+        known = self._ref(base)
+        if known is None:
+            return
+        for t in views:
+            step = t.storage_offset() * t.element_size() - base.storage_offset() * base.element_size()
+            self._name(t, known.slot, known.offset + step)
+
+    def _base(self, t: Tensor) -> None:
+        self.bases.append(t)
+        self._name(t, len(self.bases) - 1, 0)
+
+    def _name(self, t: Tensor, slot: int, offset: Any) -> None:
+        whole = t is self.bases[slot]
+        self.refs[id(t)] = Ref(slot, offset, t.dtype, t.shape, t.stride(), whole)
+        self.alive.append(t)
+
+    def _ref(self, t: Tensor | None) -> Ref | None:
+        found = None if t is None else self.refs.get(id(t))
+        if found is None and t is not None:
+            self.steps = None
+        return found
+
+    def _refs(self, tree: Any) -> Any:
+        return tree_map_only(Tensor, self._ref, tree)
+
+    def _add(self, step: Any) -> None:
+        if self.steps is not None:
+            self.steps.append(step)
+
+
+def _with_one_scratch(steps: list[Any], results: Any, inputs: int) -> tuple[list[Any], Any]:
+    """The same steps with one allocation for all buffers that only launches see, and none for views of results."""
+    kept: dict[int, set[Ref]] = {}
+    for ref in _refs_in((results, [step[1:3] for step in steps if isinstance(step, Aten)])):
+        kept.setdefault(ref.slot, set()).add(ref)
+    places: dict[int, tuple[int, int]] = {i: (i, 0) for i in range(inputs)}
+    fewer: list[Any] = []
+    slot = slots = inputs
+    block, size = None, 0
+    for step in steps:
+        made = 1 if isinstance(step, New) else len(step.new) if isinstance(step, Aten) else 0
+        if isinstance(step, New) and slot not in kept:
+            if block is None:
+                block, slots = (len(fewer), slots, step.device), slots + 1
+                fewer.append(None)
+            places[slot] = block[1], size
+            size += -(-_bytes(step) // ALIGNED) * ALIGNED
+        else:
+            if isinstance(step, New) and len(kept[slot]) == 1 and _covers(view := next(iter(kept[slot])), step):
+                step = step._replace(shape=view.shape, stride=view.stride)
+                kept[slot] = {view._replace(whole=True)}
+            places.update({slot + i: (slots + i, 0) for i in range(made)})
+            slots += made
+            fewer.append(step)
+        slot += made
+
+    def moved(ref: Ref) -> Ref:
+        to, offset = places[ref.slot]
+        whole = ref.slot < inputs and ref.whole or ref._replace(whole=True) in kept.get(ref.slot, ())
+        return ref._replace(slot=to, offset=ref.offset + offset, whole=whole)
+
+    if block is not None:
+        fewer[block[0]] = New((size,), (1,), torch.uint8, block[2])
+    return tree_map_only(Ref, moved, (fewer, results), is_leaf=_is_ref)
+
+
+def _covers(view: Ref, new: New) -> bool:
+    """Whether ``view`` is all of an allocation, in other dimensions."""
+    return view.offset == 0 and view.dtype == new.dtype and math.prod(view.shape) == math.prod(new.shape)
+
+
+def _is_ref(value: Any) -> bool:
+    return isinstance(value, Ref)
+
+
+def _refs_in(tree: Any) -> list[Ref]:
+    return [leaf for leaf in tree_leaves(tree, is_leaf=_is_ref) if isinstance(leaf, Ref)]
+
+
+def _bytes(new: New) -> int:
+    last = sum((n - 1) * step for n, step in zip(new.shape, new.stride, strict=True))
+    return 0 if 0 in new.shape else (last + 1) * new.dtype.itemsize
+
+
+# --- From a public function's arguments to those of its op
+
+
+class Capture:
+    """What the long way of one call did: each ``OpFunction.run``, and the casts of its arguments."""
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = []
+        self.casts: dict[int, tuple[Tensor, Tensor]] = {}  # by the id of the result: it and its source
+
+
+def cast(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """``t.to(dtype)``, which a plan may repeat."""
+    result = t.to(dtype)
+    if result is not t and not torch.compiler.is_compiling() and local.capture is not None:
+        local.capture.casts[id(result)] = result, t
+    return result
+
+
+class Shortcut:
+    """The way from the plain tensors of a public call to its op, and from the op's results to the call's."""
+
+    def __init__(self, capture: Capture, tensors: list[Tensor], result: Any) -> None:
+        (function, inner, outputs), *others = capture.runs or [(None, (), ())]
+        constants = [None if isinstance(a, Tensor) else a for a in inner]
+        supported = all(t.device.type in ("cpu", "cuda") for t in tensors)
+        if function is None or others or not supported or any(isinstance(a, Tensor) for a in tree_leaves(constants)):
+            raise Declined
+        self.function, self.inner = function, constants
+        places = {id(t): i for i, t in enumerate(tensors)}
+        self.at = [at for at, a in enumerate(inner) if isinstance(a, Tensor)]  # of tensors among the op's arguments
+        self.order: list[int] = []  # of the call's tensors, as the op takes them
+        self.casts: list[tuple[int, torch.dtype]] = []  # of some of these
+        for at in self.at:
+            _, source = capture.casts.get(id(inner[at]), (None, inner[at]))
+            if source is not inner[at]:
+                self.casts.append((len(self.order), inner[at].dtype))
+            self.order.append(_found(places, source))
+        returned = {id(t): i for i, t in enumerate(outputs)}
+        self.one = isinstance(result, Tensor)
+        self.returned = [_found(returned, t) for t in ([result] if self.one else result)]
+        self.wanted = torch.is_grad_enabled() and any(inner[at].requires_grad for at in self.at)
+        self.plan: Plan | None = None
+        self.planned = False
+        self.backwards: dict[Any, Plan | None] = {}
+
+    def run(self, tensors: list[Tensor]) -> Any:
+        given = [tensors[i] for i in self.order]
+        for i, dtype in self.casts:
+            given[i] = given[i].to(dtype)
+        if self.wanted:
+            local.shortcut = self
+            outputs = self.function.short_apply(*self._arguments(given))
+        elif self.plan is None:
+            outputs = self.forward(self._arguments(given))
+        else:
+            outputs = self.plan.run(given)
+        return outputs[self.returned[0]] if self.one else tuple(outputs[i] for i in self.returned)
+
+    def forward(self, inner: Sequence[Any]) -> tuple[Tensor, ...]:
+        """The op's forward on its own arguments."""
+        tensors = [inner[at] for at in self.at]
+        if self.plan is not None:
+            return self.plan.run(tensors)
+        if self.planned:
+            return self.function.forward(*inner)
+        outputs, self.plan = _recorded(self.function.forward, inner, tensors)
+        self.planned = True
+        return outputs
+
+    def backward(self, ctx: Any, dys: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        """The op's backward; what was saved may have been laid out anew by hooks."""
+        saved, wanted = ctx.saved_tensors, ctx.needs_input_grad
+        tensors = [t for t in (*dys, *saved) if t is not None]
+        if not plain(tensors) or len({*map(id, tensors)}) < len(tensors):
+            return self.function.backward(ctx, *dys)
+        key = [wanted, *_state(), *(t is None for t in dys)]
+        for t in tensors:
+            key += (t.shape, t.stride(), t.dtype, t.device)
+        plan = self.backwards.get(known := tuple(key), self)
+        if plan is self:
+            seen = SimpleNamespace(**ctx.__dict__, saved_tensors=saved, needs_input_grad=wanted)
+            grads, self.backwards[known] = _recorded(self.function.backward, (seen, *dys), tensors)
+            return grads
+        return self.function.backward(ctx, *dys) if plan is None else plan.run(tensors)
+
+    def _arguments(self, tensors: list[Tensor]) -> list[Any]:
+        inner = self.inner.copy()
+        for at, t in zip(self.at, tensors, strict=True):
+            inner[at] = t
+        return inner
+
+
+def _found(places: dict[int, int], t: Any) -> int:
+    """Where the very tensor ``t`` is; a view or copy of another is no way that can be gone again."""
+    if id(t) not in places:
+        raise Declined
+    return places[id(t)]
+
+
+def _recorded(fn: Callable[..., Any], args: Sequence[Any], tensors: list[Tensor]) -> tuple[Any, Plan | None]:
+    recorder = Recorder(tensors)
+    before, launch.local.recorder = launch.local.recorder, recorder
+    try:
+        with recorder:
+            result = fn(*args)
+    finally:
+        launch.local.recorder = before
+    return result, recorder.plan(result)
+
+
+def plain(tensors: list[Tensor]) -> bool:
+    """Whether all are what they seem: no subclass, no pending negation."""
+    return PLAIN.issuperset(map(type, tensors)) and not any(map(Tensor.is_neg, tensors))
+
+
+def short(fn: Function) -> Function:
+    """A public function whose calls of known shapes take the short way."""
+    shortcuts: dict[Any, Shortcut | None] = {}
+    ledger.forget.append(shortcuts.clear)
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if watched():
+            return fn(*args, **kwargs)
+        tensors: list[Tensor] = []
+        try:
+            parts: list[Any] = [_is_grad_enabled(), *kwargs]
+            _add_key((*args, *kwargs.values()), parts, tensors)
+            for t in tensors:
+                parts += (t.shape, t.stride(), t.dtype, t.device, t.requires_grad)
+            key = (*parts, *_state())
+            known = shortcuts.get(key, _UNKNOWN)
+        except (TypeError, RuntimeError):  # what cannot be a key; a tensor without strides
+            return fn(*args, **kwargs)
+        if known is None or not plain(tensors):
+            return fn(*args, **kwargs)
+        if isinstance(known, str):
+            return _learned(fn, args, kwargs, tensors, shortcuts, key)
+        try:
+            return known.run(tensors)
+        except Declined:
+            return fn(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def _add_key(args: Sequence[Any], parts: list[Any], tensors: list[Tensor]) -> None:
+    """What of arguments a call's key holds; their tensors go to ``tensors``."""
+    for a in args:
+        kind = type(a)
+        parts.append(kind)
+        if kind in PLAIN:
+            tensors.append(a)
+        elif kind is list or isinstance(a, tuple):
+            parts.append(len(a))
+            _add_key(a, parts, tensors)
+        elif isinstance(a, Tensor):
+            raise TypeError("a subclass of Tensor")
+        else:
+            parts.append(a)
+
+
+def _learned(
+    fn: Callable[..., Any], args: Any, kwargs: Any, tensors: list[Tensor], shortcuts: dict[Any, Any], key: Any
+) -> Any:
+    """The long way, and what it shows."""
+    before, local.capture = local.capture, Capture()
+    try:
+        result, capture = fn(*args, **kwargs), local.capture
+    finally:
+        local.capture = before
+    if len({id(t) for t in tensors}) < len(tensors):
+        return result
+    while len(shortcuts) >= MOST:
+        shortcuts.pop(next(iter(shortcuts)))
+    try:
+        shortcuts[key] = Shortcut(capture, tensors, result)
+    except Declined:
+        shortcuts[key] = None
+    return result
