@@ -52,10 +52,8 @@ class OpFunction(torch.autograd.Function):
         if torch.compiler.is_compiling():
             wanted = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
             return cls.apply(*args) if wanted else cls.forward(*args)
-        results = cls.apply(*args)
-        if plans.local.capture is not None:
-            plans.local.capture.runs.append((cls, args, results))
-        return results
+        capture = plans.local.capture
+        return cls.apply(*args) if capture is None else capture.run(cls, args)
 
     def __init_subclass__(cls) -> None:
         cls.setup_context = staticmethod(_without_zeros(cls.setup_context))  # type: ignore[method-assign]

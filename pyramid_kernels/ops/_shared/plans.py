@@ -1,14 +1,15 @@
 """The short way in: what shapes and settings decide is worked out once, and calls of the same shapes repeat it.
 
-The first call of some shapes goes the long way, and shows how its arguments become those of the op (``Shortcut``). The
-second runs the kernels under a ``Recorder``, which writes down what they allocate, view, launch and ask of ATen, and
-from which tensor each address came. The ``Plan`` of that does the same again and asks nothing: checks, strides, grids
-and the choice of kernels follow from what is in the key. Values never do: where a call reads one there is no plan.
-Calls of which something must see the operators (``watched``) go the long way.
+The first call of some shapes goes the long way, and shows how its arguments become those of the op (``Shortcut``). Its
+kernels run under a ``Recorder``, which writes down what they allocate, view, launch and ask of ATen, and from which
+tensor each address came. The ``Plan`` of that does the same again and asks nothing: checks, strides, grids and the
+choice of kernels follow from what is in the key. Values never do: where a call reads one there is no plan. Calls of
+which something must see the operators (``watched``) go the long way.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -263,7 +264,7 @@ class Recorder(TorchDispatchMode):
         if func.overloadpacket.__name__ in _ALLOCATIONS:
             self._add(New(result.shape, result.stride(), result.dtype, result.device))
             self._base(result)
-        elif func.is_view:
+        elif func.is_view and all(_shares(args[0], t) for t in tree_leaves(result)):
             self._views(args[0], tree_leaves(result))
         elif _READS_VALUES.intersection(func.tags):
             self.steps = None
@@ -335,6 +336,11 @@ class Recorder(TorchDispatchMode):
             self.steps.append(step)
 
 
+def _shares(base: Tensor, t: Tensor) -> bool:
+    """Whether a result of what may be a view is one: ``contiguous`` and ``reshape`` may copy."""
+    return base.untyped_storage()._cdata == t.untyped_storage()._cdata
+
+
 def _with_one_scratch(steps: list[Any], results: Any, inputs: int) -> tuple[list[Any], Any]:
     """The same steps with one allocation for all buffers that only launches see, and none for views of results."""
     kept: dict[int, set[Ref]] = {}
@@ -393,11 +399,18 @@ def _bytes(new: New) -> int:
 
 
 class Capture:
-    """What the long way of one call did: each ``OpFunction.run``, and the casts of its arguments."""
+    """What the long way of one call does: each ``OpFunction.run``, and the casts of its arguments."""
 
     def __init__(self) -> None:
-        self.runs: list[tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = []
+        self.runs: list[tuple[Shortcut, tuple[Any, ...], tuple[Tensor, ...]]] = []
         self.casts: dict[int, tuple[Tensor, Tensor]] = {}  # by the id of the result: it and its source
+
+    def run(self, function: Any, inner: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        """What ``function.apply(*inner)`` returns."""
+        shortcut = Shortcut(function, inner)
+        outputs = shortcut.start(inner)
+        self.runs.append((shortcut, inner, outputs))
+        return outputs
 
 
 def cast(t: Tensor, dtype: torch.dtype) -> Tensor:
@@ -411,15 +424,21 @@ def cast(t: Tensor, dtype: torch.dtype) -> Tensor:
 class Shortcut:
     """The way from the plain tensors of a public call to its op, and from the op's results to the call's."""
 
-    def __init__(self, capture: Capture, tensors: list[Tensor], result: Any) -> None:
-        (function, inner, outputs), *others = capture.runs or [(None, (), ())]
-        constants = [None if isinstance(a, Tensor) else a for a in inner]
-        supported = all(t.device.type in ("cpu", "cuda") for t in tensors)
-        if function is None or others or not supported or any(isinstance(a, Tensor) for a in tree_leaves(constants)):
-            raise Declined
-        self.function, self.inner = function, constants
+    def __init__(self, function: Any, inner: Sequence[Any]) -> None:
+        self.function = function
+        self.inner = [None if isinstance(a, Tensor) else a for a in inner]
+        self.at = [at for at, a in enumerate(inner) if isinstance(a, Tensor)]
+        self.wanted = torch.is_grad_enabled() and any(inner[at].requires_grad for at in self.at)
+        tensors = [inner[at] for at in self.at]
+        clear = len({*map(id, tensors)}) == len(tensors) and all(t.device.type in ("cpu", "cuda") for t in tensors)
+        self.planned = not clear or any(isinstance(a, Tensor) for a in tree_leaves(self.inner))
+        self.plan: Plan | None = None
+        self.backwards: dict[Any, Plan | None] = {}
+
+    def joins(self, capture: Capture, tensors: list[Tensor], result: Any) -> None:
+        """Find the op's arguments among the call's ``tensors``, and ``result`` among what the op returned."""
+        ((_, inner, outputs),) = capture.runs
         places = {id(t): i for i, t in enumerate(tensors)}
-        self.at = [at for at, a in enumerate(inner) if isinstance(a, Tensor)]  # of tensors among the op's arguments
         self.order: list[int] = []  # of the call's tensors, as the op takes them
         self.casts: list[tuple[int, torch.dtype]] = []  # of some of these
         for at in self.at:
@@ -430,23 +449,28 @@ class Shortcut:
         returned = {id(t): i for i, t in enumerate(outputs)}
         self.one = isinstance(result, Tensor)
         self.returned = [_found(returned, t) for t in ([result] if self.one else result)]
-        self.wanted = torch.is_grad_enabled() and any(inner[at].requires_grad for at in self.at)
-        self.plan: Plan | None = None
-        self.planned = False
-        self.backwards: dict[Any, Plan | None] = {}
 
     def run(self, tensors: list[Tensor]) -> Any:
+        """The public call on tensors like those that the shortcut was found with."""
         given = [tensors[i] for i in self.order]
         for i, dtype in self.casts:
             given[i] = given[i].to(dtype)
-        if self.wanted:
-            local.shortcut = self
-            outputs = self.function.short_apply(*self._arguments(given))
-        elif self.plan is None:
-            outputs = self.forward(self._arguments(given))
-        else:
+        if self.plan is not None and not self.wanted:
             outputs = self.plan.run(given)
+        else:
+            inner = self.inner.copy()
+            for at, t in zip(self.at, given, strict=True):
+                inner[at] = t
+            outputs = self.start(inner)
         return outputs[self.returned[0]] if self.one else tuple(outputs[i] for i in self.returned)
+
+    def start(self, inner: Sequence[Any]) -> tuple[Tensor, ...]:
+        """The op on its own arguments."""
+        if not self.wanted:
+            return self.forward(inner)
+        local.shortcut = self
+        outputs: tuple[Tensor, ...] = self.function.short_apply(*inner)
+        return outputs
 
     def forward(self, inner: Sequence[Any]) -> tuple[Tensor, ...]:
         """The op's forward on its own arguments."""
@@ -474,12 +498,6 @@ class Shortcut:
             grads, self.backwards[known] = _recorded(self.function.backward, (seen, *dys), tensors)
             return grads
         return self.function.backward(ctx, *dys) if plan is None else plan.run(tensors)
-
-    def _arguments(self, tensors: list[Tensor]) -> list[Any]:
-        inner = self.inner.copy()
-        for at, t in zip(self.at, tensors, strict=True):
-            inner[at] = t
-        return inner
 
 
 def _found(places: dict[int, int], t: Any) -> int:
@@ -561,12 +579,14 @@ def _learned(
         result, capture = fn(*args, **kwargs), local.capture
     finally:
         local.capture = before
-    if len({id(t) for t in tensors}) < len(tensors):
-        return result
+    if len({*map(id, tensors)}) < len(tensors):
+        return result  # a key does not tell one tensor given twice from two
     while len(shortcuts) >= MOST:
         shortcuts.pop(next(iter(shortcuts)))
-    try:
-        shortcuts[key] = Shortcut(capture, tensors, result)
-    except Declined:
-        shortcuts[key] = None
+    shortcuts[key] = None
+    if len(capture.runs) == 1:
+        shortcut = capture.runs[0][0]
+        with contextlib.suppress(Declined):
+            shortcut.joins(capture, tensors, result)
+            shortcuts[key] = shortcut
     return result
