@@ -34,7 +34,7 @@ PAYS = "fewer operations or less memory than the unfused chain at these sizes"
 _WRONG: list[str] = []
 
 
-def _setting(name: str, choices: tuple[str, ...]) -> str:
+def setting(name: str, choices: tuple[str, ...]) -> str:
     """The environment variable ``name``; the first of ``choices`` where it is not set."""
     value = os.environ.get(name) or choices[0]
     if value not in choices:
@@ -42,9 +42,9 @@ def _setting(name: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-_DEFAULT: Any = _setting("PYRAMID_KERNELS_BACKEND", BACKENDS)
-_STRICT = _setting("PYRAMID_KERNELS_STRICT", ("0", "1")) == "1"
-_LOGGED = _setting("PYRAMID_KERNELS_LOG", ("0", "1")) == "1"
+_DEFAULT: Any = setting("PYRAMID_KERNELS_BACKEND", BACKENDS)
+_STRICT = setting("PYRAMID_KERNELS_STRICT", ("0", "1")) == "1"
+_LOGGED = setting("PYRAMID_KERNELS_LOG", ("0", "1")) == "1"
 _log = logging.getLogger("pyramid_kernels")
 if _LOGGED:
     _log.addHandler(logging.StreamHandler())

@@ -230,7 +230,10 @@ def test_the_environment_names_the_default_backend() -> None:
     assert done.returncode == 1 and "backend='triton' cannot run: Triton needs a CUDA device" in done.stderr
 
 
-WRONG = {"PYRAMID_KERNELS_BACKEND": "foo", "PYRAMID_KERNELS_STRICT": "yes", "PYRAMID_KERNELS_LOG": "2"}
+WRONG = {
+    "PYRAMID_KERNELS_BACKEND": "foo", "PYRAMID_KERNELS_STRICT": "yes", "PYRAMID_KERNELS_LOG": "2",
+    "PYRAMID_KERNELS_PLANS": "no",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", WRONG)

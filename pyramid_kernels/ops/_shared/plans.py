@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import os
 import threading
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -25,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ... import ledger
+from ...backends import setting
 from . import constants, launch, native
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -38,7 +38,7 @@ ALIGNED = 256
 
 _ALLOCATIONS = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided"}
 _READS_VALUES = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-_ON = os.environ.get("PYRAMID_KERNELS_PLANS", "1") != "0"
+_ON = setting("PYRAMID_KERNELS_PLANS", ("1", "0")) == "1"
 
 
 _UNKNOWN = "unknown"
@@ -105,12 +105,9 @@ class Writer:
     def __init__(self, inputs: list[Tensor]) -> None:
         self.inputs, self.device = len(inputs), inputs[0].device
         self.slots = self.inputs
-        self.constants: dict[str, Any] = {"Declined": Declined, "empty_strided": torch.empty_strided}
-        full = [f"a{i}" for i, t in enumerate(inputs) if t.data_ptr()]
+        self.constants: dict[str, Any] = {"empty_strided": torch.empty_strided}
         self.lines = ["".join(f"t{i}, " for i in range(self.inputs)) + "= inputs"]
         self.lines += [f"a{i} = t{i}.data_ptr()" for i in range(self.inputs)]
-        if full:  # autograd's zeros have elements and no memory
-            self.lines.append(f"if not ({' and '.join(full)}): raise Declined")
         stream = f"{self.name(native.stream)}({self.name(self.device)})" if self.device.type == "cuda" else "0"
         self.lines.append(f"stream = {stream}")
 
@@ -235,7 +232,7 @@ class Plan:
             step.write(writer)
         writer.lines.append(f"return {writer.tensors(results)}")
         self.source = "def run(inputs):\n" + "".join(f"    {line}\n" for line in writer.lines)
-        self.steps = len(steps)
+        self.steps, self.launches = len(steps), sum(isinstance(step, Native | Triton) for step in steps)
         exec(compile(self.source, "<plan>", "exec"), writer.constants)
         run = writer.constants.pop("run")
         self.run = functools.partial(launch.on_device, writer.device, run) if writer.device.type == "cuda" else run
@@ -519,8 +516,9 @@ def _recorded(fn: Callable[..., Any], args: Sequence[Any], tensors: list[Tensor]
 
 
 def plain(tensors: list[Tensor]) -> bool:
-    """Whether all are what they seem: no subclass, no pending negation."""
-    return PLAIN.issuperset(map(type, tensors)) and not any(map(Tensor.is_neg, tensors))
+    """Whether all are what they seem: no subclass, no pending negation, no zeros without memory."""
+    odd = any(map(Tensor.is_neg, tensors)) or any(map(Tensor._is_zerotensor, tensors))
+    return PLAIN.issuperset(map(type, tensors)) and not odd
 
 
 def short(fn: Function) -> Function:
@@ -546,11 +544,9 @@ def short(fn: Function) -> Function:
             return fn(*args, **kwargs)
         if isinstance(known, str):
             return _learned(fn, args, kwargs, tensors, shortcuts, key)
-        try:
-            return known.run(tensors)
-        except Declined:
-            return fn(*args, **kwargs)
+        return known.run(tensors)
 
+    call.shortcuts = shortcuts  # type: ignore[attr-defined]
     return call  # type: ignore[return-value]
 
 

@@ -1,0 +1,346 @@
+"""The short way in: that it is taken, that it costs little, and that nothing is lost on it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
+
+from pyramid_kernels import functional, ledger, oracle
+from pyramid_kernels.functional import pyramid_pool, upsample_merge
+from pyramid_kernels.ops import all_ops
+from pyramid_kernels.ops._shared import launch, plans
+from pyramid_kernels.ops._shared.spec import materialise
+from tests.kernels import DEVICE, backends, cases, specified_ops
+
+#: The simulator is quick; where it cannot be built the interpreter does.
+BACKEND = backends("pyramid_pool")[-1]
+SHAPE, BINS = (2, 3, 6, 5), (1, 2)
+KERNELS = [(op, b) for op in specified_ops() if op != "aspp" for b in backends(op) if b != "composed"]
+#: A CPU's labels are read before a kernel is, so their loss has no plan.
+READS_VALUES = ("upsample_cross_entropy",) if DEVICE == "cpu" else ()
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> None:
+    for op in all_ops():
+        getattr(functional, op).shortcuts.clear()
+
+
+def pool(x: Tensor, **options: Any) -> Tensor:
+    return pyramid_pool(x, BINS, backend=BACKEND, **options)
+
+
+def a_map(**options: Any) -> Tensor:
+    return torch.randn(SHAPE, device=DEVICE, **options)
+
+
+def learned(**options: Any) -> Tensor:
+    """A map whose shape has a plan."""
+    x = a_map(**options)
+    pool(x)
+    assert [s for s in pyramid_pool.shortcuts.values() if s and s.plan]
+    return x
+
+
+def calls_in(fn: Callable[[], Any]) -> Counter[str]:
+    """Names of the functions, of Python and C, that ``fn()`` calls."""
+    seen: Counter[str] = Counter()
+
+    def count(frame: Any, event: str, arg: Any) -> None:
+        if event in ("call", "c_call"):
+            seen[frame.f_code.co_qualname if event == "call" else getattr(arg, "__name__", "")] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        fn()
+    finally:
+        sys.setprofile(before)
+    return seen
+
+
+@pytest.mark.parametrize("op,backend", KERNELS, ids=["-".join(pair) for pair in KERNELS])
+@pytest.mark.parametrize("wanted", [False, True], ids=["no-gradient", "gradient"])
+def test_the_second_call_asks_nothing(op: str, backend: str, wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No signature, operator or check; each tensor costs a few calls of its own."""
+    if op in READS_VALUES:
+        pytest.skip("reads values on a CPU")
+    case = next(c for c in cases(op) if not oracle.cannot_check(op, c, backend, torch.float32, False, DEVICE))
+    arguments = materialise(case, torch.float32, DEVICE)
+    if not wanted:
+        arguments = oracle.replaced(arguments, Tensor.detach)
+    if wanted and not any(t.requires_grad for _, t in oracle.leaves(arguments)):
+        pytest.skip("has no gradient")
+    oracle.call(op, arguments, backend)
+    fn = getattr(functional, op)
+    (shortcut,) = fn.shortcuts.values()
+    assert shortcut is not None and shortcut.plan is not None
+    # Launches are what they are: the interpreter's take thousands of calls.
+    monkeypatch.setattr(launch, "start", lambda *_: None)
+    monkeypatch.setattr(launch, "counters", [])
+    seen = calls_in(lambda: oracle.call(op, arguments, backend))
+    tensors = len(list(oracle.leaves(arguments)))
+    assert not {"signature", "setup_context", "_forward", "select"} & set(seen)
+    assert seen["Function.apply"] == 0 and seen["OpOverload.__call__"] == 0
+    assert seen["short_apply"] == 0 or wanted
+    assert sum(seen.values()) <= (60 if wanted else 40) + 12 * tensors + 6 * shortcut.plan.steps, seen
+
+
+def test_plans_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "MOST", 3)
+    for n in range(1, 6):
+        pool(torch.randn(n, 2, 4, 3, device=DEVICE))
+    assert len(pyramid_pool.shortcuts) == 3
+
+
+def test_a_new_ledger_forgets_them() -> None:
+    learned()
+    for memory in ledger.forget:
+        memory()
+    assert not pyramid_pool.shortcuts
+
+
+def test_a_pending_negation_is_resolved() -> None:
+    x = learned()
+    negated = torch.complex(torch.zeros_like(x), x).conj().imag
+    assert negated.is_neg() and not x.is_neg()
+    assert torch.equal(pool(negated), pool(negated.resolve_neg()))
+    same_strides = torch.empty(2 * x.numel(), device=DEVICE).as_strided(SHAPE, negated.stride()).copy_(x)
+    assert torch.equal(pool(same_strides), pool(same_strides.clone()))  # which has a plan of its own
+    assert torch.equal(pool(negated), pool(negated.resolve_neg()))
+
+
+def test_zeros_without_memory() -> None:
+    x = learned(requires_grad=True)
+    zeros = torch._efficientzerotensor(SHAPE, device=DEVICE)
+    assert torch.equal(pool(zeros), pool(torch.zeros(SHAPE, device=DEVICE)))
+    y = pool(x)
+    torch.autograd.grad(y, x, torch.ones_like(y))
+    (dx,) = torch.autograd.grad(pool(x), x, torch._efficientzerotensor(tuple(y.shape), device=DEVICE))
+    assert not dx.any()
+
+
+def test_modes_see_the_operator() -> None:
+    x = learned()
+    with FakeTensorMode() as mode:
+        assert pool(mode.from_tensor(x)).shape == (2, 3, 5)
+    assert pool(FakeTensorMode().from_tensor(x)).shape == (2, 3, 5)
+    graph = make_fx(pool)(x).graph
+    assert any("pyramid_pool_fwd" in str(node.target) for node in graph.nodes)
+    with FlopCounterMode(display=False):
+        assert torch.equal(pool(x), pool(x))
+
+
+def test_a_profiler_sees_the_operator() -> None:
+    x = learned()
+    with torch.profiler.profile() as profile:
+        pool(x)
+    assert any("pyramid_pool_fwd" in event.key for event in profile.key_averages())
+
+
+def test_tracing_and_transforms() -> None:
+    x = learned()
+    traced = torch.jit.trace(lambda t: pyramid_pool(t, BINS), x, check_trace=False)
+    assert torch.allclose(traced(torch.zeros(1, 3, 9, 9, device=DEVICE)), torch.zeros(1, 3, 5, device=DEVICE))
+    with pytest.raises(NotImplementedError, match="pyramid_pool: vmap"):
+        torch.vmap(pool)(x[None])
+    gradient = torch.func.grad(lambda t: pool(t).square().sum())(x)
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward-mode AD"):
+        pool(forward_ad.make_dual(x, torch.ones_like(x)))
+    again = x.clone().requires_grad_()
+    pool(again).square().sum().backward()
+    torch.testing.assert_close(gradient, again.grad)
+
+
+def test_a_subclass_goes_the_long_way() -> None:
+    class Named(Tensor):
+        pass
+
+    x = learned()
+    assert type(pool(x.as_subclass(Named))) is Named
+    assert type(pool(torch.nn.Parameter(x))) is Tensor
+
+
+def test_devices_and_layouts_are_told_apart() -> None:
+    x = learned()
+    assert pyramid_pool(x.to("meta"), BINS, backend=BACKEND).is_meta
+    expected = pool(x)
+    with torch.device(DEVICE):
+        assert torch.equal(pool(x), expected)
+    with pytest.raises((ValueError, RuntimeError, TypeError)):
+        pool(x.to_sparse())
+    last = x.to(memory_format=torch.channels_last)
+    assert pool(last).stride(1) == 1 and pool(x).stride(1) != 1
+
+
+def test_other_numbers_of_the_same_value_are_checked() -> None:
+    x = learned()
+    with pytest.raises(TypeError, match="ints"):
+        pyramid_pool(x, (1.0, 2.0), backend=BACKEND)  # type: ignore[arg-type]
+    assert torch.equal(pyramid_pool(x, [[1, 1], [2, 2]], backend=BACKEND), pool(x))  # type: ignore[list-item]
+
+
+def test_a_misaligned_map_of_the_same_strides() -> None:
+    x = learned()
+    moved = torch.empty(x.numel() + 1, device=DEVICE)[1:].view(SHAPE).copy_(x)
+    assert moved.data_ptr() % 16 and torch.equal(pool(moved), pool(x))
+
+
+def test_settings_of_pytorch_are_told_apart() -> None:
+    x, w = a_map().double().float(), torch.randn(3, 3, device=DEVICE)
+    for _ in range(2):
+        assert functional.channel_gate(x, w, backend=BACKEND).dtype == torch.float32
+    with torch.autocast(DEVICE, torch.bfloat16 if BACKEND == "cuda" else torch.float16):
+        half = torch.get_autocast_dtype(DEVICE)
+        for _ in range(2):
+            assert functional.channel_gate(x, w, backend=BACKEND).dtype == half
+    with torch.inference_mode():
+        assert functional.channel_gate(x, w, backend=BACKEND).is_inference()
+
+
+def test_casts_under_autocast_are_part_of_the_way() -> None:
+    x, w = a_map(requires_grad=True), torch.randn(3, 3, device=DEVICE, requires_grad=True)
+    with torch.autocast(DEVICE, torch.bfloat16 if BACKEND == "cuda" else torch.float16):
+        found = [torch.autograd.grad(functional.channel_gate(x, w, backend=BACKEND).sum(), (x, w)) for _ in range(3)]
+    (shortcut,) = functional.channel_gate.shortcuts.values()
+    assert len(shortcut.casts) == 2
+    assert all(
+        torch.equal(a, b) and a.dtype == torch.float32
+        for more in found[1:]
+        for a, b in zip(found[0], more, strict=True)
+    )
+
+
+def test_one_map_given_twice() -> None:
+    """Neither a call that is planned with it nor one that meets the plan of two maps mixes them up."""
+    a, b = a_map(), a_map()
+    for maps in ([a, a], [a, b], [a, b], [a, a], [b, a]):
+        merged = upsample_merge(maps, (6, 5), backend=BACKEND)
+        assert torch.equal(merged, torch.cat(maps, 1))
+
+
+def test_gradients_of_each_wanted_set() -> None:
+    maps = [a_map(requires_grad=True), a_map()]
+    for wants in ((True, False), (False, True), (True, True), (True, False)):
+        given = [m.detach().requires_grad_(w) for m, w in zip(maps, wants, strict=True)]
+        upsample_merge(given, (6, 5), backend=BACKEND).sum().backward()
+        assert [m.grad is not None for m in given] == list(wants)
+        assert all((m.grad == 1).all() for m in given if m.grad is not None)
+
+
+def test_expanded_and_kept_gradients() -> None:
+    x = learned(requires_grad=True)
+    kinds = torch.ones(2, 3, 5, device=DEVICE), torch.ones(1, 1, 1, device=DEVICE).expand(2, 3, 5)
+    for dy in kinds * 2:
+        (dx,) = torch.autograd.grad(pool(x), x, dy)
+        expected = torch.autograd.grad(pyramid_pool(x, BINS, backend="reference"), x, dy)[0]
+        torch.testing.assert_close(dx, expected)
+    y = pool(x)
+    (first,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="double backward"):
+        first.sum().backward()
+
+
+def test_every_thread_takes_it() -> None:
+    x, found = learned(), []
+    expected = pool(x)
+    threads = [threading.Thread(target=lambda: found.append(pool(x))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4 and all(torch.equal(y, expected) for y in found)
+
+
+def test_checkpointing_and_saved_tensor_hooks() -> None:
+    x = learned(requires_grad=True)
+    plain = torch.autograd.grad(pool(x, mode="max").square().sum(), x)[0]
+    for _ in range(2):
+        y = torch.utils.checkpoint.checkpoint(lambda t: pool(t, mode="max").square().sum(), x, use_reentrant=False)
+        assert torch.equal(torch.autograd.grad(y, x)[0], plain)
+        laid_out = lambda t: t.transpose(0, -1).contiguous().transpose(0, -1)  # noqa: E731
+        with torch.autograd.graph.saved_tensors_hooks(laid_out, lambda t: t):
+            y = pool(x, mode="max").square().sum()
+        assert torch.equal(torch.autograd.grad(y, x)[0], plain)
+
+
+class _Compiled:
+    """What Triton returns for a launch: ``run`` takes grid, stream, handles, hooks, then every parameter."""
+
+    function, packed_metadata = "handle", "packed"
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[Any, ...]] = []
+
+    def run(self, *given: Any) -> None:
+        self.runs.append(given)
+
+
+class _Kernel:
+    __name__ = "some_kernel"
+    arg_names = ("x", "pair", "y", "n", "BLOCK")
+
+    def __init__(self) -> None:
+        self.compiled, self.asked = _Compiled(), 0
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., _Compiled]:
+        def launched(*args: Any, **meta: Any) -> _Compiled:
+            self.asked += 1
+            return self.compiled
+
+        return launched
+
+
+def test_a_compiled_triton_kernel_is_called_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the addresses of this call's tensors in the kernel's order; not where an address is no multiple of 16."""
+    kernel, x = _Kernel(), torch.zeros(64)
+    monkeypatch.setattr(launch, "start", launch._START)
+
+    def op(x: Tensor) -> Tensor:
+        y, scratch = torch.empty_like(x), torch.empty(7)
+        launch.launch(kernel, (5,), x, x, (scratch, 3), y, 1, BLOCK=16, num_warps=4)  # type: ignore[arg-type]
+        return y
+
+    _, plan = plans._recorded(op, (x,), [x])
+    assert plan is not None and kernel.asked == 1
+    other = torch.zeros(80)
+    y = plan.run([other[16:]])
+    ((*head, a, (b, three), c, one, block),) = kernel.compiled.runs
+    assert head == [5, 1, 1, 0, "handle", "packed", None, None, None]
+    assert (a, three, c, one, block) == (other[16:].data_ptr(), 3, y.data_ptr(), 1, 16) and b % 16 == 0
+    assert kernel.asked == 1
+    plan.run([other[1:65]])
+    assert kernel.asked == 2 and len(kernel.compiled.runs) == 1
+
+
+def test_what_reads_values_has_no_plan() -> None:
+    _, plan = plans._recorded(lambda t: t * t.sum().item(), (torch.ones(3),), [torch.ones(3)])
+    assert plan is None
+
+
+def test_scratch_is_one_allocation() -> None:
+    def op(x: Tensor) -> Tensor:
+        parts = [torch.empty(3, 5, dtype=torch.float64), torch.empty(2, dtype=torch.int32)]
+        launch.launch(_Kernel(), (1,), x, x, *parts, 1, BLOCK=1)  # type: ignore[arg-type]
+        return torch.empty(4, 3).transpose(0, 1)
+
+    x = torch.zeros(4)
+    _, plan = plans._recorded(op, (x,), [x])
+    assert plan is not None
+    assert plan.source.count("empty_strided") == 2 and "as_strided" not in plan.source
+    assert plan.run([x]).stride() == (1, 3)
+
+
+def test_every_public_op_has_the_short_way() -> None:
+    assert all(hasattr(getattr(functional, op), "shortcuts") for op in all_ops())
