@@ -17,6 +17,7 @@ from pyramid_kernels import _native, functional, testing
 from pyramid_kernels.backends import BackendError, Problem
 from pyramid_kernels.ops._shared import native
 from pyramid_kernels.ops._shared.native import covers
+from pyramid_kernels.ops.upsample_argmax.settings import Settings
 from tests import conftest, hostsim
 
 HOPPER = Problem("cuda", 90, torch.float16, True)
@@ -108,13 +109,12 @@ def test_other_threads_run_during_a_launch() -> None:
     """Where a device's queue is full a launch waits, for what may need Python: a host function in the stream."""
     module: Any = _native.module("cpu")
     logits, labels = torch.zeros(1, 4, 16, 16), torch.zeros(1, 64, 64, dtype=torch.uint8)
-    where = native.DTYPES[torch.float32], 0, 0
-    rest = native.located(logits), [64, 64], False, native.LABELS[torch.uint8], labels.data_ptr()
+    ready = module.upsample_argmax_fwd(Settings([64, 64], False, torch.uint8), logits, labels)
     finished: list[bool] = []
 
     def launch() -> None:
         for _ in range(50):
-            module.upsample_argmax_fwd(*where, *rest)
+            ready.run(0, 0, [logits.data_ptr(), labels.data_ptr()])
         finished.append(True)
 
     interval = sys.getswitchinterval()

@@ -1,53 +1,71 @@
-// Python's way to channel_gate.
+// Python bindings of channel_gate.
 #include "channel_gate/channel_gate.h"
 
-#include "bindings/arguments.h"
+#include "bindings/call.h"
 
 namespace pk::bindings {
 
 namespace {
 
-/// Address and strides of a matrix; an address of 0 for none.
-ChannelGateWeight weight_of(const Ints& v) { return {at(static_cast<Address>(v.at(0))), v.at(1), v.at(2)}; }
-
-/// An address, 0 for none, and whether it has the call's dtype.
-ChannelVector vector_of(const Ints& v) { return {at(static_cast<Address>(v.at(0))), v.at(1) != 0}; }
-
-/// sizes: n, c, h, w, k, channels_last, relu, residual, parts. layers: weight1, bias1, scale1, shift1, weight2, bias2.
-ChannelGateProblem channel_gate_problem(int dtype, const Ints& sizes, const Rows& layers, const Ints& x, Address part) {
+ChannelGateProblem gate_of(py::handle settings) {
     ChannelGateProblem p{};
-    p.dtype = dtype_of(dtype);
-    int* ints[] = {&p.n, &p.c, &p.h, &p.w, &p.k};
-    for (std::size_t i = 0; i < 5; ++i) *ints[i] = static_cast<int>(sizes.at(i));
-    p.channels_last = sizes.at(5) != 0, p.relu = sizes.at(6) != 0, p.residual = sizes.at(7) != 0;
-    p.parts = static_cast<int>(sizes.at(8));
-    p.weight1 = weight_of(layers.at(0)), p.weight2 = weight_of(layers.at(4));
-    p.bias1 = vector_of(layers.at(1)), p.scale1 = vector_of(layers.at(2)), p.shift1 = vector_of(layers.at(3));
-    p.bias2 = vector_of(layers.at(5));
-    const Map map(x);
-    p.x = map.at, p.part = at(part);
-    p.strides[0] = map.n, p.strides[1] = map.c, p.strides[2] = map.h, p.strides[3] = map.w;
+    p.relu = field<bool>(settings, "relu"), p.residual = field<bool>(settings, "residual");
     return p;
+}
+
+/// A weight (rows, columns), of a convolution or a matrix, or none.
+ChannelGateWeight weight_of(const char* name, const TensorRef& weight, std::int64_t rows, std::int64_t columns) {
+    if (weight.dims == 4)
+        expect(name, weight, {rows, columns, 1, 1});
+    else if (weight.given)
+        expect(name, weight, {rows, columns});
+    return {weight.data, weight.stride[0], weight.stride[1]};
+}
+
+/// What `gate` becomes with the tensors that both directions read.
+ChannelGateProblem problem_of(ChannelGateProblem gate, bool channels_last, const TensorRef& x, const TensorRef& weight1,
+                              const TensorRef& scale1, const TensorRef& shift1, const TensorRef& weight2,
+                              const TensorRef& part) {
+    take_map("x", x, gate);
+    gate.dtype = dtype_of("x", x), gate.channels_last = channels_last, gate.x = x.data;
+    gate.k = static_cast<int>(weight1.size[0]);
+    gate.weight1 = weight_of("weight1", weight1, gate.k, gate.c);
+    gate.weight2 = weight_of("weight2", weight2, gate.c, gate.k);
+    gate.scale1 = vector_of("scale1", scale1, gate.k, x), gate.shift1 = vector_of("shift1", shift1, gate.k, x);
+    gate.parts = static_cast<int>(part.size[1]), gate.part = part.data;
+    return gate;
+}
+
+Status fwd(Queue queue, const ChannelGateProblem& settings, const bool& channels_last, const TensorRef& x,
+           const TensorRef& weight1, const TensorRef& bias1, const TensorRef& scale1, const TensorRef& shift1,
+           const TensorRef& weight2, const TensorRef& bias2, const TensorRef& part, const TensorRef& mean,
+           const TensorRef& hidden, const TensorRef& gate, const TensorRef& y) {
+    auto p = problem_of(settings, channels_last, x, weight1, scale1, shift1, weight2, part);
+    p.bias1 = vector_of("bias1", bias1, p.k, x), p.bias2 = vector_of("bias2", bias2, p.c, x);
+    return launch_channel_gate_fwd({p, mean.data, hidden.data, gate.data, y.data}, queue);
+}
+
+Status bwd(Queue queue, const ChannelGateProblem& settings, const bool& channels_last, const TensorRef& x,
+           const TensorRef& weight1, const TensorRef& scale1, const TensorRef& shift1, const TensorRef& weight2,
+           const TensorRef& part, const TensorRef& mean, const TensorRef& hidden, const TensorRef& gate,
+           const TensorRef& dy, const TensorRef& dz, const TensorRef& dhidden, const TensorRef& dmean,
+           const TensorRef& dx, const TensorRef& dweight1, const TensorRef& dweight2, const TensorRef& dvectors) {
+    const auto p = problem_of(settings, channels_last, x, weight1, scale1, shift1, weight2, part);
+    expect("mean", mean, {p.n, p.c});
+    expect("hidden", hidden, {p.n, p.k});
+    expect("gate", gate, {p.n, p.c});
+    expect("dy", dy, {p.n, p.c, p.h, p.w});
+    return launch_channel_gate_bwd(
+        {p, mean.data, hidden.data, gate.data, dy.data, dz.data, dhidden.data, dmean.data, dx.data,
+         weight_of("dweight1", dweight1, p.k, p.c), weight_of("dweight2", dweight2, p.c, p.k), dvectors.data},
+        queue);
 }
 
 }  // namespace
 
 void bind_channel_gate(py::module_& m) {
-    m.def("channel_gate_fwd", [](int dtype, int device, Address stream, const Ints& sizes, const Rows& layers,
-                                 const Ints& x, Address part, Address mean, Address hidden, Address gate, Address y) {
-        raise_unless_ok(launch_channel_gate_fwd(
-            {channel_gate_problem(dtype, sizes, layers, x, part), at(mean), at(hidden), at(gate), at(y)},
-            LaunchOn(device, stream)));
-    });
-    m.def("channel_gate_bwd",
-          [](int dtype, int device, Address stream, const Ints& sizes, const Rows& layers, const Ints& x, Address part,
-             Address mean, Address hidden, Address gate, Address dy, Address dz, Address dhidden, Address dmean,
-             Address dx, const Ints& dweight1, const Ints& dweight2, Address dvectors) {
-              raise_unless_ok(launch_channel_gate_bwd(
-                  {channel_gate_problem(dtype, sizes, layers, x, part), at(mean), at(hidden), at(gate), at(dy), at(dz),
-                   at(dhidden), at(dmean), at(dx), weight_of(dweight1), weight_of(dweight2), at(dvectors)},
-                  LaunchOn(device, stream)));
-          });
+    m.def("channel_gate_fwd", prepared(gate_of, fwd));
+    m.def("channel_gate_bwd", prepared(gate_of, bwd));
 }
 
 }  // namespace pk::bindings

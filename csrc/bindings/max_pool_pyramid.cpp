@@ -1,40 +1,51 @@
-// Python's way to max_pool_pyramid.
+// Python bindings of max_pool_pyramid.
 #include "max_pool_pyramid/max_pool_pyramid.h"
 
-#include "bindings/arguments.h"
+#include "bindings/call.h"
 
 namespace pk::bindings {
 
 namespace {
 
-/// map: N, C, H, W of x, and the strides of x or dy. how: cascade, descending, channels_last, multiprocessors.
-MaxPoolPyramidProblem pool_problem(int dtype, const Ints& map, const Ints& sizes, const Ints& how) {
+MaxPools pools_of(py::handle settings) {
+    MaxPools pools{};
+    const auto sizes = field<std::vector<int>>(settings, "kernel_sizes");
+    pools.levels = static_cast<int>(sizes.size());
+    if (pools.levels > MaxPools::max_levels) throw std::invalid_argument("at most 8 levels");
+    std::ranges::copy(sizes, pools.size);
+    pools.cascade = field<bool>(settings, "cascade");
+    pools.descending = choice(settings, "order", {"ascending", "descending"});
+    return pools;
+}
+
+/// `x`: x or dx.
+MaxPoolPyramidProblem problem_of(const MaxPools& pools, bool channels_last, int processors, const TensorRef& x) {
     MaxPoolPyramidProblem p{};
-    p.n = map.at(0), p.c = map.at(1), p.h = map.at(2), p.w = map.at(3);
-    for (std::size_t i = 0; i < 4; ++i) p.strides[i] = map.at(4 + i);
-    p.pools.levels = fill(p.pools.size, sizes, "levels");
-    p.pools.cascade = how.at(0) != 0, p.pools.descending = how.at(1) != 0;
-    p.channels_last = how.at(2) != 0;
-    p.processors = static_cast<int>(how.at(3));
-    p.dtype = dtype_of(dtype);
+    take_map("x", x, p);
+    p.pools = pools, p.channels_last = channels_last, p.dtype = dtype_of("x", x), p.processors = processors;
     return p;
+}
+
+Status fwd(Queue queue, const MaxPools& pools, const bool& channels_last, const int& processors, const TensorRef& x,
+           const TensorRef& y, const TensorRef& indices) {
+    const auto p = problem_of(pools, channels_last, processors, x);
+    return launch_max_pool_pyramid_fwd({p, x.data, y.data, indices.as<std::uint8_t>()}, queue);
+}
+
+Status bwd(Queue queue, const MaxPools& pools, const bool& channels_last, const int& processors, const TensorRef& dy,
+           const TensorRef& indices, const TensorRef& dx) {
+    auto p = problem_of(pools, channels_last, processors, dx);
+    expect("dy", dy, {p.n, (1 + pools.levels) * p.c, p.h, p.w});
+    expect("indices", indices, {p.n, pools.levels * p.c, p.h, p.w});
+    std::copy_n(dy.stride, 4, p.strides);
+    return launch_max_pool_pyramid_bwd({p, dy.data, indices.as<const std::uint8_t>(), dx.data}, queue);
 }
 
 }  // namespace
 
 void bind_max_pool_pyramid(py::module_& m) {
-    m.def("max_pool_pyramid_fwd", [](int dtype, int device, Address stream, const Ints& map, const Ints& sizes,
-                                     const Ints& how, Address x, Address y, Address indices) {
-        const MaxPoolPyramidFwdParams p{pool_problem(dtype, map, sizes, how), at(x), at(y),
-                                        static_cast<std::uint8_t*>(at(indices))};
-        raise_unless_ok(launch_max_pool_pyramid_fwd(p, LaunchOn(device, stream)));
-    });
-    m.def("max_pool_pyramid_bwd", [](int dtype, int device, Address stream, const Ints& map, const Ints& sizes,
-                                     const Ints& how, Address dy, Address indices, Address dx) {
-        const MaxPoolPyramidBwdParams p{pool_problem(dtype, map, sizes, how), at(dy),
-                                        static_cast<const std::uint8_t*>(at(indices)), at(dx)};
-        raise_unless_ok(launch_max_pool_pyramid_bwd(p, LaunchOn(device, stream)));
-    });
+    m.def("max_pool_pyramid_fwd", prepared(pools_of, fwd));
+    m.def("max_pool_pyramid_bwd", prepared(pools_of, bwd));
 }
 
 }  // namespace pk::bindings

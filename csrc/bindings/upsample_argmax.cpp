@@ -1,17 +1,21 @@
-// Python's way to upsample_argmax.
+// Python bindings of upsample_argmax.
 #include "upsample_argmax/upsample_argmax.h"
 
 #include "bindings/upsampled.h"
 
 namespace pk::bindings {
 
-void bind_upsample_argmax(py::module_& m) {
-    m.def("upsample_argmax_fwd", [](int dtype, int device, Address stream, const Ints& logits, const Ints& size,
-                                    bool align_corners, int type, Address labels) {
-        const UpsampleArgmaxParams params{upsampled(dtype, logits, size, align_corners), static_cast<LabelType>(type),
-                                          at(labels)};
-        raise_unless_ok(launch_upsample_argmax_fwd(params, LaunchOn(device, stream)));
-    });
+namespace {
+
+bool corners_of(py::handle settings) { return field<bool>(settings, "align_corners"); }
+
+Status fwd(Queue queue, const bool& align_corners, const TensorRef& logits, const TensorRef& labels) {
+    const auto p = upsampled(logits, "labels", labels, align_corners);
+    return launch_upsample_argmax_fwd({p, label_type_of("labels", labels), labels.data}, queue);
 }
+
+}  // namespace
+
+void bind_upsample_argmax(py::module_& m) { m.def("upsample_argmax_fwd", prepared(corners_of, fwd)); }
 
 }  // namespace pk::bindings

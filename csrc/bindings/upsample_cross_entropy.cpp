@@ -1,4 +1,4 @@
-// Python's way to upsample_cross_entropy.
+// Python bindings of upsample_cross_entropy.
 #include "upsample_cross_entropy/upsample_cross_entropy.h"
 
 #include "bindings/upsampled.h"
@@ -7,49 +7,61 @@ namespace pk::bindings {
 
 namespace {
 
-/// target: address and label type; ignore: the label that does not count.
-UpsampleCrossEntropyProblem problem_of(int dtype, const Ints& logits, const Ints& size, bool align_corners,
-                                       const Ints& target, std::int64_t ignore, Address weight, double smoothing) {
-    return {upsampled(dtype, logits, size, align_corners),
-            at(static_cast<Address>(target.at(0))),
-            static_cast<LabelType>(target.at(1)),
-            ignore,
-            at(weight),
-            smoothing};
+using Loss = UpsampleCrossEntropyProblem;
+
+Loss loss_of(py::handle settings) {
+    Loss p{};
+    p.logits.align_corners = field<bool>(settings, "align_corners");
+    p.ignore = field<std::int64_t>(settings, "ignore_index"), p.smoothing = field<double>(settings, "label_smoothing");
+    return p;
+}
+
+bool is_mean(py::handle settings) { return field<std::string>(settings, "reduction") == "mean"; }
+
+/// What `loss` becomes with the tensors that both directions read.
+Loss problem_of(Loss loss, const TensorRef& logits, const TensorRef& target, const TensorRef& weight) {
+    loss.logits = upsampled(logits, "target", target, loss.logits.align_corners);
+    if (weight.given) expect("weight", weight, {loss.logits.c});
+    loss.target = target.data, loss.type = label_type_of("target", target), loss.weight = weight.data;
+    return loss;
+}
+
+int parts(const TensorRef& logits, const TensorRef& target) {
+    return upsample_cross_entropy_parts(upsampled(logits, "target", target, false));
+}
+
+/// `y`: only where nothing is reduced; `part`: only where something is.
+Status fwd(Queue queue, const Loss& loss, const TensorRef& logits, const TensorRef& target, const TensorRef& weight,
+           const TensorRef& y, const TensorRef& lse, const TensorRef& part) {
+    const auto p = problem_of(loss, logits, target, weight);
+    return launch_upsample_cross_entropy_fwd({p, y.data, lse.data, part.data}, queue);
+}
+
+/// `logits`: those of the loss, for their type.
+Status sums(Queue queue, const bool& mean, const TensorRef& logits, const TensorRef& part, const TensorRef& y,
+            const TensorRef& factor) {
+    const auto parts = static_cast<int>(part.size[1]);
+    return launch_upsample_cross_entropy_sums({dtype_of("logits", logits), parts, mean, part.data, y.data, factor.data},
+                                              queue);
+}
+
+Status bwd_dlogits(Queue queue, const Loss& loss, const TensorRef& dy, const TensorRef& logits, const TensorRef& target,
+                   const TensorRef& weight, const TensorRef& lse, const TensorRef& factor, const TensorRef& dlogits) {
+    const auto p = problem_of(loss, logits, target, weight);
+    expect("lse", lse, {p.logits.n, p.logits.rows, p.logits.cols});
+    if (!factor.given) expect("dy", dy, {p.logits.n, p.logits.rows, p.logits.cols});
+    UpsampleCrossEntropyBwdParams params{p, dy.data, factor.data, lse.data, dlogits.data, {}};
+    std::copy_n(dlogits.stride, 4, params.strides);
+    return launch_upsample_cross_entropy_bwd_dlogits(params, queue);
 }
 
 }  // namespace
 
 void bind_upsample_cross_entropy(py::module_& m) {
-    m.def("upsample_cross_entropy_parts", [](int dtype, const Ints& logits, const Ints& size) {
-        return upsample_cross_entropy_parts(upsampled(dtype, logits, size, false));
-    });
-    m.def("upsample_cross_entropy_fwd", [](int dtype, int device, Address stream, const Ints& logits, const Ints& size,
-                                           bool align_corners, const Ints& target, std::int64_t ignore, Address weight,
-                                           double smoothing, Address y, Address lse, Address part) {
-        const UpsampleCrossEntropyFwdParams params{
-            problem_of(dtype, logits, size, align_corners, target, ignore, weight, smoothing), at(y), at(lse),
-            at(part)};
-        raise_unless_ok(launch_upsample_cross_entropy_fwd(params, LaunchOn(device, stream)));
-    });
-    m.def("upsample_cross_entropy_sums",
-          [](int dtype, int device, Address stream, int parts, bool mean, Address part, Address y, Address factor) {
-              const UpsampleCrossEntropySumsParams params{dtype_of(dtype), parts, mean, at(part), at(y), at(factor)};
-              raise_unless_ok(launch_upsample_cross_entropy_sums(params, LaunchOn(device, stream)));
-          });
-    m.def("upsample_cross_entropy_bwd_dlogits",
-          [](int dtype, int device, Address stream, const Ints& logits, const Ints& size, bool align_corners,
-             const Ints& target, std::int64_t ignore, Address weight, double smoothing, Address dy, Address factor,
-             Address lse, Address dlogits, const Ints& strides) {
-              const UpsampleCrossEntropyBwdParams params{
-                  problem_of(dtype, logits, size, align_corners, target, ignore, weight, smoothing),
-                  at(dy),
-                  at(factor),
-                  at(lse),
-                  at(dlogits),
-                  {strides.at(0), strides.at(1), strides.at(2), strides.at(3)}};
-              raise_unless_ok(launch_upsample_cross_entropy_bwd_dlogits(params, LaunchOn(device, stream)));
-          });
+    m.def("upsample_cross_entropy_parts", parts);
+    m.def("upsample_cross_entropy_fwd", prepared(loss_of, fwd));
+    m.def("upsample_cross_entropy_sums", prepared(is_mean, sums));
+    m.def("upsample_cross_entropy_bwd_dlogits", prepared(loss_of, bwd_dlogits));
 }
 
 }  // namespace pk::bindings

@@ -1,70 +1,78 @@
-// Python's way to upsample_merge.
+// Python bindings of upsample_merge.
 #include "upsample_merge/upsample_merge.h"
 
-#include <utility>
-
-#include "bindings/arguments.h"
+#include "bindings/call.h"
 
 namespace pk::bindings {
 
 namespace {
 
-/// shape (n, c, h, w) of the output; maps: address, c, h, w, first output channel and four strides each.
-UpsampleMergeProblem upsample_merge_problem(int dtype, const Ints& shape, bool channels_last, int how, bool sum,
-                                            const std::vector<Ints>& maps) {
-    UpsampleMergeProblem p{dtype_of(dtype), 0, 0, 0, 0, channels_last, static_cast<Resample>(how), sum, 0, {}};
-    int sizes[4];
-    fill(sizes, shape, "sizes");
-    p.n = sizes[0], p.c = sizes[1], p.h = sizes[2], p.w = sizes[3];
-    if (maps.size() > upsample_merge_maps)
-        throw std::invalid_argument("at most " + std::to_string(upsample_merge_maps) + " maps, got " +
-                                    std::to_string(maps.size()));
-    for (const Ints& m : maps) {
-        UpsampleMergeMap& map = p.maps[p.count++];
-        map = {at(m.at(0)),
-               static_cast<int>(m.at(1)),
-               static_cast<int>(m.at(2)),
-               static_cast<int>(m.at(3)),
-               static_cast<int>(m.at(4)),
-               {m.at(5), m.at(6), m.at(7), m.at(8)}};
+using Firsts = std::vector<int>;
+
+struct Merging {
+    Resample how;
+    bool sum, relu;
+};
+
+Merging merging_of(py::handle settings) {
+    Merging to{Resample::nearest, choice(settings, "merge", {"concat", "sum"}) == 1, field<bool>(settings, "relu")};
+    if (choice(settings, "mode", {"nearest", "bilinear"}) == 1)
+        to.how = field<bool>(settings, "align_corners") ? Resample::align_corners : Resample::half_pixel;
+    return to;
+}
+
+/// `full`: the output or its gradient; `firsts`: the first output channel of each of `maps`, or of their gradients.
+UpsampleMergeProblem problem_of(const Merging& merging, bool channels_last, const Firsts& firsts,
+                                const TensorRefs& maps, const char* name, const TensorRef& full) {
+    UpsampleMergeProblem p{};
+    take_map(name, full, p);
+    p.dtype = dtype_of(name, full), p.channels_last = channels_last, p.how = merging.how, p.sum = merging.sum;
+    if (maps.size() > upsample_merge_maps || maps.size() != firsts.size())
+        throw std::invalid_argument("maps must be at most 16, each with its first channel");
+    for (const TensorRef& map : maps) {
+        UpsampleMergeMap& to = p.maps[p.count];
+        take_map("maps", map, to);
+        to.data = map.data, to.first = firsts[static_cast<std::size_t>(p.count++)];
     }
     return p;
+}
+
+Status fwd(Queue queue, const Merging& merging, const bool& channels_last, const Firsts& firsts, const TensorRefs& maps,
+           const TensorRef& scale, const TensorRef& shift, const TensorRef& y) {
+    const auto p = problem_of(merging, channels_last, firsts, maps, "y", y);
+    const auto gain = vector_of("scale", scale, p.c, y), offset = vector_of("shift", shift, p.c, y);
+    return launch_upsample_merge_fwd({p, gain.at, offset.at, gain.is_t, offset.is_t, merging.relu, y.data}, queue);
+}
+
+Status bwd_dmaps(Queue queue, const Merging& merging, const bool& channels_last, const Firsts& firsts,
+                 const TensorRef& dy, const TensorRef& y, const TensorRef& scale, const TensorRefs& dmaps) {
+    const auto p = problem_of(merging, channels_last, firsts, dmaps, "dy", dy);
+    if (y.given) expect("y", y, {p.n, p.c, p.h, p.w});
+    const auto gain = vector_of("scale", scale, p.c, dy);
+    return launch_upsample_merge_bwd_dmaps({p, dy.data, y.data, gain.at, gain.is_t}, queue);
+}
+
+Status bwd_affine(Queue queue, const Merging& merging, const bool& channels_last, const Firsts& firsts,
+                  const TensorRef& dy, const TensorRef& y, const TensorRefs& maps, const TensorRef& part) {
+    const auto p = problem_of(merging, channels_last, firsts, maps, "dy", dy);
+    if (y.given) expect("y", y, {p.n, p.c, p.h, p.w});
+    return launch_upsample_merge_bwd_affine({p, dy.data, y.data, static_cast<int>(part.size[1]), part.data}, queue);
+}
+
+/// `dy`: that of the sums, for its type.
+Status sums(Queue queue, const TensorRef& dy, const TensorRef& part, const TensorRef& sums) {
+    int size[3];
+    for (int i = 0; i < 3; ++i) size[i] = static_cast<int>(part.size[i]);
+    return launch_upsample_merge_sums({dtype_of("dy", dy), size[0], size[1], size[2], part.data, sums.data}, queue);
 }
 
 }  // namespace
 
 void bind_upsample_merge(py::module_& m) {
-    m.def("upsample_merge_fwd", [](int dtype, int device, Address stream, const Ints& shape, bool channels_last,
-                                   int how, bool sum, const std::vector<Ints>& maps, Address scale, bool scale_is_t,
-                                   Address shift, bool shift_is_t, bool relu, Address y) {
-        const UpsampleMergeFwdParams params{upsample_merge_problem(dtype, shape, channels_last, how, sum, maps),
-                                            at(scale),
-                                            at(shift),
-                                            scale_is_t,
-                                            shift_is_t,
-                                            relu,
-                                            at(y)};
-        raise_unless_ok(launch_upsample_merge_fwd(params, LaunchOn(device, stream)));
-    });
-    m.def("upsample_merge_bwd_dmaps", [](int dtype, int device, Address stream, const Ints& shape, bool channels_last,
-                                         int how, bool sum, const std::vector<Ints>& dmaps, Address dy, Address y,
-                                         Address scale, bool scale_is_t) {
-        const UpsampleMergeBwdMapsParams params{upsample_merge_problem(dtype, shape, channels_last, how, sum, dmaps),
-                                                at(dy), at(y), at(scale), scale_is_t};
-        raise_unless_ok(launch_upsample_merge_bwd_dmaps(params, LaunchOn(device, stream)));
-    });
-    m.def("upsample_merge_bwd_affine",
-          [](int dtype, int device, Address stream, const Ints& shape, bool channels_last, int how, bool sum,
-             const std::vector<Ints>& maps, Address dy, Address y, int parts, Address part) {
-              const UpsampleMergeBwdAffineParams params{
-                  upsample_merge_problem(dtype, shape, channels_last, how, sum, maps), at(dy), at(y), parts, at(part)};
-              raise_unless_ok(launch_upsample_merge_bwd_affine(params, LaunchOn(device, stream)));
-          });
-    m.def("upsample_merge_sums",
-          [](int dtype, int device, Address stream, int rows, int parts, int c, Address part, Address sums) {
-              const UpsampleMergeSumsParams params{dtype_of(dtype), rows, parts, c, at(part), at(sums)};
-              raise_unless_ok(launch_upsample_merge_sums(params, LaunchOn(device, stream)));
-          });
+    m.def("upsample_merge_fwd", prepared(merging_of, fwd));
+    m.def("upsample_merge_bwd_dmaps", prepared(merging_of, bwd_dmaps));
+    m.def("upsample_merge_bwd_affine", prepared(merging_of, bwd_affine));
+    m.def("upsample_merge_sums", prepared(sums));
 }
 
 }  // namespace pk::bindings

@@ -1,23 +1,19 @@
-// How Python names a map and the size at which it is seen.
+// Logits, and the size at which a map of labels or losses sees them.
 #pragma once
 
-#include "bindings/arguments.h"
+#include "bindings/call.h"
 #include "common/upsampled.h"
 
 namespace pk::bindings {
 
-/// map: address, n, c, h, w and four strides; size: rows, cols.
-inline UpsampledProblem upsampled(int dtype, const Ints& map, const Ints& size, bool align_corners) {
-    return {dtype_of(dtype),
-            at(static_cast<Address>(map.at(0))),
-            static_cast<int>(map.at(1)),
-            static_cast<int>(map.at(2)),
-            static_cast<int>(map.at(3)),
-            static_cast<int>(map.at(4)),
-            {map.at(5), map.at(6), map.at(7), map.at(8)},
-            static_cast<int>(size.at(0)),
-            static_cast<int>(size.at(1)),
-            align_corners};
+/// `map`: (n, rows, cols), called `name`.
+inline UpsampledProblem upsampled(const TensorRef& logits, const char* name, const TensorRef& map, bool align_corners) {
+    UpsampledProblem p{};
+    take_map("logits", logits, p);
+    expect(name, map, {p.n, map.size[1], map.size[2]});
+    p.dtype = dtype_of("logits", logits), p.data = logits.data, p.align_corners = align_corners;
+    p.rows = static_cast<int>(map.size[1]), p.cols = static_cast<int>(map.size[2]);
+    return p;
 }
 
 }  // namespace pk::bindings

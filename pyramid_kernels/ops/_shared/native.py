@@ -16,8 +16,6 @@ from . import launch
 
 #: Element types as csrc/common/dispatch.h numbers them.
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
-#: Types of label maps as csrc/common/labels.h numbers them.
-LABELS = {torch.uint8: 0, torch.int16: 1, torch.int32: 2, torch.int64: 3}
 
 #: What kernels on CPU tensors are planned for: few multiprocessors, so that tests' maps fill them or do not.
 SIMULATED_PROCESSORS, SIMULATED_ARCHITECTURE = 8, 90

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from .._shared.checks import check_choice, check_floating, check_like, check_map
 from .._shared.layout import as_map, empty_map, is_channels_last
 from .._shared.precision import accumulation
 from . import composed, reference
+from .settings import Settings
 
 OP = Op("channel_gate", "memory", reference, composed)
 
@@ -22,7 +24,7 @@ OP = Op("channel_gate", "memory", reference, composed)
 WIDEST = 8192
 
 #: weight1, bias1, scale1, shift1, weight2, bias2, as kernels take them.
-Layers = tuple[Tensor | None, ...]
+Layers = Sequence[Tensor | None]
 
 
 def _problem(x: Tensor, weight1: Tensor, residual: bool) -> tuple[Problem, tuple[int, ...]]:
@@ -93,7 +95,7 @@ def channel_gate(
     layers = (weight1, *dense_vectors(bias1, scale1, shift1), weight2, *dense_vectors(bias2))
     if backend in ("reference", "composed"):
         return OP.python(backend)(x, *layers, activation=hidden_activation, residual=residual)
-    return ChannelGate.run(hidden_activation == "relu", residual, backend, x, *layers)[0]
+    return ChannelGate.run(x, *layers, Settings(hidden_activation == "relu", residual), backend)[0]
 
 
 def _check_weights(x: Tensor, weight1: Tensor, weight2: Tensor | None) -> None:
@@ -119,12 +121,13 @@ class ChannelGate(OpFunction):
     op_name = "channel_gate"
 
     @staticmethod
-    def forward(relu: bool, residual: bool, backend: str, x: Tensor, *layers: Tensor | None) -> tuple[Tensor, ...]:
-        return _fwd(x, *layers, relu, residual, backend)
+    def forward(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        *layers, settings, backend = rest
+        return _fwd(x, *layers, *settings, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.relu, ctx.residual, ctx.backend, x, *layers = inputs
+        x, *layers, ctx.settings, ctx.backend = inputs
         weight1, _, scale1, shift1, weight2, _ = layers
         _, *small = output
         ctx.mark_non_differentiable(*small)
@@ -134,14 +137,14 @@ class ChannelGate(OpFunction):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, *rest = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[3:]
-        settings = (ctx.relu, ctx.residual, wanted[0], any(wanted[1:]), ctx.backend)
-        dx, dweight1, dweight2, vectors = _bwd(as_map(dy, x), x, *rest, *settings)
+        wanted = ctx.needs_input_grad[:7]
+        want = wanted[0], any(wanted[1:])
+        dx, dweight1, dweight2, vectors = _bwd(as_map(dy, x), x, *rest, *ctx.settings, *want, ctx.backend)
         k = dweight1.shape[0]
         dbias1, dscale1, dshift1, dbias2 = vectors.split([k, k, k, len(vectors) - 3 * k])
         found = (dweight1, dbias1, dscale1, dshift1, dweight2, dbias2)
         kept = [g.to(t) if w else None for g, w, t in zip(found, wanted[1:], ctx.dtypes, strict=True)]
-        return None, None, None, dx if wanted[0] else None, *kept
+        return dx if wanted[0] else None, *kept, None, None
 
 
 def _allocate(x: Tensor, weight1: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -153,19 +156,16 @@ def _allocate(x: Tensor, weight1: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tens
     return empty_map(x, x.shape), mean, hidden, gate
 
 
-def _forward(
-    x: Tensor, weight1: Tensor, bias1: Tensor | None, scale1: Tensor | None, shift1: Tensor | None,
-    weight2: Tensor | None, bias2: Tensor | None, relu: bool, residual: bool, backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    results = _allocate(x, weight1)
-    layers = (weight1, bias1, scale1, shift1, weight2, bias2)
-    OP.kernels(backend).forward(x, layers, relu, residual, *results)
+def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    results = _allocate(x, *rest)
+    *layers, relu, residual, backend = rest
+    OP.kernels(backend).forward(x, layers, *results, Settings(relu, residual))
     return results
 
 
 def _allocate_gradients(
     dy: Tensor, x: Tensor, mean: Tensor, hidden: Tensor, gate: Tensor, weight1: Tensor, scale1: Any, shift1: Any,
-    weight2: Tensor | None, relu: bool, residual: bool, want_x: bool, want_layers: bool, backend: str,
+    weight2: Tensor | None, relu: bool, residual: bool, want_x: bool, *_: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """dx, dweight1, dweight2 (empty where there is none), and one of the gradients of bias1, scale1, shift1, bias2."""
     k, c = weight1.shape[0], x.shape[1]
@@ -175,18 +175,13 @@ def _allocate_gradients(
     return dx, dweight1, dweight2, mean.new_empty(3 * k + (0 if weight2 is None else c))
 
 
-def _backward(
-    dy: Tensor, x: Tensor, mean: Tensor, hidden: Tensor, gate: Tensor, weight1: Tensor, scale1: Tensor | None,
-    shift1: Tensor | None, weight2: Tensor | None, relu: bool, residual: bool, want_x: bool, want_layers: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    gradients = _allocate_gradients(
-        dy, x, mean, hidden, gate, weight1, scale1, shift1, weight2, relu, residual, want_x, want_layers, backend
-    )
+def _backward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    gradients = _allocate_gradients(*args)
     dx, *rest = gradients
+    dy, x, *saved, weight1, scale1, shift1, weight2, relu, residual, want_x, want_layers, backend = args
     layers = (weight1, None, scale1, shift1, weight2, None)
     OP.kernels(backend).backward(
-        dy, x, (mean, hidden, gate), layers, relu, residual, dx if want_x else None, rest if want_layers else None
+        dy, x, saved, layers, dx if want_x else None, rest if want_layers else None, Settings(relu, residual)
     )
     return gradients
 

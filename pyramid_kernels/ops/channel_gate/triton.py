@@ -15,6 +15,7 @@ from .._shared.launch import launch
 from .._shared.resample import block, offset
 from .._shared.triton import cannot_launch, divided
 from .op import Layers
+from .settings import Settings
 from .triton_bwd import backward
 from .triton_tiles import activated, element, finished, matrix, over_pixels, products, sums, vector
 
@@ -102,7 +103,7 @@ def channel_gate_fwd_kernel(
 
 
 def forward(
-    x: Tensor, layers: Layers, relu: bool, residual: bool, y: Tensor, mean: Tensor, hidden: Tensor, gate: Tensor
+    x: Tensor, layers: Layers, y: Tensor, mean: Tensor, hidden: Tensor, gate: Tensor, settings: Settings
 ) -> None:
     """Fill ``y`` (N, C, H, W), dense in its memory format, and ``mean`` (N, C), ``hidden`` (N, K), ``gate`` (N, C)."""
     n, c, h, w = x.shape
@@ -112,7 +113,7 @@ def forward(
     launch(
         channel_gate_fwd_gate_kernel, (n, triton.cdiv(c, meta["BO"])), x,
         part, weight1, bias1, scale, shift, weight2, bias2, mean, hidden, gate, c, hidden.shape[1], h * w,
-        part.shape[1], matrix(weight1), matrix(weight2), RELU=relu, **meta,
+        part.shape[1], matrix(weight1), matrix(weight2), RELU=settings.relu, **meta,
     )  # fmt: skip
     grid, block = over_pixels(x)
-    launch(channel_gate_fwd_kernel, grid, x, x, gate, y, c, w, h * w, x.stride(), RESIDUAL=residual, **block)
+    launch(channel_gate_fwd_kernel, grid, x, x, gate, y, c, w, h * w, x.stride(), RESIDUAL=settings.residual, **block)

@@ -5,6 +5,8 @@ dx = dy gate (+ dy) + the mean's gradient; everything small is computed again fr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -14,6 +16,7 @@ from .._shared.launch import launch
 from .._shared.resample import block, offset
 from .._shared.triton import divided
 from .op import Layers
+from .settings import Settings
 from .triton_tiles import activated, finished, matrix, over_pixels, products, sums, vector
 
 
@@ -144,8 +147,8 @@ def channel_gate_bwd_dweights_kernel(
 
 
 def backward(
-    dy: Tensor, x: Tensor, saved: tuple[Tensor, Tensor, Tensor], layers: Layers, relu: bool, residual: bool,
-    dx: Tensor | None, gradients: tuple[Tensor, Tensor, Tensor] | None,
+    dy: Tensor, x: Tensor, saved: Sequence[Tensor], layers: Layers, dx: Tensor | None,
+    gradients: Sequence[Tensor] | None, settings: Settings,
 ) -> None:  # fmt: skip
     """Fill ``dx`` and ``gradients``, of weight1, weight2 and all vectors, where given; ``dy`` is dense as y is."""
     n, c, h, w = x.shape
@@ -158,7 +161,7 @@ def backward(
     launch(
         channel_gate_bwd_gate_kernel, (n, triton.cdiv(c, meta["BO"])), x,
         part, weight1, scale, shift, weight2, hidden, gate, dz, dhidden, dmean, *sizes, h * w, part.shape[1],
-        matrix(weight1), matrix(weight2), RELU=relu, **meta,
+        matrix(weight1), matrix(weight2), RELU=settings.relu, **meta,
         maxnreg=255,  # or ptxas aims for more blocks at once and spills
     )  # fmt: skip
     if gradients is not None:
@@ -170,8 +173,8 @@ def backward(
             channel_gate_bwd_dweights_kernel, (programs,), x,
             mean, hidden, dz, dhidden, scale, shift, dweight1, None if weight2 is None else dweight2, dvectors, n,
             *sizes, matrix(dweight1), matrix(None if weight2 is None else dweight2),
-            RELU=relu, ACC=meta["ACC"], BK=bk, BI=bi,
+            RELU=settings.relu, ACC=meta["ACC"], BK=bk, BI=bi,
         )  # fmt: skip
     if dx is not None:
         grid, block = over_pixels(dx)
-        launch(channel_gate_bwd_dx_kernel, grid, dx, dy, gate, dmean, dx, c, h * w, RESIDUAL=residual, **block)
+        launch(channel_gate_bwd_dx_kernel, grid, dx, dy, gate, dmean, dx, c, h * w, RESIDUAL=settings.residual, **block)

@@ -14,6 +14,7 @@ from .._shared.checks import check_choice, check_map
 from .._shared.layout import empty_map, format_of, is_channels_last
 from . import composed, reference
 from .checks import beyond, check_kernel_sizes
+from .settings import Settings
 
 OP = Op("max_pool_pyramid", "memory", reference, composed)
 
@@ -69,24 +70,23 @@ def max_pool_pyramid(
     check_choice("order", order, ORDERS)
     sizes = check_kernel_sizes(kernel_sizes, cascade)
     backend = select(OP, _problem(x, sizes, cascade), tuple(x.shape), backend)
+    settings = Settings(sizes, cascade, order)
     if backend in ("reference", "composed"):
-        return OP.python(backend)(x, sizes, cascade=cascade, order=order)
-    return MaxPoolPyramid.run(x, sizes, cascade, order, _differentiated(x), backend)[0]
+        return OP.python(backend)(x, **settings._asdict())
+    return MaxPoolPyramid.run(x, settings, _differentiated(x), backend)[0]
 
 
 class MaxPoolPyramid(OpFunction):
     op_name = "max_pool_pyramid"
 
     @staticmethod
-    def forward(
-        x: Tensor, kernel_sizes: list[int], cascade: bool, order: str, keep: bool, backend: str
-    ) -> tuple[Tensor, Tensor]:
-        return _fwd(x, kernel_sizes, cascade, order, keep, backend)
+    def forward(x: Tensor, settings: Settings, keep: bool, backend: str) -> tuple[Tensor, Tensor]:
+        return _fwd(x, *settings, keep, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, kernel_sizes, cascade, order, _, backend = inputs
-        ctx.channels_last, ctx.settings = is_channels_last(x), (kernel_sizes, cascade, order, backend)
+        x, ctx.settings, _, ctx.backend = inputs
+        ctx.channels_last = is_channels_last(x)
         ctx.save_for_backward(output[1])
         ctx.mark_non_differentiable(output[1])
 
@@ -95,31 +95,23 @@ class MaxPoolPyramid(OpFunction):
         (indices,) = ctx.saved_tensors
         # Hooks on saved tensors, such as those that keep them in the host's memory, may have laid them out anew.
         indices = indices.contiguous(memory_format=format_of(ctx.channels_last))
-        return _bwd(dy, indices, ctx.channels_last, *ctx.settings), None, None, None, None, None
+        return _bwd(dy, indices, ctx.channels_last, *ctx.settings, ctx.backend), None, None, None
 
 
-def _allocate(x: Tensor, kernel_sizes: list[int], keep: bool) -> tuple[Tensor, Tensor]:
+def _allocate(x: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
     """The concat and, if ``keep``, one byte per level and pixel: the place of the maximum in its window, row-major."""
+    kernel_sizes, _, _, keep, _ = settings
     n, c, h, w = x.shape
     k = len(kernel_sizes)
     indices = empty_map(x, (n, k * c, h, w), torch.uint8) if keep else x.new_empty(0, dtype=torch.uint8)
     return empty_map(x, (n, (1 + k) * c, h, w)), indices
 
 
-def _forward(
-    x: Tensor, kernel_sizes: list[int], cascade: bool, order: str, keep: bool, backend: str
-) -> tuple[Tensor, Tensor]:
-    y, indices = _allocate(x, kernel_sizes, keep)
-    OP.kernels(backend).forward(x, y, indices if keep else None, kernel_sizes, cascade, order == "descending")
+def _forward(x: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+    y, indices = _allocate(x, *settings)
+    *chosen, keep, backend = settings
+    OP.kernels(backend).forward(x, y, indices if keep else None, Settings(*chosen))
     return y, indices
-
-
-def _backward(
-    dy: Tensor, indices: Tensor, channels_last: bool, kernel_sizes: list[int], cascade: bool, order: str, backend: str
-) -> Tensor:
-    dx = _allocate_dx(dy, indices, channels_last, kernel_sizes)
-    OP.kernels(backend).backward(dy, indices, dx, kernel_sizes, cascade, order == "descending")
-    return dx
 
 
 def _allocate_dx(dy: Tensor, indices: Tensor, channels_last: bool, kernel_sizes: list[int], *_: Any) -> Tensor:
@@ -128,11 +120,18 @@ def _allocate_dx(dy: Tensor, indices: Tensor, channels_last: bool, kernel_sizes:
     return torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=format_of(channels_last))
 
 
+def _backward(dy: Tensor, indices: Tensor, channels_last: bool, *settings: Any) -> Tensor:
+    dx = _allocate_dx(dy, indices, channels_last, *settings)
+    *chosen, backend = settings
+    OP.kernels(backend).backward(dy, indices, dx, Settings(*chosen))
+    return dx
+
+
 _fwd = register_op(
     "max_pool_pyramid_fwd(Tensor x, int[] kernel_sizes, bool cascade, str order, bool keep, str backend)"
     " -> (Tensor, Tensor)",
     _forward,
-    lambda x, kernel_sizes, cascade, order, keep, backend: _allocate(x, kernel_sizes, keep),
+    _allocate,
 )
 _bwd = register_op(
     "max_pool_pyramid_bwd(Tensor dy, Tensor indices, bool channels_last, int[] kernel_sizes, bool cascade, str order,"

@@ -15,6 +15,7 @@ from .._shared.launch import launch
 from .._shared.layout import empty_map, is_channels_last
 from .._shared.precision import accumulation
 from .._shared.triton import accumulator, cannot_launch, tile
+from .settings import Settings
 
 #: Of a program's block: with two addresses per element of the backward, 1024 spill. Without a bound on registers ptxas
 #: spills these, too, for occupancy's sake.
@@ -103,21 +104,20 @@ def max_pool_pyramid_bwd_dx_kernel(
     tl.store(p_dx + at(n, channel, y, x, dx_strides), acc.to(p_dx.dtype.element_ty), m)
 
 
-def _parts(t: Tensor, count: int, descending: bool = False) -> list[Tensor]:
+def _parts(t: Tensor, count: int, order: str = "ascending") -> list[Tensor]:
     """The ``count`` maps side by side in ``t``, the narrowest window's first."""
-    return list(t.chunk(count, 1))[:: -1 if descending else 1]
+    return list(t.chunk(count, 1))[:: -1 if order == "descending" else 1]
 
 
 def _step(first: Tensor, second: Tensor) -> int:
     return int(second.storage_offset() - first.storage_offset())
 
 
-def forward(
-    x: Tensor, y: Tensor, indices: Tensor | None, kernel_sizes: list[int], cascade: bool, descending: bool
-) -> None:
+def forward(x: Tensor, y: Tensor, indices: Tensor | None, settings: Settings) -> None:
     """Fill ``y`` and, where given, ``indices``."""
+    kernel_sizes, cascade, order = settings
     count = len(kernel_sizes)
-    maps = _parts(y, 1 + count, descending)
+    maps = _parts(y, 1 + count, order)
     kept = maps[1:] if indices is None else _parts(indices, count)
     n, *shape = x.shape
     bp, bc = tile(is_channels_last(x), shape[0], shape[1] * shape[2], ELEMENTS)
@@ -133,10 +133,11 @@ def forward(
         )  # fmt: skip
 
 
-def backward(dy: Tensor, indices: Tensor, dx: Tensor, kernel_sizes: list[int], cascade: bool, descending: bool) -> None:
+def backward(dy: Tensor, indices: Tensor, dx: Tensor, settings: Settings) -> None:
     """Fill ``dx`` from ``dy``, of any strides."""
+    kernel_sizes, cascade, order = settings
     count = len(kernel_sizes)
-    dys, kept = _parts(dy, 1 + count, descending), _parts(indices, count)
+    dys, kept = _parts(dy, 1 + count, order), _parts(indices, count)
     steps = (_step(dys[0], dys[1]), _step(kept[0], kept[1]) if count > 1 else 0)
     if not cascade:
         _gather(dys[0], dys[1], kept[0], dx, tuple(kernel_sizes), *steps)

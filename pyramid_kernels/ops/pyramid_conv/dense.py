@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .._shared.layout import as_map, empty_map, placed
 from ..upsample_merge.layout import leader
+from ..upsample_merge.settings import Settings as Merging
 from .layout import columns, inside, split_maps, taps_first
 
 Operand = tuple[Tensor, Tensor]
@@ -46,7 +47,7 @@ def together(merging: Any, maps: list[Tensor], size: Sequence[int], mode: str, a
     if len(maps) == 1 and tuple(maps[0].shape[2:]) == tuple(size):
         return maps[0]
     x = empty_map(leader(maps, size), (maps[0].shape[0], sum(m.shape[1] for m in maps), *size))
-    merging.forward(maps, x, mode, align_corners, "concat", None, None, False)
+    merging.forward(maps, None, None, x, Merging(mode, align_corners, "concat"))
     return x
 
 
@@ -65,7 +66,8 @@ def gradients(
     dz = dy
     if y is not None or scale is not None:
         dz = torch.empty_like(dy)
-        merging.backward_maps(dy, y, scale, [dz], [0], mode, align_corners)  # of its size: nothing is resized
+        # Of its size: nothing is resized.
+        merging.backward_maps(dy, y, scale, [dz], [0], Merging(mode, align_corners, "concat"))
     whole, mixed = split_maps(maps, weight, dy.shape[2:])
     parts = columns(maps, weight)
     found = [
@@ -109,7 +111,7 @@ def _whole_gradients(
     dmaps = [empty_map(m, m.shape) for m in some]
     firsts = [sum(d.shape[1] for d in dmaps[:i]) for i in range(len(dmaps))]
     dx = as_map(dx, leader(some, dz.shape[2:]))
-    merging.backward_maps(dx, None, None, dmaps, firsts, mode, align_corners)
+    merging.backward_maps(dx, None, None, dmaps, firsts, Merging(mode, align_corners, "concat"))
     return {i: dmap for i, dmap in zip(whole, dmaps, strict=True) if needs[1 + i]}, dw
 
 
@@ -124,4 +126,4 @@ def _conv_gradients(dy: Tensor, x: Tensor, weight: Tensor, for_x: bool, for_weig
 
 def sums(merging: Any, dy: Tensor, y: Tensor | None, z: Tensor | None, found: Tensor) -> None:
     """Fill ``found`` (1 or 2, O): sums of dy behind the ReLU of ``y`` and, if ``z`` is given, of its product with z."""
-    merging.backward_affine(dy, y, [] if z is None else [z], found, "bilinear", False, "sum")
+    merging.backward_affine(dy, y, [] if z is None else [z], found, Merging("bilinear", False, "sum"))

@@ -16,8 +16,11 @@ from .._shared.layout import cells_are_channels_last, empty_cells
 from .._shared.windows import grids
 from ..pyramid_pool.settings import Settings
 from ..pyramid_project.op import pyramid_levels
+from ..upsample_merge.settings import Settings as Merging
 
 Levels = list[tuple[int, int]]
+
+MERGING = Merging("bilinear", False, "concat")
 
 
 def forward(
@@ -31,7 +34,7 @@ def forward(
     mixed = _empty_mixed(cells, pointwise, levels)
     kernels.project.forward(filtered, _counts(levels), pointwise, *_epilogue(bias), False, mixed, None)
     maps = pyramid_levels(mixed, levels, _channels(pointwise))
-    kernels.merge.forward([x, *maps] if include_input else maps, y, "bilinear", False, "concat", None, None, False)
+    kernels.merge.forward([x, *maps] if include_input else maps, None, None, y, MERGING)
 
 
 def backward(
@@ -45,7 +48,7 @@ def backward(
     dmixed = _empty_mixed(cells, pointwise, levels)
     first = dy.shape[1] - sum(channels)
     firsts = list(accumulate(channels[:-1], initial=first))
-    kernels.merge.backward_maps(dy, None, None, pyramid_levels(dmixed, levels, channels), firsts, "bilinear", False)
+    kernels.merge.backward_maps(dy, None, None, pyramid_levels(dmixed, levels, channels), firsts, MERGING)
     if needs[3]:
         # In place: with no gain and no norm dz is dy.
         none: list[Tensor | None] = [None] * len(levels)

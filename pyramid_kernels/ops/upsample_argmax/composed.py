@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...backends import Problem
 from .._shared.bands import bands, upsampled
+from .settings import Settings
 
 
 def supports(problem: Problem) -> str | None:
@@ -22,9 +23,10 @@ def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
     return "the upsampled logits are small" if n * c * h * w < 2**19 else None
 
 
-def forward(logits: Tensor, labels: Tensor, align_corners: bool) -> None:
+def forward(logits: Tensor, labels: Tensor, settings: Settings) -> None:
     """Fill labels (N, H, W)."""
-    size, c = labels.shape[1:], logits.shape[1]
+    size, align_corners, _ = settings
+    c = logits.shape[1]
     # The earlier the class, the larger its number: the largest of a pixel's largest classes is the first one's.
     number = torch.arange(c, 0, -1, dtype=torch.uint8 if c < 256 else torch.int32, device=logits.device)[:, None, None]
     for band in bands(logits, size, align_corners):

@@ -1,18 +1,18 @@
-"""CUDA ``upsample_argmax``: fills the native call of csrc/upsample_argmax."""
+"""CUDA ``upsample_argmax``: the native call of csrc/upsample_argmax."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from ...backends import Problem
-from .._shared.native import LABELS, call, cannot_launch, located
+from .._shared.native import cannot_launch, launch_native
+from .settings import Settings
 
 
 def supports(problem: Problem) -> str | None:
     return cannot_launch(problem)
 
 
-def forward(logits: Tensor, labels: Tensor, align_corners: bool) -> None:
+def forward(logits: Tensor, labels: Tensor, settings: Settings) -> None:
     """Fill labels (N, H, W)."""
-    size = list(labels.shape[1:])
-    call("upsample_argmax_fwd", logits, located(logits), size, align_corners, LABELS[labels.dtype], labels.data_ptr())
+    launch_native("upsample_argmax_fwd", (settings,), logits, labels)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ...backends import Backend, Op, Problem, describe, select
-from ...registration import public, register_op
+from ...registration import OpFunction, public, register_op
 from .._shared.checks import check_choice, check_map, check_size
 from .._shared.layout import is_channels_last
 from . import composed, reference
+from .settings import Settings
 
 OP = Op("upsample_argmax", "memory", reference, composed)
 
@@ -62,18 +63,33 @@ def upsample_argmax(
     if logits.shape[1] > torch.iinfo(dtype).max + 1:
         raise ValueError(f"dtype must hold {logits.shape[1]} classes, got {dtype}; use torch.int16 or a wider one")
     backend = select(OP, *_problem(logits, size), backend)
+    settings = Settings(list(size), align_corners, dtype)
     if backend == "reference":
-        return OP.python(backend)(logits, size, align_corners=align_corners, dtype=dtype)
-    return _fwd(logits.detach(), list(size), align_corners, dtype, backend)
+        return OP.python(backend)(logits, **settings._asdict())
+    with torch.no_grad():
+        return UpsampleArgmax.run(logits, settings, backend)[0]
+
+
+class UpsampleArgmax(OpFunction):
+    op_name = "upsample_argmax"
+
+    @staticmethod
+    def forward(logits: Tensor, settings: Settings, backend: str) -> tuple[Tensor]:
+        return (_fwd(logits, *settings, backend),)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor]) -> None:
+        ctx.mark_non_differentiable(*output)
 
 
 def _allocate(logits: Tensor, size: list[int], align_corners: bool, dtype: torch.dtype, backend: str) -> Tensor:
     return torch.empty((logits.shape[0], *size), dtype=dtype, device=logits.device)
 
 
-def _forward(logits: Tensor, size: list[int], align_corners: bool, dtype: torch.dtype, backend: str) -> Tensor:
-    labels = _allocate(logits, size, align_corners, dtype, backend)
-    OP.kernels(backend).forward(logits, labels, align_corners)
+def _forward(logits: Tensor, *settings: Any) -> Tensor:
+    labels = _allocate(logits, *settings)
+    *chosen, backend = settings
+    OP.kernels(backend).forward(logits, labels, Settings(*chosen))
     return labels
 
 

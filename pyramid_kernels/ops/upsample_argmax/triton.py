@@ -11,6 +11,7 @@ from .._shared.launch import launch
 from .._shared.layout import is_channels_last
 from .._shared.resample import accumulator_type, block, block_elements, resampling, sample
 from .._shared.triton import cannot_launch, tile
+from .settings import Settings
 
 
 def supports(problem: Problem) -> str | None:
@@ -44,7 +45,7 @@ def upsample_argmax_fwd_kernel(
     tl.store(p_labels + n * full[2] + pixel, label.to(p_labels.dtype.element_ty), pixel < full[2])
 
 
-def forward(logits: Tensor, labels: Tensor, align_corners: bool) -> None:
+def forward(logits: Tensor, labels: Tensor, settings: Settings) -> None:
     """Fill labels (N, H, W)."""
     n, rows, cols = labels.shape
     shape, last = tuple(logits.shape[1:]), is_channels_last(logits)
@@ -52,6 +53,6 @@ def forward(logits: Tensor, labels: Tensor, align_corners: bool) -> None:
     launch(
         upsample_argmax_fwd_kernel, (n * triton.cdiv(rows * cols, bp),), logits,
         logits, labels, shape, logits.stride(), (rows, cols, rows * cols),
-        MODE=resampling(shape, (rows, cols), "bilinear", align_corners), CHANNELS_LAST=last,
+        MODE=resampling(shape, (rows, cols), "bilinear", settings.align_corners), CHANNELS_LAST=last,
         ACC=accumulator_type(logits), BP=bp, BC=bc,
     )  # fmt: skip

@@ -76,44 +76,44 @@ def upsample_cross_entropy(
     """
     check_arguments(logits, target, weight, ignore_index, label_smoothing, reduction)
     settings = Settings(align_corners, ignore_index, float(label_smoothing), reduction)
-    weight = None if weight is None else weight.detach().to(accumulation(logits)).contiguous()
+    if weight is not None and weight.requires_grad:
+        weight = weight.detach()  # it gets no gradient
     backend = select(OP, *_problem(logits, target, reduction), backend)
     if backend == "reference":
         if not torch.compiler.is_compiling():
             check_labels(target, logits.shape[1], ignore_index)
         return OP.python(backend)(logits, target, weight=weight, **settings._asdict())
-    return UpsampleCrossEntropy.run(logits, target, weight, *settings, _differentiated(logits), backend)[0]
+    return UpsampleCrossEntropy.run(logits, target, weight, settings, _differentiated(logits), backend)[0]
 
 
 class UpsampleCrossEntropy(OpFunction):
     op_name = "upsample_cross_entropy"
 
     @staticmethod
-    def forward(logits: Tensor, target: Tensor, weight: Tensor | None, *settings: Any) -> tuple[Tensor, ...]:
-        return _fwd(logits, target, weight, *settings)
+    def forward(
+        logits: Tensor, target: Tensor, weight: Tensor | None, settings: Settings, differentiated: bool, backend: str
+    ) -> tuple[Tensor, ...]:
+        return _fwd(logits, target, weight, *settings, differentiated, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        logits, target, weight, *settings, _, backend = inputs
-        ctx.settings = *settings, backend
+        logits, target, weight, ctx.settings, _, ctx.backend = inputs
         _, kept, factor = output
         ctx.mark_non_differentiable(kept, factor)
         ctx.save_for_backward(logits, target, weight, kept, factor)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        return _bwd(dy.contiguous(), *ctx.saved_tensors, *ctx.settings), *[None] * 8
+        return _bwd(dy.contiguous(), *ctx.saved_tensors, *ctx.settings, ctx.backend), *[None] * 5
 
 
-def _allocate(
-    logits: Tensor, target: Tensor, weight: Tensor | None, align_corners: bool, ignore_index: int,
-    label_smoothing: float, reduction: str, differentiated: bool, backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def _allocate(logits: Tensor, target: Tensor, weight: Any, *settings: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, what the backward is given, and what one pixel's loss counts in a reduction.
 
     Kernels keep the logarithm of every pixel's normaliser; "composed" the gradient itself, where the factor of all
     pixels is one number.
     """
+    *_, reduction, differentiated, backend = settings
     none, dtype = reduction == "none", accumulation(logits)
     y = logits.new_empty(tuple(target.shape) if none else (), dtype=dtype)
     if backend != "composed":
@@ -125,15 +125,18 @@ def _allocate(
     return y, kept, logits.new_empty(0 if none else 1, dtype=dtype)
 
 
-def _forward(
-    logits: Tensor, target: Tensor, weight: Tensor | None, align_corners: bool, ignore_index: int,
-    label_smoothing: float, reduction: str, differentiated: bool, backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    settings = Settings(align_corners, ignore_index, label_smoothing, reduction)
-    check_labels(target, logits.shape[1], ignore_index)
-    results = _allocate(logits, target, weight, *settings, differentiated, backend)
-    OP.kernels(backend).forward(logits, target.contiguous(), weight, *results, settings)
+def _forward(logits: Tensor, target: Tensor, weight: Tensor | None, *settings: Any) -> tuple[Tensor, Tensor, Tensor]:
+    results = _allocate(logits, target, weight, *settings)
+    *chosen, _, backend = settings
+    how = Settings(*chosen)
+    check_labels(target, logits.shape[1], how.ignore_index)
+    OP.kernels(backend).forward(logits, *_dense(logits, target, weight), *results, how)
     return results
+
+
+def _dense(logits: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The target and the weight as kernels read them."""
+    return target.contiguous(), None if weight is None else weight.to(accumulation(logits)).contiguous()
 
 
 def _allocate_dlogits(dy: Tensor, logits: Tensor, *_: Any) -> Tensor:
@@ -141,12 +144,12 @@ def _allocate_dlogits(dy: Tensor, logits: Tensor, *_: Any) -> Tensor:
 
 
 def _backward(
-    dy: Tensor, logits: Tensor, target: Tensor, weight: Tensor | None, kept: Tensor, factor: Tensor,
-    align_corners: bool, ignore_index: int, label_smoothing: float, reduction: str, backend: str,
-) -> Tensor:  # fmt: skip
+    dy: Tensor, logits: Tensor, target: Tensor, weight: Tensor | None, kept: Tensor, factor: Tensor, *settings: Any
+) -> Tensor:
     dlogits = _allocate_dlogits(dy, logits)
-    settings = Settings(align_corners, ignore_index, label_smoothing, reduction)
-    OP.kernels(backend).backward(dy, logits, target.contiguous(), weight, kept, factor, dlogits, settings)
+    *chosen, backend = settings
+    read = _dense(logits, target, weight)
+    OP.kernels(backend).backward(dy, logits, *read, kept, factor, dlogits, Settings(*chosen))
     return dlogits
 
 

@@ -1,4 +1,4 @@
-"""How a call reduces and smooths, as every backend is told."""
+"""What every backend of ``upsample_cross_entropy`` is told besides the tensors."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 
 class Settings(NamedTuple):
-    """Everything but the tensors."""
-
     align_corners: bool
     ignore_index: int
     label_smoothing: float

@@ -17,6 +17,7 @@ from .._shared.precision import accumulation
 from . import reference
 from .checks import check_maps, output_size
 from .layout import leader
+from .settings import Settings
 
 OP = Op("upsample_merge", "memory", reference)
 
@@ -83,82 +84,77 @@ def upsample_merge(
             maps, target, mode=mode, align_corners=align_corners, merge=merge, scale=scale, shift=shift,
             activation=activation,
         )  # fmt: skip
-    relu = activation == "relu"
-    scale, shift = dense_vectors(scale, shift)
-    return UpsampleMerge.run(list(target), mode, align_corners, merge, relu, backend, scale, shift, *maps)
+    settings = Settings(mode, align_corners, merge, activation == "relu")
+    return UpsampleMerge.run(*dense_vectors(scale, shift), *maps, list(target), settings, backend)[0]
 
 
 class UpsampleMerge(OpFunction):
     op_name = "upsample_merge"
 
     @staticmethod
-    def forward(
-        size: list[int], mode: str, align_corners: bool, merge: str, relu: bool, backend: str,
-        scale: Tensor | None, shift: Tensor | None, *maps: Tensor,
-    ) -> Tensor:  # fmt: skip
-        return _fwd(maps, size, mode, align_corners, merge, scale, shift, relu, backend)
+    def forward(scale: Tensor | None, shift: Tensor | None, *rest: Any) -> tuple[Tensor]:
+        *maps, size, settings, backend = rest
+        *resize, relu = settings
+        return (_fwd(maps, size, *resize, scale, shift, relu, backend),)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.size, ctx.mode, ctx.align_corners, ctx.merge, ctx.relu, ctx.backend, scale, shift, *maps = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor]) -> None:
+        scale, shift, *maps, _, ctx.settings, ctx.backend = inputs
+        (y,) = output
         ctx.shapes = [tuple(m.shape[1:]) for m in maps]
         ctx.formats = [is_channels_last(m) for m in maps]
-        ctx.channels_last = is_channels_last(output)
+        ctx.channels_last = is_channels_last(y)
         ctx.affine_dtypes = [None if v is None else v.dtype for v in (scale, shift)]
-        recomputed = maps if scale is not None and ctx.needs_input_grad[6] else []
-        ctx.save_for_backward(output if ctx.relu else None, scale, *recomputed)
+        recomputed = maps if scale is not None and ctx.needs_input_grad[0] else []
+        ctx.save_for_backward(y if ctx.settings.relu else None, scale, *recomputed)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         y, scale, *maps = ctx.saved_tensors
         dy = dy.contiguous(memory_format=format_of(ctx.channels_last))
-        settings = (ctx.mode, ctx.align_corners, ctx.merge, ctx.backend)
-        dscale, dshift = _affine_gradients(ctx, dy, y, maps, settings)
-        dmaps = _map_gradients(ctx, dy, y, scale, settings)
-        return (*[None] * 6, dscale, dshift, *dmaps)
+        return *_affine_gradients(ctx, dy, y, maps), *_map_gradients(ctx, dy, y, scale), None, None, None
 
 
-def _affine_gradients(ctx: Any, dy: Tensor, y: Tensor | None, maps: list[Tensor], settings: Any) -> Any:
-    want_scale, want_shift = ctx.needs_input_grad[6:8]
+def _affine_gradients(ctx: Any, dy: Tensor, y: Tensor | None, maps: list[Tensor]) -> Any:
+    want_scale, want_shift = ctx.needs_input_grad[:2]
     if not (want_scale or want_shift):
         return None, None
-    sums = _bwd_affine(dy, y, maps, *settings)
+    sums = _bwd_affine(dy, y, maps, *ctx.settings[:3], ctx.backend)
     dscale = sums[1].to(ctx.affine_dtypes[0]) if want_scale else None
     return dscale, sums[0].to(ctx.affine_dtypes[1]) if want_shift else None
 
 
-def _map_gradients(ctx: Any, dy: Tensor, y: Tensor | None, scale: Tensor | None, settings: Any) -> list[Tensor | None]:
+def _map_gradients(ctx: Any, dy: Tensor, y: Tensor | None, scale: Tensor | None) -> list[Tensor | None]:
     """A map taken as it is gets its slice of dy itself, where nothing stands between them; a kernel fills the rest."""
     dmaps: list[Tensor | None] = [None] * len(ctx.shapes)
     computed, shapes, formats = [], [], []
     first = 0
     for i, (shape, channels_last) in enumerate(zip(ctx.shapes, ctx.formats, strict=True)):
-        if ctx.needs_input_grad[8 + i]:
+        if ctx.needs_input_grad[2 + i]:
             if y is None and scale is None and tuple(shape[1:]) == tuple(dy.shape[2:]):
                 # The same object for every map of a sum: autograd then copies where it would keep a view as .grad.
-                dmaps[i] = dy if ctx.merge == "sum" else dy.narrow(1, first, shape[0])
+                dmaps[i] = dy if ctx.settings.merge == "sum" else dy.narrow(1, first, shape[0])
             else:
                 computed.append(i)
                 shapes += [first, *shape]
                 formats.append(channels_last)
-        first += shape[0] if ctx.merge == "concat" else 0
+        first += shape[0] if ctx.settings.merge == "concat" else 0
     if computed:
-        for i, dmap in zip(computed, _bwd_maps(dy, y, scale, shapes, formats, *settings), strict=True):
+        found = _bwd_maps(dy, y, scale, shapes, formats, *ctx.settings[:3], ctx.backend)
+        for i, dmap in zip(computed, found, strict=True):
             dmaps[i] = dmap
     return dmaps
 
 
-def _allocate(maps: list[Tensor], size: list[int], merge: str) -> Tensor:
+def _allocate(maps: list[Tensor], size: list[int], mode: str, align_corners: bool, merge: str, *_: Any) -> Tensor:
     channels = maps[0].shape[1] if merge == "sum" else sum(m.shape[1] for m in maps)
     return empty_map(leader(maps, size), (maps[0].shape[0], channels, *size))
 
 
-def _forward(
-    maps: list[Tensor], size: list[int], mode: str, align_corners: bool, merge: str,
-    scale: Tensor | None, shift: Tensor | None, relu: bool, backend: str,
-) -> Tensor:  # fmt: skip
-    y = _allocate(maps, size, merge)
-    OP.kernels(backend).forward(maps, y, mode, align_corners, merge, scale, shift, relu)
+def _forward(maps: list[Tensor], size: list[int], *settings: Any) -> Tensor:
+    y = _allocate(maps, size, *settings)
+    mode, align_corners, merge, scale, shift, relu, backend = settings
+    OP.kernels(backend).forward(maps, scale, shift, y, Settings(mode, align_corners, merge, relu))
     return y
 
 
@@ -173,11 +169,11 @@ def _allocate_dmaps(
 
 
 def _backward_maps(
-    dy: Tensor, y: Tensor | None, scale: Tensor | None, shapes: list[int], formats: list[bool],
-    mode: str, align_corners: bool, merge: str, backend: str,
-) -> list[Tensor]:  # fmt: skip
+    dy: Tensor, y: Tensor | None, scale: Tensor | None, shapes: list[int], formats: list[bool], *settings: Any
+) -> list[Tensor]:
     dmaps = _allocate_dmaps(dy, y, scale, shapes, formats)
-    OP.kernels(backend).backward_maps(dy, y, scale, dmaps, shapes[::4], mode, align_corners)
+    *resize, backend = settings
+    OP.kernels(backend).backward_maps(dy, y, scale, dmaps, shapes[::4], Settings(*resize))
     return dmaps
 
 
@@ -187,11 +183,10 @@ def _allocate_sums(dy: Tensor, y: Tensor | None, maps: list[Tensor], *_: Any) ->
     return torch.empty((2 if maps else 1, dy.shape[1]), dtype=dtype, device=dy.device)
 
 
-def _backward_affine(
-    dy: Tensor, y: Tensor | None, maps: list[Tensor], mode: str, align_corners: bool, merge: str, backend: str
-) -> Tensor:
+def _backward_affine(dy: Tensor, y: Tensor | None, maps: list[Tensor], *settings: Any) -> Tensor:
     sums = _allocate_sums(dy, y, maps)
-    OP.kernels(backend).backward_affine(dy, y, maps, sums, mode, align_corners, merge)
+    *resize, backend = settings
+    OP.kernels(backend).backward_affine(dy, y, maps, sums, Settings(*resize))
     return sums
 
 
@@ -200,7 +195,7 @@ _fwd = register_op(
     f"upsample_merge_fwd(Tensor[] maps, SymInt[] size, {_RESIZE}, Tensor? scale, Tensor? shift, bool relu, str backend)"
     " -> Tensor",
     _forward,
-    lambda maps, size, mode, align_corners, merge, *_: _allocate(maps, size, merge),
+    _allocate,
 )
 _bwd_maps = register_op(
     "upsample_merge_bwd_maps(Tensor dy, Tensor? y, Tensor? scale, SymInt[] shapes, bool[] formats, "

@@ -28,6 +28,7 @@ from .._shared.resample import (
 )
 from .._shared.triton import cannot_launch, tile
 from .layout import MAPS, chunks
+from .settings import Settings
 
 #: Programs that share the sums of scale's and shift's gradients.
 PROGRAMS = 1024
@@ -150,11 +151,11 @@ def upsample_merge_sums_kernel(p_part, p_sums, parts, total, BR: tl.constexpr, B
     tl.store(p_sums + tl.program_id(1) * total + channel, tl.sum(acc, 0), channel < total)
 
 
-def _maps(maps: list[Tensor], size: tuple[int, int], mode: str, align_corners: bool) -> tuple[tuple, tuple, tuple]:
+def _maps(maps: list[Tensor], size: tuple[int, int], settings: Settings) -> tuple[tuple, tuple, tuple]:
     """Shapes (c, h, w), strides (n, c, h, w) and modes of the maps; "linear" is taken with one stride over pixels."""
     modes = []
     for m in maps:
-        how = resampling(tuple(m.shape), size, mode, align_corners)
+        how = resampling(tuple(m.shape), size, settings.mode, settings.align_corners)
         linear = how == "taken" and (m.shape[2] == 1 or m.stride(2) == m.shape[3] * m.stride(3))
         modes.append("linear" if linear else how)
     return tuple(tuple(m.shape[1:]) for m in maps), tuple(m.stride() for m in maps), tuple(modes)
@@ -169,34 +170,31 @@ def _tiles(maps: list[Tensor], merge: str, bc: int) -> int:
     return sum(triton.cdiv(m.shape[1], bc) for m in (maps[:1] if merge == "sum" else maps))
 
 
-def forward(
-    maps: list[Tensor], y: Tensor, mode: str, align_corners: bool, merge: str,
-    scale: Tensor | None, shift: Tensor | None, relu: bool,
-) -> None:  # fmt: skip
+def forward(maps: list[Tensor], scale: Tensor | None, shift: Tensor | None, y: Tensor, settings: Settings) -> None:
     """Fill ``y`` (N, C_out, H, W), dense in its memory format."""
     n, total, rows, cols = y.shape
-    last = is_channels_last(y)
+    last, merge = is_channels_last(y), settings.merge
     for first, some in chunks(maps, merge):
         bp, bc = _tile(some, rows * cols, last)
-        shapes, strides, modes = _maps(some, (rows, cols), mode, align_corners)
+        shapes, strides, modes = _maps(some, (rows, cols), settings)
         launch(
             upsample_merge_fwd_kernel, (n * triton.cdiv(rows * cols, bp), _tiles(some, merge, bc)), y,
             tuple(some), scale, shift, y, shapes, strides, first, total, (rows, cols, rows * cols),
-            SUM=merge == "sum", RELU=relu, MODES=modes, CHANNELS_LAST=last, ACC=accumulator_type(y), BP=bp, BC=bc,
+            SUM=merge == "sum", RELU=settings.relu, MODES=modes, CHANNELS_LAST=last, ACC=accumulator_type(y),
+            BP=bp, BC=bc,
         )  # fmt: skip
 
 
 def backward_maps(
-    dy: Tensor, y: Tensor | None, scale: Tensor | None, dmaps: list[Tensor], firsts: list[int], mode: str,
-    align_corners: bool,
-) -> None:  # fmt: skip
+    dy: Tensor, y: Tensor | None, scale: Tensor | None, dmaps: list[Tensor], firsts: list[int], settings: Settings
+) -> None:
     """Fill ``dmaps`` (N, C_i, H_i, W_i) from ``dy``, dense in its memory format; map i starts at channel firsts[i]."""
     n, total, rows, cols = dy.shape
     last = is_channels_last(dy)
     for start in range(0, len(dmaps), MAPS):
         some = dmaps[start : start + MAPS]
         shapes = tuple(tuple(d.shape[1:]) for d in some)
-        modes = tuple(resampling(s, (rows, cols), mode, align_corners) for s in shapes)
+        modes = tuple(resampling(s, (rows, cols), settings.mode, settings.align_corners) for s in shapes)
         tiles, programs = gather_strips(shapes, modes, dy)
         launch(
             upsample_merge_bwd_dmaps_kernel, (n * programs,), dy,
@@ -206,21 +204,19 @@ def backward_maps(
         )  # fmt: skip
 
 
-def backward_affine(
-    dy: Tensor, y: Tensor | None, maps: list[Tensor], sums: Tensor, mode: str, align_corners: bool, merge: str
-) -> None:
+def backward_affine(dy: Tensor, y: Tensor | None, maps: list[Tensor], sums: Tensor, settings: Settings) -> None:
     """Fill ``sums`` (1 or 2, C_out): dshift and, where maps are given, dscale."""
     n, total, rows, cols = dy.shape
     last, recompute = is_channels_last(dy), bool(maps)
     # Without maps the channels are one slice, and nothing is read but dy and y.
-    maps, merge = (maps, merge) if recompute else ([dy], "sum")
+    maps, merge = (maps, settings.merge) if recompute else ([dy], "sum")
     bp, bc = _tile(maps, rows * cols, last)
     tiles = n * triton.cdiv(rows * cols, bp)
     steps = max(1, triton.cdiv(tiles * triton.cdiv(total, bc), PROGRAMS))
     parts = triton.cdiv(tiles, steps)
     part = torch.empty((sums.shape[0], parts, total), dtype=sums.dtype, device=sums.device)
     for first, some in chunks(maps, merge):
-        shapes, strides, modes = _maps(some, (rows, cols), mode, align_corners)
+        shapes, strides, modes = _maps(some, (rows, cols), settings)
         launch(
             upsample_merge_bwd_affine_kernel, (parts, _tiles(some, merge, bc)), dy,
             dy, y, tuple(some), part, shapes, strides, first, n, total, (rows, cols, rows * cols), steps,

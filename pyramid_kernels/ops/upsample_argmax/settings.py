@@ -1,0 +1,13 @@
+"""What every backend of ``upsample_argmax`` is told besides the tensors."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+
+class Settings(NamedTuple):
+    size: list[int]
+    align_corners: bool
+    dtype: torch.dtype  # of the labels
