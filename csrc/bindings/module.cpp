@@ -15,6 +15,7 @@ void bind_pyramid_conv(py::module_& m);
 void bind_upsample_argmax(py::module_& m);
 void bind_upsample_cross_entropy(py::module_& m);
 void bind_dilated_branches(py::module_& m);
+void bind_key(py::module_& m);
 }  // namespace pk::bindings
 
 namespace py = pybind11;
@@ -40,4 +41,5 @@ PYBIND11_MODULE(PK_MODULE_NAME, m, py::mod_gil_not_used()) {
     pk::bindings::bind_upsample_argmax(m);
     pk::bindings::bind_upsample_cross_entropy(m);
     pk::bindings::bind_dilated_branches(m);
+    pk::bindings::bind_key(m);
 }

@@ -14,6 +14,7 @@ import functools
 import math
 import threading
 from collections.abc import Callable, Sequence
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,7 +24,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from ... import ledger
+from ... import _native, ledger
 from ...backends import setting
 from . import constants, launch, native
 
@@ -528,19 +529,16 @@ def short(fn: Function) -> Function:
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if watched():
+        found = None if watched() else _keyer()(args, kwargs)
+        if found is None:
             return fn(*args, **kwargs)
-        tensors: list[Tensor] = []
+        parts, tensors = found
+        key = parts, _is_grad_enabled(), _state()
         try:
-            parts: list[Any] = [_is_grad_enabled(), *kwargs]
-            _add_key((*args, *kwargs.values()), parts, tensors)
-            for t in tensors:
-                parts += (t.shape, t.stride(), t.dtype, t.device, t.requires_grad)
-            key = (*parts, *_state())
             known = shortcuts.get(key, _UNKNOWN)
-        except (TypeError, RuntimeError):  # what cannot be a key; a tensor without strides
+        except TypeError:  # an argument that has no hash: the long way says what is wrong with it
             return fn(*args, **kwargs)
-        if known is None or not plain(tensors):
+        if known is None:
             return fn(*args, **kwargs)
         if isinstance(known, str):
             return _learned(fn, args, kwargs, tensors, shortcuts, key)
@@ -550,8 +548,27 @@ def short(fn: Function) -> Function:
     return call  # type: ignore[return-value]
 
 
+@functools.cache
+def _keyer() -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+    """The core's ``key``, wherever there is a core; else Python's."""
+    found = next((m for m in map(_native.module, ("cuda", "cpu")) if not isinstance(m, str)), None)
+    return key_of if found is None else functools.partial(found.key, Tensor, nn.Parameter)
+
+
+def key_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], list[Tensor]] | None:
+    """What to look up, and the tensors in order, of a call's arguments; None where it must go the long way."""
+    tensors: list[Tensor] = []
+    parts: list[Any] = []
+    try:
+        _add_key((args, *chain.from_iterable(kwargs.items())), parts, tensors)
+        for t in tensors:
+            parts += (t.shape, t.stride(), t.dtype, t.device, t.requires_grad)
+    except (TypeError, RuntimeError):  # a subclass; a tensor without strides
+        return None
+    return (tuple(parts), tensors) if plain(tensors) else None
+
+
 def _add_key(args: Sequence[Any], parts: list[Any], tensors: list[Tensor]) -> None:
-    """What of arguments a call's key holds; their tensors go to ``tensors``."""
     for a in args:
         kind = type(a)
         parts.append(kind)
