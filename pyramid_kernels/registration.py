@@ -71,7 +71,7 @@ def _short(function: type[OpFunction]) -> Callable[..., Any]:
         def forward(ctx: Any, *inner: Any) -> Any:
             ctx.shortcut = plans.local.shortcut
             outputs = ctx.shortcut.forward(inner)
-            function.setup_context(ctx, inner, outputs)
+            ctx.shortcut.keep(ctx, inner, outputs)
             return outputs
 
         @staticmethod

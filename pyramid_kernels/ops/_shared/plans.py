@@ -431,6 +431,7 @@ class Shortcut:
         clear = len({*map(id, tensors)}) == len(tensors) and all(t.device.type in ("cpu", "cuda") for t in tensors)
         self.planned = not clear or any(isinstance(a, Tensor) for a in tree_leaves(self.inner))
         self.plan: Plan | None = None
+        self.kept: _Context | None = None
         self.backwards: dict[Any, Plan | None] = {}
 
     def joins(self, capture: Capture, tensors: list[Tensor], result: Any) -> None:
@@ -481,6 +482,19 @@ class Shortcut:
         self.planned = True
         return outputs
 
+    def keep(self, ctx: Any, inner: Sequence[Any], outputs: tuple[Tensor, ...]) -> None:
+        """What the op's ``setup_context`` does to ``ctx``: seen once, then done."""
+        if self.kept is None:
+            self.kept = _Context(self.function.setup_context, inner, outputs)
+        ctx.set_materialize_grads(False)
+        if not self.kept.known:
+            self.function.setup_context(ctx, inner, outputs)
+            return
+        values = (*inner, *outputs)
+        ctx.__dict__.update(self.kept.constants)
+        ctx.save_for_backward(*[None if i is None else values[i] for i in self.kept.saved])
+        ctx.mark_non_differentiable(*[values[i] for i in self.kept.marked])
+
     def backward(self, ctx: Any, dys: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
         """The op's backward; what was saved may have been laid out anew by hooks."""
         saved, wanted = ctx.saved_tensors, ctx.needs_input_grad
@@ -496,6 +510,28 @@ class Shortcut:
             grads, self.backwards[known] = _recorded(self.function.backward, (seen, *dys), tensors)
             return grads
         return self.function.backward(ctx, *dys) if plan is None else plan.run(tensors)
+
+
+class _Context:
+    """Stands in for an autograd context: the constants that are set on it, and which values of ``inner`` and
+    ``outputs`` are saved and marked."""
+
+    def __init__(self, setup_context: Callable[..., None], inner: Sequence[Any], outputs: tuple[Tensor, ...]) -> None:
+        saved: list[Any] = []
+        marked: list[Any] = []
+        seen = SimpleNamespace(
+            save_for_backward=lambda *tensors: saved.extend(tensors),
+            mark_non_differentiable=lambda *tensors: marked.extend(tensors),
+            set_materialize_grads=lambda value: None,
+        )
+        before = set(vars(seen))
+        setup_context(seen, inner, outputs)
+        places = {id(t): i for i, t in enumerate((*inner, *outputs)) if t is not None}
+        self.constants = {k: v for k, v in vars(seen).items() if k not in before}
+        self.known = all(id(t) in places for t in (*saved, *marked) if t is not None)
+        self.known &= not any(isinstance(leaf, Tensor) for leaf in tree_leaves(self.constants))
+        self.saved = [None if t is None else places.get(id(t)) for t in saved]
+        self.marked = [places[id(t)] for t in marked if id(t) in places]
 
 
 def _found(places: dict[int, int], t: Any) -> int:
