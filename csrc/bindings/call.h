@@ -59,6 +59,12 @@ auto prepared(Settings (*read)(py::handle), Status (*launch)(Queue, const Settin
     return [=](py::handle settings, Args... args) { return Call(launch, read(settings), std::move(args)...); };
 }
 
+/// The same of a launch that no settings decide.
+template <class... Args>
+auto prepared(Status (*launch)(Queue, const Args&...)) {
+    return [=](Args... args) { return Call(launch, std::move(args)...); };
+}
+
 /// The value of a field of a NamedTuple of settings.
 template <class T>
 T field(py::handle settings, const char* name) {

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <sstream>
 #include <stdexcept>
@@ -13,6 +14,7 @@
 #include "bindings/dlpack.h"
 #include "common/dispatch.h"
 #include "common/labels.h"
+#include "common/norm.h"
 
 namespace pk::bindings {
 
@@ -74,6 +76,23 @@ inline LabelType label_type_of(const char* name, const TensorRef& t) {
     if (t.code == dlpack::signed_int && t.bits == 32) return LabelType::i32;
     if (t.code == dlpack::signed_int && t.bits == 64) return LabelType::i64;
     throw std::invalid_argument(std::string(name) + " must be uint8, int16, int32 or int64");
+}
+
+/// Sizes and strides of an (N, C, H, W) tensor into the fields of `to` that hold them.
+template <class Params>
+void take_map(const char* name, const TensorRef& map, Params& to) {
+    expect_dims(name, map, 4);
+    if constexpr (requires { to.n; }) to.n = static_cast<decltype(to.n)>(map.size[0]);
+    to.c = static_cast<decltype(to.c)>(map.size[1]);
+    to.h = static_cast<decltype(to.h)>(map.size[2]);
+    to.w = static_cast<decltype(to.w)>(map.size[3]);
+    if constexpr (requires { to.strides; }) std::copy_n(map.stride, 4, to.strides);
+}
+
+/// A vector of `length`, or none, and whether it has the type of `like`.
+inline ChannelVector vector_of(const char* name, const TensorRef& v, std::int64_t length, const TensorRef& like) {
+    if (v.given) expect(name, v, {length});
+    return {v.data, v.code == like.code && v.bits == like.bits};
 }
 
 inline const dlpack::ExchangeApi& exchange_api(PyTypeObject* type) {

@@ -16,6 +16,7 @@ from .._shared.layout import cells_are_channels_last, empty_cells
 from .._shared.windows import grids
 from ..pyramid_pool.settings import Settings
 from ..pyramid_project.op import pyramid_levels
+from ..pyramid_project.settings import Settings as MixSettings
 
 Levels = list[tuple[int, int]]
 
@@ -29,7 +30,7 @@ def forward(
     kernels.pool.forward(x, cells, _no_indices(cells), _pooling(bins, windows))
     kernels.launch_depthwise(cells, depthwise, filtered, levels, False)
     mixed = _empty_mixed(cells, pointwise, levels)
-    kernels.project.forward(filtered, _counts(levels), pointwise, *_epilogue(bias), False, mixed, None)
+    kernels.project.forward(filtered, pointwise, _vectors(bias), mixed, None, _mixing(levels))
     maps = pyramid_levels(mixed, levels, _channels(pointwise))
     kernels.merge.forward([x, *maps] if include_input else maps, y, "bilinear", False, "concat", None, None, False)
 
@@ -41,7 +42,7 @@ def backward(
 ) -> None:  # fmt: skip
     """Fill what ``needs`` asks for: dx through the pyramid, the weights' gradients, and row 1 of dbias (2, sum O)."""
     levels, channels = grids(bins, (dy.shape[2], dy.shape[3]), windows), _channels(pointwise)
-    counts = _counts(levels)
+    mixing = _mixing(levels)
     dmixed = _empty_mixed(cells, pointwise, levels)
     first = dy.shape[1] - sum(channels)
     firsts = list(accumulate(channels[:-1], initial=first))
@@ -49,13 +50,13 @@ def backward(
     if needs[3]:
         # In place: with no gain and no norm dz is dy.
         none: list[Tensor | None] = [None] * len(levels)
-        kernels.project.backward_dz(dmixed, None, None, counts, channels, *_epilogue(none), dmixed, dbias)
+        kernels.project.backward_dz(dmixed, None, None, _vectors(none), dmixed, dbias, channels, mixing)
     if needs[2]:
-        kernels.project.backward_dweights(dmixed, filtered, counts, dpointwise)
+        kernels.project.backward_dweights(dmixed, filtered, dpointwise, mixing)
     if not (needs[0] or needs[1]):
         return
     dfiltered = _empty_like(cells)
-    kernels.project.backward_dpooled(dmixed, pointwise, counts, dfiltered)
+    kernels.project.backward_dpooled(dmixed, pointwise, dfiltered, mixing)
     if needs[1]:
         kernels.launch_ddepthwise(dfiltered, cells, ddepthwise, levels)
     if needs[0]:
@@ -76,10 +77,14 @@ def _channels(pointwise: list[Tensor]) -> list[int]:
     return [p.shape[0] for p in pointwise]
 
 
-def _epilogue(bias: list[Tensor | None]) -> tuple[list[list[Tensor | None]], list[float]]:
-    """``bias`` as ``pyramid_project`` takes it: gain, bias, mean, variance, and eps."""
+def _mixing(levels: Levels) -> MixSettings:
+    return MixSettings(_counts(levels), [0.0] * len(levels))
+
+
+def _vectors(bias: list[Tensor | None]) -> list[list[Tensor | None]]:
+    """``bias`` as ``pyramid_project`` takes it: gain, bias, mean, variance."""
     none: list[Tensor | None] = [None] * len(bias)
-    return [none, bias, none, none], [0.0] * len(bias)
+    return [none, bias, none, none]
 
 
 def _empty_mixed(cells: Tensor, pointwise: list[Tensor], levels: Levels) -> Tensor:
