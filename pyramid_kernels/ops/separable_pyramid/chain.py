@@ -13,21 +13,22 @@ import torch
 from torch import Tensor
 
 from .._shared.layout import cells_are_channels_last, empty_cells
-from .._shared.windows import grids
-from ..pyramid_pool.settings import Settings
+from .._shared.windows import grids, paired
+from ..pyramid_pool.settings import Settings as PoolSettings
 from ..pyramid_project.op import pyramid_levels
 from ..pyramid_project.settings import Settings as MixSettings
+from .settings import Settings
 
 Levels = list[tuple[int, int]]
 
 
 def forward(
     kernels: ModuleType, x: Tensor, depthwise: list[Tensor], pointwise: list[Tensor], bias: list[Tensor | None],
-    y: Tensor, cells: Tensor, filtered: Tensor, bins: Levels, windows: str, include_input: bool,
+    y: Tensor, cells: Tensor, filtered: Tensor, settings: Settings,
 ) -> None:  # fmt: skip
     """Fill y (N, [C +] sum O, H, W), cells (N, C, S) and filtered (N, C, S)."""
-    levels = grids(bins, (x.shape[2], x.shape[3]), windows)
-    kernels.pool.forward(x, cells, _no_indices(cells), _pooling(bins, windows))
+    levels, include_input = _levels(x, settings), settings.include_input
+    kernels.pool.forward(x, cells, _no_indices(cells), _pooling(settings))
     kernels.launch_depthwise(cells, depthwise, filtered, levels, False)
     mixed = _empty_mixed(cells, pointwise, levels)
     kernels.project.forward(filtered, pointwise, _vectors(bias), mixed, None, _mixing(levels))
@@ -38,10 +39,10 @@ def forward(
 def backward(
     kernels: ModuleType, dy: Tensor, cells: Tensor, filtered: Tensor, depthwise: list[Tensor],
     pointwise: list[Tensor], dx: Tensor, ddepthwise: list[Tensor], dpointwise: list[Tensor], dbias: Tensor,
-    bins: Levels, windows: str, needs: list[bool],
+    needs: list[bool], settings: Settings,
 ) -> None:  # fmt: skip
     """Fill what ``needs`` asks for: dx through the pyramid, the weights' gradients, and row 1 of dbias (2, sum O)."""
-    levels, channels = grids(bins, (dy.shape[2], dy.shape[3]), windows), _channels(pointwise)
+    levels, channels = _levels(dy, settings), _channels(pointwise)
     mixing = _mixing(levels)
     dmixed = _empty_mixed(cells, pointwise, levels)
     first = dy.shape[1] - sum(channels)
@@ -62,11 +63,15 @@ def backward(
     if needs[0]:
         dcells = _empty_like(cells)
         kernels.launch_depthwise(dfiltered, depthwise, dcells, levels, True)
-        kernels.pool.backward(dcells, _no_indices(cells), dx, _pooling(bins, windows))
+        kernels.pool.backward(dcells, _no_indices(cells), dx, _pooling(settings))
 
 
-def _pooling(bins: Levels, windows: str) -> Settings:
-    return Settings([v for pair in bins for v in pair], "avg", windows)
+def _levels(x: Tensor, settings: Settings) -> Levels:
+    return grids(paired(settings.bins), (x.shape[2], x.shape[3]), settings.windows)
+
+
+def _pooling(settings: Settings) -> PoolSettings:
+    return PoolSettings(settings.bins, "avg", settings.windows)
 
 
 def _counts(levels: Levels) -> list[int]:
