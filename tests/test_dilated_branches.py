@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pyramid_kernels import _native, explain, oracle
+from pyramid_kernels import _native, explain, ledger, oracle
 from pyramid_kernels.backends import Problem
 from pyramid_kernels.functional import dilated_branches
 from pyramid_kernels.ops._shared import native
@@ -19,9 +19,13 @@ simulated = pytest.mark.skipif(not _native.simulated(), reason="chooses the arch
 
 @pytest.fixture
 def architecture(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    native.multiprocessors.cache_clear()
+    """For another architecture: what was planned for one is forgotten."""
+    remembered = native.multiprocessors.cache_clear, *ledger.forget
+    for forget in remembered:
+        forget()
     yield monkeypatch
-    native.multiprocessors.cache_clear()
+    for forget in remembered:
+        forget()
 
 
 @simulated

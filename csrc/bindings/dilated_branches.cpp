@@ -1,152 +1,195 @@
-// Python's way to dilated_branches and dilated_branches_train.
+// Python bindings of dilated_branches and dilated_branches_train.
 #include "dilated_branches/dilated_branches.h"
 
-#include "bindings/arguments.h"
+#include "bindings/call.h"
+#include "bindings/norm.h"
 #include "dilated_branches_train/dilated_branches_train.h"
 
 namespace pk::bindings {
 
-using Eps = std::vector<double>;
+namespace {
 
-/// sizes: tf32, n, c, h, w, channels, compute capability times ten. rows, one per branch: output channels, side,
-/// dilation, first channel, address of the weight and its strides of o, c and tap, then the address of gain, bias, mean
-/// and variance, each with whether it has the call's dtype.
-static Branches branches_of(int dtype, const Ints& sizes, const Rows& rows, const Eps& eps) {
+struct BranchSettings {
+    std::vector<int> dilations;
+    std::vector<double> eps;
+    bool relu, merged, saved;
+};
+
+BranchSettings read_settings(py::handle settings) {
+    return {field<std::vector<int>>(settings, "dilations"), field<std::vector<double>>(settings, "eps"),
+            field<bool>(settings, "relu"), field<bool>(settings, "merged"), field<bool>(settings, "saved")};
+}
+
+Extent extent_of(const TensorRef& map) {
+    return {static_cast<int>(map.size[0]), static_cast<int>(map.size[2]), static_cast<int>(map.size[3])};
+}
+
+/// Branches of the weights (O, C, k, k) over the pixels of `map`.
+Branches branches_of(const BranchSettings& settings, const TensorRefs& weights, const char* name,
+                     const TensorRef& map) {
+    if (weights.empty() || weights.size() > MAX_BRANCHES) throw std::invalid_argument("1 to 8 branches per launch");
     Branches branches{};
-    branches.dtype = dtype_of(dtype);
-    branches.tf32 = sizes.at(0) != 0;
-    branches.map = {static_cast<int>(sizes.at(1)), static_cast<int>(sizes.at(3)), static_cast<int>(sizes.at(4))};
-    branches.c = static_cast<int>(sizes.at(2));
-    branches.channels = static_cast<int>(sizes.at(5));
-    branches.arch = static_cast<int>(sizes.at(6));
-    if (rows.size() > MAX_BRANCHES) throw std::invalid_argument("at most 8 branches per launch");
-    for (const Ints& row : rows) {
+    branches.dtype = dtype_of(name, map), branches.map = extent_of(expect_dims(name, map, 4));
+    branches.c = static_cast<int>(weights[0].size[1]);
+    for (const TensorRef& weight : weights) {
         Branch& branch = branches.branch[branches.count];
-        branch.shape = {static_cast<int>(row.at(0)), static_cast<int>(row.at(1)), static_cast<int>(row.at(2))};
-        branch.first = static_cast<int>(row.at(3));
-        branch.weight = at(static_cast<Address>(row.at(4)));
-        branch.w_o = row.at(5), branch.w_c = row.at(6), branch.w_tap = row.at(7);
-        ChannelVector* vectors[] = {&branch.norm.gain, &branch.norm.bias, &branch.norm.mean, &branch.norm.var};
-        for (std::size_t i = 0; i < 4; ++i)
-            *vectors[i] = {at(static_cast<Address>(row.at(8 + 2 * i))), row.at(9 + 2 * i) != 0};
-        branch.norm.eps = eps.empty() ? 0 : eps.at(static_cast<std::size_t>(branches.count));
-        ++branches.count;
+        const std::int64_t side = weight.size[2];
+        expect("a weight", weight, {weight.size[0], branches.c, side, side});
+        branch.shape = {static_cast<int>(weight.size[0]), static_cast<int>(side),
+                        settings.dilations.at(static_cast<std::size_t>(branches.count++))};
+        branch.first = branches.channels;
+        branch.weight = weight.data;
+        branch.w_o = weight.stride[0], branch.w_c = weight.stride[1], branch.w_tap = weight.stride[3];
+        branches.channels += branch.shape.o;
     }
     return branches;
 }
 
-static void bind_train(py::module_& m) {
-    m.def("dilated_branches_train_stats",
-          [](int dtype, int device, Address stream, Address part, Address mean, Address var, int tiles, int channels) {
-              const DilatedBranchesStatsParams params{static_cast<float*>(at(part)), static_cast<float*>(at(mean)),
-                                                      static_cast<float*>(at(var)), tiles, channels};
-              raise_unless_ok(launch_dilated_branches_train_stats(params, dtype_of(dtype), LaunchOn(device, stream)));
-          });
-    m.def("dilated_branches_train_normalise",
-          [](int dtype, int device, Address stream, const Ints& sizes, const Rows& rows, const Eps& eps, Address z,
-             const Ints& y, bool relu) {
-              const Map out(y);
-              raise_unless_ok(launch_dilated_branches_train_normalise(
-                  {branches_of(dtype, sizes, rows, eps), at(z), out.at, out.n, out.c, out.h, out.w, relu, {}},
-                  LaunchOn(device, stream)));
-          });
+/// The same for products with `dz`, whose channels are one branch's, and so every branch's, behind a sum.
+Branches products_with(const TensorRef& dz, const BranchSettings& settings, bool tf32, int arch,
+                       const TensorRefs& weights, const char* name, const TensorRef& map) {
+    Branches branches = branches_of(settings, weights, name, map);
+    branches.tf32 = tf32, branches.arch = arch;
+    const bool shared = settings.merged && dz.size[1] == branches.branch[0].shape.o;
+    expect("dz", dz, {map.size[0], shared ? dz.size[1] : branches.channels, map.size[2], map.size[3]});
+    for (Branch& branch : branches.branch) branch.first *= !shared;
+    return branches;
 }
 
-static void bind_backward(py::module_& m) {
-    m.def("dilated_branches_bwd_dz",
-          [](int dtype, int device, Address stream, const Ints& sizes, const Rows& rows, const Eps& eps, const Ints& dy,
-             const Ints& saved, Address sums, Address dz, Address part, bool relu, bool sum, bool kept) {
-              const Map d(dy), s(saved);
-              raise_unless_ok(launch_dilated_branches_bwd_dz({branches_of(dtype, sizes, rows, eps),
-                                                              d.at,
-                                                              d.n,
-                                                              d.c,
-                                                              d.h,
-                                                              d.w,
-                                                              s.at,
-                                                              s.n,
-                                                              s.c,
-                                                              s.h,
-                                                              s.w,
-                                                              static_cast<float*>(at(sums)),
-                                                              at(dz),
-                                                              static_cast<float*>(at(part)),
-                                                              relu,
-                                                              sum,
-                                                              kept,
-                                                              {}},
-                                                             LaunchOn(device, stream)));
-          });
-    m.def("dilated_branches_bwd_sums", [](int, int device, Address stream, Address part, Address sums, int tiles,
-                                          int length) {
-        raise_unless_ok(launch_dilated_branches_bwd_sums(
-            {static_cast<float*>(at(part)), static_cast<float*>(at(sums)), tiles, length}, LaunchOn(device, stream)));
-    });
-    m.def("dilated_branches_bwd_dimage",
-          [](int dtype, int device, Address stream, const Ints& shape, const Ints& dz, Address dimage) {
-              int v[6];
-              fill(v, shape, "sizes");
-              const Map d(dz);
-              raise_unless_ok(launch_dilated_branches_bwd_dimage(
-                  {dtype_of(dtype), {v[0], v[1], v[2]}, {v[3], v[4], v[5]}, d.at, d.n, d.h, d.w, at(dimage)},
-                  LaunchOn(device, stream)));
-          });
-    m.def("dilated_branches_bwd_dx", [](int dtype, int device, Address stream, const Ints& sizes, const Rows& rows,
-                                        const Eps& eps, const Ints& dz, const Ints& dx) {
-        const Map d(dz), out(dx);
-        raise_unless_ok(launch_dilated_branches_bwd_dx(
-            {branches_of(dtype, sizes, rows, eps), d.at, d.n, d.h, d.w, out.at, out.n, out.c, out.h, out.w, {}},
-            LaunchOn(device, stream)));
-    });
-    m.def("dilated_branches_bwd_dw", [](int dtype, int device, Address stream, const Ints& sizes, const Rows& rows,
-                                        const Eps& eps, const Ints& dz, const Ints& x, Address part, int splits) {
-        const Map d(dz), in(x);
-        DilatedBranchesBwdDwParams params{
-            branches_of(dtype, sizes, rows, eps), d.at,   d.n, d.h, d.w, in.at, in.n, in.h, in.w,
-            static_cast<float*>(at(part)),        splits, {},  {},  0};
-        raise_unless_ok(launch_dilated_branches_bwd_dw(params, LaunchOn(device, stream)));
-    });
+/// affine: gain, bias, mean and variance of every branch.
+void add_norms(Branches& branches, const BranchSettings& settings, const TensorRefs& affine, const TensorRef& like) {
+    for (std::size_t b = 0; b < settings.dilations.size(); ++b)
+        branches.branch[b].norm = norm_of(affine.at(4 * b), affine.at(4 * b + 1), affine.at(4 * b + 2),
+                                          affine.at(4 * b + 3), settings.eps.at(b), branches.branch[b].shape.o, like);
 }
+
+DilatedBranchesFwdParams forward_of(const BranchSettings& settings, bool tf32, int arch, int blocks, const TensorRef& x,
+                                    const TensorRefs& weights) {
+    DilatedBranchesFwdParams p{};
+    p.branches = branches_of(settings, weights, "x", x);
+    p.branches.tf32 = tf32, p.branches.arch = arch;
+    expect("x", x, {x.size[0], p.branches.c, x.size[2], x.size[3]});
+    p.x = x.data, p.x_n = x.stride[0], p.x_h = x.stride[2], p.x_w = x.stride[3];
+    p.relu = settings.relu, p.sum = settings.merged, p.blocks = blocks;
+    return p;
+}
+
+py::dict plan(py::handle settings, bool tf32, int arch, int blocks, const TensorRef& x, const TensorRefs& weights) {
+    BranchesPlan plan{};
+    raise_unless_ok(
+        plan_dilated_branches_fwd(forward_of(read_settings(settings), tf32, arch, blocks, x, weights), plan));
+    using namespace py::literals;
+    return py::dict("sm90"_a = int{plan.sm90}, "n"_a = plan.tile.n, "h"_a = plan.tile.h, "w"_a = plan.tile.w,
+                    "columns"_a = plan.cols, "depth"_a = plan.depth, "pair"_a = plan.pair, "workers"_a = plan.workers,
+                    "steps"_a = plan.steps, "dense"_a = plan.dense, "largest"_a = plan.largest, "cuts"_a = plan.cuts);
+}
+
+int pixel_tiles(const TensorRef& map) {
+    Branches branches{};
+    branches.map = extent_of(expect_dims("z", map, 4));
+    return branches_pixel_tiles(branches);
+}
+
+Status fwd(Queue queue, const BranchSettings& settings, const bool& tf32, const int& arch, const int& blocks,
+           const TensorRef& x, const TensorRefs& weights, const TensorRefs& affine, const TensorRef& image_bias,
+           const TensorRef& y, const TensorRef& z, const TensorRef& part, const TensorRef& scratch) {
+    auto p = forward_of(settings, tf32, arch, blocks, x, weights);
+    add_norms(p.branches, settings, affine, x);
+    const BranchShape& shape = p.branches.branch[0].shape;
+    if (image_bias.given) expect("image_bias", image_bias, {x.size[0], shape.o, shape.side * shape.side});
+    p.image_bias = image_bias.data;
+    p.y = y.data, p.y_n = y.stride[0], p.y_c = y.stride[1], p.y_h = y.stride[2], p.y_w = y.stride[3];
+    p.z = z.data, p.part = part.as<float>(), p.scratch = scratch.data;
+    return launch_dilated_branches_fwd(p, queue);
+}
+
+Status bwd_dz(Queue queue, const BranchSettings& settings, const TensorRef& dy, const TensorRef& saved,
+              const TensorRefs& weights, const TensorRefs& affine, const TensorRef& sums, const TensorRef& dz,
+              const TensorRef& part) {
+    DilatedBranchesBwdDzParams p{};
+    p.branches = branches_of(settings, weights, "dy", dy);
+    add_norms(p.branches, settings, affine, dy);
+    p.dy = dy.data, p.dy_n = dy.stride[0], p.dy_c = dy.stride[1], p.dy_h = dy.stride[2], p.dy_w = dy.stride[3];
+    p.saved = settings.relu || settings.saved ? saved.data : nullptr;
+    p.s_n = saved.stride[0], p.s_c = saved.stride[1], p.s_h = saved.stride[2], p.s_w = saved.stride[3];
+    p.sums = sums.as<float>(), p.dz = dz.data, p.part = part.as<float>();
+    p.relu = settings.relu, p.sum = settings.merged, p.kept = settings.saved;
+    return launch_dilated_branches_bwd_dz(p, queue);
+}
+
+Status bwd_sums(Queue queue, const TensorRef& part, const TensorRef& sums) {
+    expect("part", part, {part.size[0], sums.size[0], sums.size[1]});
+    return launch_dilated_branches_bwd_sums({part.as<float>(), sums.as<float>(), static_cast<int>(part.size[0]),
+                                             static_cast<int>(sums.size[0] * sums.size[1])},
+                                            queue);
+}
+
+Status bwd_dimage(Queue queue, const int& dilation, const TensorRef& dz, const TensorRef& dimage) {
+    const int side = dimage.size[2] == 1 ? 1 : 3, o = static_cast<int>(dimage.size[1]);
+    expect("dimage", dimage, {dz.size[0], dz.size[1], side * side});
+    return launch_dilated_branches_bwd_dimage({dtype_of("dz", dz),
+                                               extent_of(expect_dims("dz", dz, 4)),
+                                               {o, side, dilation},
+                                               dz.data,
+                                               dz.stride[0],
+                                               dz.stride[2],
+                                               dz.stride[3],
+                                               dimage.data},
+                                              queue);
+}
+
+Status bwd_dx(Queue queue, const BranchSettings& settings, const bool& tf32, const int& arch, const TensorRef& dz,
+              const TensorRefs& weights, const TensorRef& dx) {
+    DilatedBranchesBwdDxParams p{};
+    p.branches = products_with(dz, settings, tf32, arch, weights, "dx", dx);
+    p.dz = dz.data, p.dz_n = dz.stride[0], p.dz_h = dz.stride[2], p.dz_w = dz.stride[3];
+    p.dx = dx.data, p.dx_n = dx.stride[0], p.dx_c = dx.stride[1], p.dx_h = dx.stride[2], p.dx_w = dx.stride[3];
+    return launch_dilated_branches_bwd_dx(p, queue);
+}
+
+Status bwd_dw(Queue queue, const BranchSettings& settings, const bool& tf32, const int& arch, const int& splits,
+              const TensorRef& dz, const TensorRef& x, const TensorRefs& dweights, const TensorRef& part) {
+    DilatedBranchesBwdDwParams p{};
+    p.branches = products_with(dz, settings, tf32, arch, dweights, "x", x);
+    p.dz = dz.data, p.dz_n = dz.stride[0], p.dz_h = dz.stride[2], p.dz_w = dz.stride[3];
+    p.x = x.data, p.x_n = x.stride[0], p.x_h = x.stride[2], p.x_w = x.stride[3];
+    p.part = part.as<float>(), p.splits = splits;
+    return launch_dilated_branches_bwd_dw(p, queue);
+}
+
+Status train_stats(Queue queue, const TensorRef& part, const TensorRef& mean, const TensorRef& var,
+                   const TensorRef& z) {
+    const std::int64_t tiles = part.size[0], channels = z.size[1];
+    expect("part", part, {tiles, 3, channels});
+    return launch_dilated_branches_train_stats(
+        {part.as<float>(), mean.as<float>(), var.as<float>(), static_cast<int>(tiles), static_cast<int>(channels)},
+        dtype_of("z", z), queue);
+}
+
+Status train_normalise(Queue queue, const BranchSettings& settings, const TensorRef& z, const TensorRefs& weights,
+                       const TensorRefs& affine, const TensorRef& y) {
+    DilatedBranchesNormaliseParams p{};
+    p.branches = branches_of(settings, weights, "z", z);
+    add_norms(p.branches, settings, affine, z);
+    p.z = z.data, p.relu = settings.relu;
+    p.y = y.data, p.y_n = y.stride[0], p.y_c = y.stride[1], p.y_h = y.stride[2], p.y_w = y.stride[3];
+    return launch_dilated_branches_train_normalise(p, queue);
+}
+
+}  // namespace
 
 void bind_dilated_branches(py::module_& m) {
     m.attr("dilated_branches_scratch") = branches_scratch_bytes;
-    m.def("dilated_branches_pixel_tiles", [](int n, int h, int w) {
-        Branches branches{};
-        branches.map = {n, h, w};
-        return branches_pixel_tiles(branches);
-    });
-    m.def("dilated_branches_fwd", [](int dtype, int device, Address stream, const Ints& sizes, const Rows& rows,
-                                     const Eps& eps, const Ints& x, Address image_bias, const Ints& y, Address z,
-                                     Address part, bool relu, bool sum, Address scratch, int blocks) {
-        const Map in(x), out(y);
-        DilatedBranchesFwdParams params{};
-        params.branches = branches_of(dtype, sizes, rows, eps);
-        params.x = in.at, params.x_n = in.n, params.x_h = in.h, params.x_w = in.w;
-        params.image_bias = at(image_bias);
-        params.y = out.at, params.y_n = out.n, params.y_c = out.c, params.y_h = out.h, params.y_w = out.w;
-        params.z = at(z);
-        params.part = static_cast<float*>(at(part));
-        params.relu = relu, params.sum = sum;
-        params.scratch = at(scratch), params.blocks = blocks;
-        raise_unless_ok(launch_dilated_branches_fwd(params, LaunchOn(device, stream)));
-    });
-    m.def("dilated_branches_plan", [](int dtype, int, Address, const Ints& sizes, const Rows& rows, const Eps& eps,
-                                      const Ints& x, bool sum, int blocks) {
-        const Map in(x);
-        DilatedBranchesFwdParams params{};
-        params.branches = branches_of(dtype, sizes, rows, eps);
-        params.x = in.at, params.x_n = in.n, params.x_h = in.h, params.x_w = in.w;
-        params.sum = sum, params.blocks = blocks;
-        BranchesPlan plan{};
-        raise_unless_ok(plan_dilated_branches_fwd(params, plan));
-        using namespace py::literals;
-        return py::dict("sm90"_a = int{plan.sm90}, "n"_a = plan.tile.n, "h"_a = plan.tile.h, "w"_a = plan.tile.w,
-                        "columns"_a = plan.cols, "depth"_a = plan.depth, "pair"_a = plan.pair,
-                        "workers"_a = plan.workers, "steps"_a = plan.steps, "dense"_a = plan.dense,
-                        "largest"_a = plan.largest, "cuts"_a = plan.cuts);
-    });
-    bind_backward(m);
-    bind_train(m);
+    m.def("dilated_branches_pixel_tiles", pixel_tiles);
+    m.def("dilated_branches_plan", plan);
+    m.def("dilated_branches_fwd", prepared(read_settings, fwd));
+    m.def("dilated_branches_bwd_dz", prepared(read_settings, bwd_dz));
+    m.def("dilated_branches_bwd_sums", prepared(bwd_sums));
+    m.def("dilated_branches_bwd_dimage", prepared(bwd_dimage));
+    m.def("dilated_branches_bwd_dx", prepared(read_settings, bwd_dx));
+    m.def("dilated_branches_bwd_dw", prepared(read_settings, bwd_dw));
+    m.def("dilated_branches_train_stats", prepared(train_stats));
+    m.def("dilated_branches_train_normalise", prepared(read_settings, train_normalise));
 }
 
 }  // namespace pk::bindings

@@ -1,79 +1,117 @@
-// Python's way to pyramid_project.
+// Python bindings of pyramid_project.
 #include "pyramid_project/pyramid_project.h"
 
-#include <utility>
-
-#include "bindings/arguments.h"
+#include "bindings/call.h"
+#include "bindings/norm.h"
 
 namespace pk::bindings {
 
 namespace {
 
-/// sizes: tf32, n, c, full. levels: cells, channels, address and strides of the weight, then of gain, bias, mean and
-/// variance, as far as they are given, the address and whether they have the call's dtype.
-ProjectPyramid pyramid_of(int dtype, const Ints& sizes, const std::vector<Ints>& levels,
-                          const std::vector<double>& eps) {
-    ProjectPyramid pyramid{};
-    pyramid.dtype = dtype_of(dtype);
-    pyramid.tf32 = sizes.at(0) != 0;
-    pyramid.n = static_cast<int>(sizes.at(1));
-    pyramid.c = static_cast<int>(sizes.at(2));
-    pyramid.full = static_cast<int>(sizes.at(3));
-    if (levels.size() > max_project_levels) throw std::invalid_argument("at most 8 levels per launch");
+struct ProjectSettings {
+    std::vector<int> cells;
+    std::vector<double> eps;
+    bool relu;
+};
+
+ProjectSettings read_settings(py::handle settings) {
+    return {field<std::vector<int>>(settings, "cells"), field<std::vector<double>>(settings, "eps"),
+            field<bool>(settings, "relu")};
+}
+
+/// Levels side by side in `map` (N, sum O, S').
+ProjectPyramid pyramid_of(const ProjectSettings& settings, const std::vector<int>& channels, const char* name,
+                          const TensorRef& map) {
+    if (channels.size() > max_project_levels) throw std::invalid_argument("at most 8 levels per launch");
+    ProjectPyramid p{};
     int cell = 0, channel = 0;
-    for (const Ints& given : levels) {
-        ProjectLevel& level = pyramid.level[pyramid.levels];
-        level.cells = static_cast<int>(given.at(0));
-        level.channels = static_cast<int>(given.at(1));
-        level.first_cell = std::exchange(cell, cell + level.cells);
-        level.first_channel = std::exchange(channel, channel + level.channels);
-        level.weight = at(static_cast<Address>(given.at(2)));
-        level.w_o = given.at(3);
-        level.w_c = given.at(4);
-        ChannelVector* vectors[] = {&level.norm.gain, &level.norm.bias, &level.norm.mean, &level.norm.var};
-        for (std::size_t i = 0; i < 4 && 5 + 2 * i < given.size(); ++i)
-            *vectors[i] = {at(static_cast<Address>(given[5 + 2 * i])), given.at(6 + 2 * i) != 0};
-        level.norm.eps = eps.empty() ? 0 : eps.at(static_cast<std::size_t>(pyramid.levels));
-        ++pyramid.levels;
+    for (const int o : channels) {
+        ProjectLevel& level = p.level[p.levels];
+        level.cells = settings.cells.at(static_cast<std::size_t>(p.levels++)), level.channels = o;
+        level.first_cell = cell, level.first_channel = channel;
+        cell += level.cells, channel += o;
     }
-    return pyramid;
+    expect(name, expect_dims(name, map, 3), {map.size[0], channel, map.size[2]});
+    p.n = static_cast<int>(map.size[0]), p.c = 1, p.full = static_cast<int>(map.size[2]);
+    p.dtype = dtype_of(name, map);
+    return p;
+}
+
+/// With their weights (O, C) or (O, C, 1, 1), for products with `pooled` (N, C, S).
+ProjectPyramid products_of(const ProjectSettings& settings, bool tf32, const TensorRefs& weights, const char* name,
+                           const TensorRef& map, const TensorRef& pooled) {
+    std::vector<int> channels;
+    for (const TensorRef& weight : weights) channels.push_back(static_cast<int>(weight.size[0]));
+    ProjectPyramid p = pyramid_of(settings, channels, name, map);
+    const std::int64_t c = expect_dims("pooled", pooled, 3).size[1];
+    p.tf32 = tf32, p.c = static_cast<int>(c);
+    ProjectLevel* level = p.level;
+    std::int64_t cells = 0;
+    for (const TensorRef& weight : weights) {
+        if (weight.dims == 2)
+            expect("a weight", weight, {level->channels, c});
+        else
+            expect("a weight", weight, {level->channels, c, 1, 1});
+        level->weight = weight.data, level->w_o = weight.stride[0], level->w_c = weight.stride[1];
+        cells += level++->cells;
+    }
+    expect("pooled", pooled, {p.n, c, cells});
+    return p;
+}
+
+void add_norms(ProjectPyramid& p, const ProjectSettings& settings, const TensorRefs& gain, const TensorRefs& bias,
+               const TensorRefs& mean, const TensorRefs& var, const TensorRef& like) {
+    for (std::size_t l = 0; l < gain.size(); ++l)
+        p.level[l].norm =
+            norm_of(gain.at(l), bias.at(l), mean.at(l), var.at(l), settings.eps.at(l), p.level[l].channels, like);
+}
+
+Status fwd(Queue queue, const ProjectSettings& settings, const bool& tf32, const TensorRef& pooled, const TensorRef& y,
+           const TensorRef& z, const TensorRefs& weights, const TensorRefs& gain, const TensorRefs& bias,
+           const TensorRefs& mean, const TensorRefs& var) {
+    ProjectPyramid pyramid = products_of(settings, tf32, weights, "y", y, pooled);
+    add_norms(pyramid, settings, gain, bias, mean, var, y);
+    return launch_pyramid_project_fwd({pyramid, pooled.data, pooled.stride[0], pooled.stride[1], pooled.stride[2],
+                                       y.data, z.data, y.stride[0], y.stride[1], y.stride[2], settings.relu},
+                                      queue);
+}
+
+/// y and z have the same strides.
+Status bwd_dz(Queue queue, const ProjectSettings& settings, const std::vector<int>& channels, const TensorRef& dy,
+              const TensorRef& y, const TensorRef& z, const TensorRef& dz, const TensorRef& sums,
+              const TensorRefs& gain, const TensorRefs& bias, const TensorRefs& mean, const TensorRefs& var) {
+    ProjectPyramid pyramid = pyramid_of(settings, channels, "dy", dy);
+    add_norms(pyramid, settings, gain, bias, mean, var, dy);
+    expect("sums", sums, {2, dy.size[1]});
+    const std::int64_t* saved = y.given ? y.stride : z.stride;
+    return launch_pyramid_project_bwd_dz({pyramid, dy.data, dz.data, dy.stride[0], dy.stride[1], dy.stride[2], y.data,
+                                          z.data, saved[0], saved[1], saved[2], sums.data, sums.stride[0]},
+                                         queue);
+}
+
+Status bwd_dpooled(Queue queue, const ProjectSettings& settings, const bool& tf32, const TensorRef& dz,
+                   const TensorRef& dpooled, const TensorRefs& weights) {
+    return launch_pyramid_project_bwd_dpooled(
+        {products_of(settings, tf32, weights, "dz", dz, dpooled), dz.data, dz.stride[0], dz.stride[1], dz.stride[2],
+         dpooled.data, dpooled.stride[0], dpooled.stride[1], dpooled.stride[2]},
+        queue);
+}
+
+Status bwd_dweights(Queue queue, const ProjectSettings& settings, const bool& tf32, const TensorRef& dz,
+                    const TensorRef& pooled, const TensorRefs& dweights) {
+    return launch_pyramid_project_bwd_dweights(
+        {products_of(settings, tf32, dweights, "dz", dz, pooled), dz.data, dz.stride[0], dz.stride[1], dz.stride[2],
+         pooled.data, pooled.stride[0], pooled.stride[1], pooled.stride[2]},
+        queue);
 }
 
 }  // namespace
 
 void bind_pyramid_project(py::module_& m) {
-    using Levels = std::vector<Ints>;
-    using Eps = std::vector<double>;
-    m.def("pyramid_project_fwd", [](int dtype, int device, Address stream, const Ints& sizes, const Levels& levels,
-                                    const Eps& eps, const Ints& pooled, const Ints& y, Address z) {
-        const Cells in(pooled), out(y);
-        raise_unless_ok(launch_pyramid_project_fwd({pyramid_of(dtype, sizes, levels, eps), in.at, in.n, in.c, in.s,
-                                                    out.at, at(z), out.n, out.c, out.s, sizes.at(4) != 0},
-                                                   LaunchOn(device, stream)));
-    });
-    m.def("pyramid_project_bwd_dz",
-          [](int dtype, int device, Address stream, const Ints& sizes, const Levels& levels, const Eps& eps,
-             const Ints& dy, Address dz, const Ints& saved, Address y, Address z, Address sums, std::int64_t row) {
-              const Cells in(dy), strides(saved);
-              raise_unless_ok(
-                  launch_pyramid_project_bwd_dz({pyramid_of(dtype, sizes, levels, eps), in.at, at(dz), in.n, in.c, in.s,
-                                                 at(y), at(z), strides.n, strides.c, strides.s, at(sums), row},
-                                                LaunchOn(device, stream)));
-          });
-    m.def("pyramid_project_bwd_dpooled", [](int dtype, int device, Address stream, const Ints& sizes,
-                                            const Levels& levels, const Eps& eps, const Ints& dz, const Ints& dpooled) {
-        const Cells in(dz), out(dpooled);
-        raise_unless_ok(launch_pyramid_project_bwd_dpooled(
-            {pyramid_of(dtype, sizes, levels, eps), in.at, in.n, in.c, in.s, out.at, out.n, out.c, out.s},
-            LaunchOn(device, stream)));
-    });
-    m.def("pyramid_project_bwd_dweights", [](int dtype, int device, Address stream, const Ints& sizes,
-                                             const Levels& levels, const Eps& eps, const Ints& dz, const Ints& pooled) {
-        const Cells a(dz), b(pooled);
-        raise_unless_ok(launch_pyramid_project_bwd_dweights(
-            {pyramid_of(dtype, sizes, levels, eps), a.at, a.n, a.c, a.s, b.at, b.n, b.c, b.s},
-            LaunchOn(device, stream)));
-    });
+    m.def("pyramid_project_fwd", prepared(read_settings, fwd));
+    m.def("pyramid_project_bwd_dz", prepared(read_settings, bwd_dz));
+    m.def("pyramid_project_bwd_dpooled", prepared(read_settings, bwd_dpooled));
+    m.def("pyramid_project_bwd_dweights", prepared(read_settings, bwd_dweights));
 }
 
 }  // namespace pk::bindings

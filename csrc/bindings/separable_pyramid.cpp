@@ -1,51 +1,53 @@
-// Python's way to separable_pyramid.
+// Python bindings of separable_pyramid.
 #include "separable_pyramid/separable_pyramid.h"
 
-#include "bindings/arguments.h"
+#include <array>
+
+#include "bindings/call.h"
 
 namespace pk::bindings {
 
 namespace {
 
-/// sizes: n, c. levels: rows, columns, address and strides (channel, row, column) of the weight.
-SeparablePyramid pyramid_of(int dtype, const Ints& sizes, const Rows& levels) {
-    SeparablePyramid pyramid{};
-    pyramid.dtype = dtype_of(dtype);
-    pyramid.n = static_cast<int>(sizes.at(0));
-    pyramid.c = static_cast<int>(sizes.at(1));
-    if (levels.size() > max_separable_levels) throw std::invalid_argument("at most 8 levels per launch");
-    for (const Ints& given : levels) {
-        SeparableLevel& level = pyramid.level[pyramid.levels++];
-        level.rows = static_cast<int>(given.at(0));
-        level.cols = static_cast<int>(given.at(1));
-        level.first_cell = pyramid.cells;
-        level.weight = at(static_cast<Address>(given.at(2)));
-        level.w_c = given.at(3);
-        level.w_row = given.at(4);
-        level.w_col = given.at(5);
-        pyramid.cells += level.rows * level.cols;
+using Grids = std::vector<std::array<int, 2>>;  // rows and columns of every level
+
+/// Levels side by side in `cells` (N, C, S), with their weights (C, 1, 3, 3).
+SeparablePyramid pyramid_of(const Grids& grids, const TensorRefs& weights, const TensorRef& cells) {
+    if (grids.size() > max_separable_levels) throw std::invalid_argument("at most 8 levels per launch");
+    SeparablePyramid p{};
+    const std::int64_t n = expect_dims("x", cells, 3).size[0], c = cells.size[1];
+    p.dtype = dtype_of("x", cells), p.n = static_cast<int>(n), p.c = static_cast<int>(c);
+    for (const auto& [rows, cols] : grids) {
+        const TensorRef& weight = weights.at(static_cast<std::size_t>(p.levels));
+        expect("a weight", weight, {c, 1, 3, 3});
+        p.level[p.levels++] = {rows, cols, p.cells, weight.data, weight.stride[0], weight.stride[2], weight.stride[3]};
+        p.cells += rows * cols;
     }
-    return pyramid;
+    expect("x", cells, {n, c, p.cells});
+    return p;
+}
+
+Status depthwise(Queue queue, const Grids& grids, const bool& turned, const TensorRef& x, const TensorRef& y,
+                 const TensorRefs& weights) {
+    expect("y", y, {x.size[0], x.size[1], x.size[2]});
+    return launch_separable_pyramid_depthwise({pyramid_of(grids, weights, x), x.data, x.stride[0], x.stride[1],
+                                               x.stride[2], y.data, y.stride[0], y.stride[1], y.stride[2], turned},
+                                              queue);
+}
+
+Status bwd_ddepthwise(Queue queue, const Grids& grids, const TensorRef& dy, const TensorRef& x,
+                      const TensorRefs& dweights) {
+    expect("dy", dy, {x.size[0], x.size[1], x.size[2]});
+    return launch_separable_pyramid_bwd_ddepthwise({pyramid_of(grids, dweights, x), dy.data, dy.stride[0], dy.stride[1],
+                                                    dy.stride[2], x.data, x.stride[0], x.stride[1], x.stride[2]},
+                                                   queue);
 }
 
 }  // namespace
 
 void bind_separable_pyramid(py::module_& m) {
-    m.def("separable_pyramid_depthwise", [](int dtype, int device, Address stream, const Ints& sizes,
-                                            const Rows& levels, const Ints& x, const Ints& y, bool turned) {
-        const Cells in(x), out(y);
-        raise_unless_ok(launch_separable_pyramid_depthwise(
-            {pyramid_of(dtype, sizes, levels), in.at, in.n, in.c, in.s, out.at, out.n, out.c, out.s, turned},
-            LaunchOn(device, stream)));
-    });
-    m.def("separable_pyramid_bwd_ddepthwise", [](int dtype, int device, Address stream, const Ints& sizes,
-                                                 const Rows& levels, const Ints& dy, const Ints& x) {
-        const Cells gradient(dy), in(x);
-        raise_unless_ok(
-            launch_separable_pyramid_bwd_ddepthwise({pyramid_of(dtype, sizes, levels), gradient.at, gradient.n,
-                                                     gradient.c, gradient.s, in.at, in.n, in.c, in.s},
-                                                    LaunchOn(device, stream)));
-    });
+    m.def("separable_pyramid_depthwise", prepared(depthwise));
+    m.def("separable_pyramid_bwd_ddepthwise", prepared(bwd_ddepthwise));
 }
 
 }  // namespace pk::bindings

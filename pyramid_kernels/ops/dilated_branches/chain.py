@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .._shared.blocks import fit
 from .._shared.constants import derived
+from .settings import Settings
 
 #: Pixels whose sums the dz kernels keep together; fewer weight tiles than TILES are split along the pixels.
 PIXELS, TILES = 64, 256
@@ -23,47 +24,42 @@ PIXELS, TILES = 64, 256
 
 def forward(
     kernels: ModuleType, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None,
-    y: Tensor | None, z: Tensor | None, part: Tensor | None, dilations: list[int], eps: list[float], relu: bool,
-    merged: bool, precision: str,
+    y: Tensor | None, z: Tensor | None, part: Tensor | None, settings: Settings,
 ) -> None:  # fmt: skip
     """One launch for all branches: writes y, the pre-affine z and the statistics of pixel tiles, each if given."""
     image_bias = None if image_bias is None else image_bias.contiguous()
     weights = [derived(packed, weight) for weight in weights]
-    kernels.launch_branches(
-        channels_last(x), weights, affine, image_bias, y, z, part, dilations, eps, relu, merged, precision
-    )
+    kernels.launch_branches(channels_last(x), weights, affine, image_bias, y, z, part, settings)
 
 
 def backward(
     kernels: ModuleType, dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], saved: Tensor,
-    dx: Tensor, dweights: list[Tensor], dvectors: Tensor, dimage: Tensor, dilations: list[int], eps: list[float],
-    relu: bool, merged: bool, kept: bool, needs: list[bool], precision: str,
+    dx: Tensor, dweights: list[Tensor], dvectors: Tensor, dimage: Tensor, needs: list[bool], settings: Settings,
 ) -> None:  # fmt: skip
     """Fill the gradients that ``needs`` (x, weights, affine vectors, image bias) asks for."""
-    first = first_channels(weights)
-    if not (relu or needs[2] or any(t is not None for t in (*affine[::4], *affine[3::4]))):
-        dz, first = channels_last(dy), [0] * len(first) if merged else first
+    if not (settings.relu or needs[2] or any(t is not None for t in (*affine[::4], *affine[3::4]))):
+        dz = channels_last(dy)
     else:
-        dz = empty_dz(x, first[-1])
+        dz = empty_dz(x, sum(weight.shape[0] for weight in weights))
         part = empty_part(dz) if needs[2] else None
-        kernels.launch_dz(dy, saved, weights, affine, None, dz, part, eps, relu, merged, kept)
+        kernels.launch_dz(dy, saved, weights, affine, None, dz, part, settings)
         if part is not None:
             kernels.launch_sums(part, dvectors)
-    gradients(kernels, dz, x, weights, dx, dweights, dimage, first, dilations, needs, precision)
+    gradients(kernels, dz, x, weights, dx, dweights, dimage, needs, settings)
 
 
 def gradients(
     kernels: ModuleType, dz: Tensor, x: Tensor, weights: list[Tensor], dx: Tensor, dweights: list[Tensor],
-    dimage: Tensor, first: list[int], dilations: list[int], needs: list[bool], precision: str,
+    dimage: Tensor, needs: list[bool], settings: Settings,
 ) -> None:  # fmt: skip
-    """dx, dw and dimage from dz, whose channels of branch b start at ``first[b]``."""
+    """dx, dw and dimage from dz."""
     if needs[0]:
-        kernels.launch_dx(dz, [packed(weight) for weight in weights], dx, first, dilations, precision)
+        kernels.launch_dx(dz, [packed(weight) for weight in weights], dx, settings)
     if needs[1]:
         splits = weight_splits(x.shape, [(dw.shape[0], dw.shape[2]) for dw in dweights])
-        kernels.launch_dw(dz, channels_last(x), dweights, first, dilations, splits, precision)
+        kernels.launch_dw(dz, channels_last(x), dweights, splits, settings)
     if needs[3]:
-        kernels.launch_dimage(dz, dimage, weights[0].shape[0], weights[0].shape[2], dilations[0])
+        kernels.launch_dimage(dz, dimage, settings.dilations[0])
 
 
 def weight_splits(size: Sequence[int], shapes: list[tuple[int, int]]) -> int:
@@ -94,6 +90,12 @@ def packed(weight: Tensor) -> Tensor:
 def first_channels(weights: list[Tensor]) -> list[int]:
     """The first output channel of every branch, and their total."""
     return [0, *accumulate(weight.shape[0] for weight in weights)]
+
+
+def first_of(dz: Tensor, weights: list[Tensor]) -> list[int]:
+    """The first channel of every branch in ``dz``: where it is the gradient of their sum itself, one for all."""
+    first = first_channels(weights)
+    return first if dz.shape[1] == first[-1] else [0] * len(first)
 
 
 def empty_dz(x: Tensor, channels: int) -> Tensor:

@@ -14,8 +14,9 @@ from .._shared.affine import ACTIVATIONS, Norm, check_affine
 from .._shared.autocast import autocast
 from .._shared.checks import check_choice, check_floating, check_length, check_like, check_map
 from .._shared.layout import empty_map, is_channels_last
-from .._shared.precision import conv_precision
+from .._shared.plans import cast
 from . import chain, composed, reference
+from .settings import Settings
 
 OP = Op("dilated_branches", "gemm", reference, composed)
 
@@ -90,15 +91,15 @@ def dilated_branches(
             image_bias=image_bias,
         )  # fmt: skip
     # Only what eager would save: the pre-activation where a multiplier's gradient or a summed ReLU's mask needs it.
-    keep = torch.is_grad_enabled() and (
+    saved = torch.is_grad_enabled() and (
         (merge == "sum" and activation == "relu") or any(a is not None and a.requires_grad for a, *_ in affine)
     )
     chunks = []
     for i in range(0, len(weights), CHUNK):
         part = slice(i, i + CHUNK)
         tensors = [*weights[part], *(t for four in affine[part] for t in four)]
-        settings = (dilations[part], eps[part], activation == "relu", merge == "sum", keep, backend)
-        chunks.append(DilatedBranches.run(x, image_bias, settings, *tensors)[0])
+        settings = Settings(dilations[part], eps[part], activation == "relu", merge == "sum", saved)
+        chunks.append(DilatedBranches.run(x, image_bias, settings, backend, *tensors)[0])
     if len(chunks) == 1:
         return chunks[0]
     return torch.cat(chunks, 1) if merge == "concat" else torch.stack(chunks).sum(0)
@@ -142,51 +143,61 @@ def check_image_bias(x: Tensor, weights: list[Tensor], image_bias: Tensor | None
             f"{len(weights)}"
         )
     check_like("image_bias", image_bias, "x", x, dtype=False)
-    return image_bias.to(x.dtype)
+    return cast(image_bias, x.dtype)
 
 
 class DilatedBranches(OpFunction):
-    """Inputs: x, image_bias, settings, then every branch's weight, then four affine tensors (or None) per branch."""
+    """Inputs: x, image_bias, settings, backend, the branches' weights, then four affine tensors or None of each."""
 
     op_name = "dilated_branches"
 
     @staticmethod
     def forward(
-        x: Tensor, image_bias: Tensor | None, settings: tuple[Any, ...], *tensors: Tensor | None
+        x: Tensor, image_bias: Tensor | None, settings: Settings, backend: str, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        dilations, eps, *flags, backend = settings
-        weights, affine = tensors[: len(dilations)], tensors[len(dilations) :]
-        return _fwd(x, weights, affine, image_bias, dilations, eps, *flags, backend)
+        branches = len(settings.dilations)
+        return _fwd(x, tensors[:branches], tensors[branches:], image_bias, *settings, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, _, ctx.settings, *tensors = inputs
+        x, _, ctx.settings, ctx.backend, *tensors = inputs
         y, z = output
         ctx.mark_non_differentiable(z)
-        _, _, relu, _, keep, _ = ctx.settings
-        ctx.save_for_backward(x, y if relu and not keep else z, *tensors)
+        ctx.save_for_backward(x, y if ctx.settings.relu and not ctx.settings.saved else z, *tensors)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        dilations, eps, *flags, backend = ctx.settings
         x, saved, *tensors = ctx.saved_tensors
-        branches = len(dilations)
-        wanted = ctx.needs_input_grad
-        needs = [wanted[0], any(wanted[3 : 3 + branches]), any(wanted[3 + branches :]), wanted[1]]
-        dx, dweights, dvectors, dimage = _bwd(
-            dy, x, tensors[:branches], tensors[branches:], saved, dilations, eps, *flags, needs,
-            backend,
-        )  # fmt: skip
-        return (
-            dx if needs[0] else None,
-            dimage if needs[3] else None,
-            None,
-            *(dweights if needs[1] else [None] * branches),
-            *(spread(dvectors, tensors[:branches], tensors[branches:]) if needs[2] else [None] * 4 * branches),
-        )
+        weights, affine, needs = split(ctx, tensors)
+        found = _bwd(dy, x, weights, affine, saved, *ctx.settings, needs, ctx.backend)
+        return in_order(found, weights, affine, needs)
 
 
-def spread(sums: Tensor, weights: list[Tensor], affine: list[Tensor | None]) -> list[Tensor | None]:
+def split(ctx: Any, tensors: list[Any]) -> tuple[list[Tensor], list[Tensor | None], list[bool]]:
+    """Weights, affine vectors, and whether x, weights, affine vectors and the image bias need gradients."""
+    branches = len(ctx.settings.dilations)
+    for_x, for_image, _, _, *wanted = ctx.needs_input_grad
+    needs = [for_x, any(wanted[:branches]), any(wanted[branches:]), for_image]
+    return tensors[:branches], tensors[branches:], needs
+
+
+def in_order(
+    found: tuple[Tensor, list[Tensor], Tensor, Tensor], weights: list[Tensor], affine: list[Tensor | None],
+    needs: list[bool],
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Gradients in the order of the inputs; None where not needed."""
+    dx, dweights, dvectors, dimage = found
+    return (
+        dx if needs[0] else None,
+        dimage if needs[3] else None,
+        None,
+        None,
+        *(dweights if needs[1] else [None] * len(weights)),
+        *(_spread(dvectors, weights, affine) if needs[2] else [None] * len(affine)),
+    )
+
+
+def _spread(sums: Tensor, weights: list[Tensor], affine: list[Tensor | None]) -> list[Tensor | None]:
     """Gradients for (multiplier, offset, mean, variance) of every branch: rows of ``sums`` (2, channels), and None."""
     gradients: list[Tensor | None] = []
     parts = sums.split([w.shape[0] for w in weights], 1)
@@ -198,42 +209,39 @@ def spread(sums: Tensor, weights: list[Tensor], affine: list[Tensor | None]) -> 
 
 
 def _forward(
-    x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, dilations: list[int],
-    eps: list[float], relu: bool, merged: bool, keep: bool, backend: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    y, z = _allocate(x, weights, merged, keep)
-    chain.forward(
-        OP.kernels(backend), x, weights, affine, image_bias, y, z if keep else None, None, dilations, eps, relu, merged,
-        conv_precision(x.dtype),
-    )  # fmt: skip
+    x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, *settings: Any
+) -> tuple[Tensor, Tensor]:
+    y, z = _allocate(x, weights, affine, image_bias, *settings)
+    *chosen, backend = settings
+    found = Settings(*chosen)
+    chain.forward(OP.kernels(backend), x, weights, affine, image_bias, y, z if found.saved else None, None, found)
     return y, z
 
 
-def _allocate(x: Tensor, weights: list[Tensor], merged: bool, keep: bool) -> tuple[Tensor, Tensor]:
-    """The result in x's memory format and, if kept, every branch's pre-affine output in channels_last."""
+def _allocate(x: Tensor, weights: list[Tensor], _: Any, __: Any, *settings: Any) -> tuple[Tensor, Tensor]:
+    """The result in x's memory format and, if saved, every branch's pre-affine output in channels_last."""
+    *_, merged, saved, _ = settings
     n, _, h, w = x.shape
     channels = sum(weight.shape[0] for weight in weights)
     y = empty_map(x, (n, weights[0].shape[0] if merged else channels, h, w))
-    shape = (n, channels, h, w) if keep else (0, 1, 1, 1)
+    shape = (n, channels, h, w) if saved else (0, 1, 1, 1)
     return y, torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 def _backward(
-    dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], saved: Tensor, dilations: list[int],
-    eps: list[float], relu: bool, merged: bool, keep: bool, needs: list[bool], backend: str,
-) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:  # fmt: skip
-    dx, dweights, dvectors, dimage = allocate_gradients(x, weights, needs)
-    chain.backward(
-        OP.kernels(backend), dy, x, weights, affine, saved, dx, dweights, dvectors, dimage, dilations, eps, relu,
-        merged, keep, needs, conv_precision(x.dtype),
-    )  # fmt: skip
-    return dx, dweights, dvectors, dimage
+    dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], saved: Tensor, *settings: Any
+) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
+    gradients = allocate_gradients(dy, x, weights, *settings)
+    *chosen, needs, backend = settings
+    chain.backward(OP.kernels(backend), dy, x, weights, affine, saved, *gradients, needs, Settings(*chosen))
+    return gradients
 
 
 def allocate_gradients(
-    x: Tensor, weights: list[Tensor], needs: list[bool]
+    _: Any, x: Tensor, weights: list[Tensor], *settings: Any
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
     """dx in x's format, dw in the weights' strides, (2, channels) vector sums, image bias; empty where not needed."""
+    *_, needs, _backend = settings
     dx = empty_map(x, x.shape if needs[0] else (0, 1, 1, 1))
     dweights = [_like_weight(w) for w in weights] if needs[1] else []
     channels = sum(w.shape[0] for w in weights) if needs[2] else 0
@@ -256,15 +264,11 @@ _SETTINGS = "int[] dilations, float[] eps, bool relu, bool merged, bool keep"
 _fwd = register_op(
     f"dilated_branches_fwd({_TENSORS}, Tensor? image_bias, {_SETTINGS}, str backend) -> (Tensor, Tensor)",
     _forward,
-    lambda x, weights, affine, image_bias, dilations, eps, relu, merged, keep, backend: _allocate(
-        x, weights, merged, keep
-    ),
+    _allocate,
 )
 _bwd = register_op(
     f"dilated_branches_bwd(Tensor dy, {_TENSORS}, Tensor saved, {_SETTINGS}, bool[] needs, str backend)"
     " -> (Tensor, Tensor[], Tensor, Tensor)",
     _backward,
-    lambda dy, x, weights, affine, saved, dilations, eps, relu, merged, keep, needs, backend: allocate_gradients(
-        x, weights, needs
-    ),
+    allocate_gradients,
 )

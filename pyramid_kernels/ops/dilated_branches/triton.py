@@ -14,8 +14,10 @@ from torch import Tensor
 from ...backends import Problem
 from .._shared.blocks import fit
 from .._shared.launch import launch
+from .._shared.precision import conv_precision
 from .._shared.triton import cannot_launch
 from .chain import first_channels
+from .settings import Settings
 from .triton_bwd import launch_dimage, launch_dw, launch_dx, launch_dz, launch_sums
 from .triton_tiles import accumulate, branch_affine, gemm_block, pixel_tile, tile_pixels
 
@@ -111,12 +113,12 @@ def pixel_tiles(z: Tensor) -> int:
 
 def launch_branches(
     x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, y: Tensor | None,
-    z: Tensor | None, part: Tensor | None, dilations: list[int], eps: list[float], relu: bool, merged: bool,
-    precision: str,
+    z: Tensor | None, part: Tensor | None, settings: Settings,
 ) -> None:  # fmt: skip
     """One launch for all branches: writes y, the pre-affine z and the tiles' statistics, each if given."""
     n, c, h, w = x.shape
-    tile = pixel_tile(n, h, w)
+    dilations, eps, relu, merged, _ = settings
+    tile, precision = pixel_tile(n, h, w), conv_precision(x.dtype)
     first = first_channels(weights)
     order = sorted(range(len(weights)), key=lambda b: -weights[b].shape[2])
     rows = [

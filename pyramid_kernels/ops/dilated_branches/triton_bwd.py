@@ -13,7 +13,9 @@ from torch import Tensor
 
 from .._shared.blocks import fit
 from .._shared.launch import launch
-from .chain import PIXELS, first_channels
+from .._shared.precision import conv_precision
+from .chain import PIXELS, first_channels, first_of
+from .settings import Settings
 from .triton_tiles import accumulate, branch_affine, gemm_block, pixel_tile, tile_pixels
 
 
@@ -201,10 +203,11 @@ def dilated_branches_bwd_dimage_kernel(
 
 def launch_dz(
     dy: Tensor, saved: Tensor, weights: list[Tensor], affine: list[Tensor | None], sums: Tensor | None,
-    dz: Tensor | None, part: Tensor | None, eps: list[float], relu: bool, merged: bool, kept: bool,
+    dz: Tensor | None, part: Tensor | None, settings: Settings,
 ) -> None:  # fmt: skip
     """Write ``dz``, the partial sums, or both; ``sums`` (2, channels) is given for batch statistics."""
     n, _, h, w = dy.shape
+    _, eps, relu, merged, kept = settings
     first = first_channels(weights)
     channels = [weight.shape[0] for weight in weights]
     bc = fit(max(channels), 64)
@@ -226,23 +229,23 @@ def launch_sums(part: Tensor, sums: Tensor) -> None:
     )  # fmt: skip
 
 
-def launch_dimage(dz: Tensor, dimage: Tensor, o: int, kernel: int, dilation: int) -> None:
-    bc = fit(o, 64)
+def launch_dimage(dz: Tensor, dimage: Tensor, dilation: int) -> None:
+    _, o, taps = dimage.shape
+    kernel, bc = 1 if taps == 1 else 3, fit(o, 64)
     launch(
-        dilated_branches_bwd_dimage_kernel, (dz.shape[0] * kernel * kernel, triton.cdiv(o, bc)), dz,
+        dilated_branches_bwd_dimage_kernel, (dz.shape[0] * taps, triton.cdiv(o, bc)), dz,
         dz, dimage, o, kernel, dilation, *dz.shape[2:], dz.stride(0), dz.stride(2), dz.stride(3), BP=PIXELS, BC=bc,
     )  # fmt: skip
 
 
-def launch_dx(
-    dz: Tensor, weights: list[Tensor], dx: Tensor, first: list[int], dilations: list[int], precision: str
-) -> None:
+def launch_dx(dz: Tensor, weights: list[Tensor], dx: Tensor, settings: Settings) -> None:
     n, c, h, w = dx.shape
+    precision = conv_precision(dz.dtype)
     tile, block = pixel_tile(n, h, w), gemm_block(dz, precision, backward=True)
     bn = fit(c, block.columns)
     rows = [
         (weight.shape[0], weight.shape[2], d, f, weight.stride(0), weight.stride(3))
-        for weight, d, f in zip(weights, dilations, first, strict=False)
+        for weight, d, f in zip(weights, settings.dilations, first_of(dz, weights), strict=False)
     ]
     launch(
         dilated_branches_bwd_dx_kernel, (tile.count(n, h, w) * triton.cdiv(c, bn),), dz,
@@ -253,16 +256,15 @@ def launch_dx(
     )  # fmt: skip
 
 
-def launch_dw(
-    dz: Tensor, x: Tensor, dweights: list[Tensor], first: list[int], dilations: list[int], splits: int, precision: str
-) -> None:
+def launch_dw(dz: Tensor, x: Tensor, dweights: list[Tensor], splits: int, settings: Settings) -> None:
     n, c, h, w = x.shape
+    precision, first = conv_precision(dz.dtype), first_of(dz, dweights)
     block = gemm_block(dz, precision)
     bo, bc = (fit(length, block.columns) for length in (max(dw.shape[0] for dw in dweights), c))
     elements = first_channels([dw.flatten() for dw in dweights])
     rows = [
         (dw.shape[0], dw.shape[2], d, f, e, dw.stride(0), dw.stride(1), dw.stride(3))
-        for dw, d, f, e in zip(dweights, dilations, first, elements, strict=False)
+        for dw, d, f, e in zip(dweights, settings.dilations, first, elements, strict=False)
     ]
     branches = tuple(v for row in rows for v in row)
     tiles = sum(row[1] ** 2 * triton.cdiv(row[0], bo) for row in rows) * triton.cdiv(c, bc)

@@ -11,8 +11,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ..dilated_branches.chain import empty_dz, empty_part, first_channels, gradients
+from ..dilated_branches.chain import empty_dz, empty_part, gradients
 from ..dilated_branches.chain import forward as convolve
+from ..dilated_branches.settings import Settings
 
 
 def with_statistics(
@@ -28,27 +29,26 @@ def with_statistics(
 
 def forward(
     kernels: ModuleType, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None,
-    y: Tensor, z: Tensor, mean: Tensor, var: Tensor, dilations: list[int], eps: list[float], relu: bool,
-    precision: str,
+    y: Tensor, z: Tensor, mean: Tensor, var: Tensor, settings: Settings,
 ) -> None:  # fmt: skip
     """Fill y, z, mean and variance."""
     part = torch.empty((kernels.pixel_tiles(z), 3, z.shape[1]), dtype=torch.float32, device=x.device)
-    convolve(kernels, x, weights, affine, image_bias, None, z, part, dilations, eps, relu, False, precision)
-    kernels.launch_statistics(part, mean, var, x)
-    kernels.launch_normalise(z, weights, with_statistics(weights, affine, mean, var), y, eps, relu)
+    convolve(kernels, x, weights, affine, image_bias, None, z, part, settings)
+    kernels.launch_statistics(part, mean, var, z)
+    kernels.launch_normalise(z, weights, with_statistics(weights, affine, mean, var), y, settings)
 
 
 def backward(
     kernels: ModuleType, dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], z: Tensor,
     mean: Tensor, var: Tensor, dx: Tensor, dweights: list[Tensor], dvectors: Tensor, dimage: Tensor,
-    dilations: list[int], eps: list[float], relu: bool, needs: list[bool], precision: str,
+    needs: list[bool], settings: Settings,
 ) -> None:  # fmt: skip
     """Fill the gradients that ``needs`` asks for; dz depends on both sums, which are therefore always formed."""
     affine = with_statistics(weights, affine, mean, var)
     dz = empty_dz(x, z.shape[1])
     part = empty_part(dz)
     sums = dvectors if needs[2] else torch.empty((2, z.shape[1]), dtype=torch.float32, device=x.device)
-    kernels.launch_dz(dy, z, weights, affine, None, None, part, eps, relu, False, True)
+    kernels.launch_dz(dy, z, weights, affine, None, None, part, settings)
     kernels.launch_sums(part, sums)
-    kernels.launch_dz(dy, z, weights, affine, sums, dz, None, eps, relu, False, True)
-    gradients(kernels, dz, x, weights, dx, dweights, dimage, first_channels(weights), dilations, needs, precision)
+    kernels.launch_dz(dy, z, weights, affine, sums, dz, None, settings)
+    gradients(kernels, dz, x, weights, dx, dweights, dimage, needs, settings)

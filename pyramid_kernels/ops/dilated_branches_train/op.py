@@ -13,8 +13,8 @@ from ...registration import OpFunction, public, register_op
 from .._shared.affine import ACTIVATIONS, dense_vectors
 from .._shared.checks import check_choice, check_length, check_vector
 from .._shared.layout import empty_map, is_channels_last
-from .._shared.precision import conv_precision
-from ..dilated_branches.op import CHUNK, allocate_gradients, check_branches, sizes_of, spread
+from ..dilated_branches.op import CHUNK, allocate_gradients, check_branches, in_order, sizes_of, split
+from ..dilated_branches.settings import Settings
 from . import chain, composed, reference
 
 OP = Op("dilated_branches_train", "gemm", reference, composed)
@@ -83,8 +83,8 @@ def dilated_branches_train(
     for i in range(0, len(weights), CHUNK):
         part = slice(i, i + CHUNK)
         affine = [t for a, b in zip(gamma[part], beta[part], strict=True) for t in dense_vectors(a, b, None, None)]
-        settings = (dilations[part], eps[part], activation == "relu", backend)
-        chunks.append(DilatedBranchesTrain.run(x, image_bias, settings, *weights[part], *affine))
+        settings = Settings(dilations[part], eps[part], activation == "relu")
+        chunks.append(DilatedBranchesTrain.run(x, image_bias, settings, backend, *weights[part], *affine))
     if len(chunks) > 1:
         y, _, mean, var = (torch.cat(parts, 1 if parts[0].dim() == 4 else 0) for parts in zip(*chunks, strict=True))
         return y, mean, var
@@ -99,51 +99,35 @@ class DilatedBranchesTrain(OpFunction):
 
     @staticmethod
     def forward(
-        x: Tensor, image_bias: Tensor | None, settings: tuple[Any, ...], *tensors: Tensor | None
+        x: Tensor, image_bias: Tensor | None, settings: Settings, backend: str, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        dilations, eps, relu, backend = settings
-        weights, affine = tensors[: len(dilations)], tensors[len(dilations) :]
-        return _fwd(x, weights, affine, image_bias, dilations, eps, relu, backend)
+        branches = len(settings.dilations)
+        return _fwd(x, tensors[:branches], tensors[branches:], image_bias, *settings[:3], backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, _, ctx.settings, *tensors = inputs
+        x, _, ctx.settings, ctx.backend, *tensors = inputs
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(x, *output[1:], *tensors)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        dilations, eps, relu, backend = ctx.settings
         x, z, mean, var, *tensors = ctx.saved_tensors
-        branches = len(dilations)
-        wanted = ctx.needs_input_grad
-        needs = [wanted[0], any(wanted[3 : 3 + branches]), any(wanted[3 + branches :]), wanted[1]]
-        dx, dweights, dvectors, dimage = _bwd(
-            dy, x, tensors[:branches], tensors[branches:], z, mean, var, dilations, eps, relu, needs,
-            backend,
-        )  # fmt: skip
-        return (
-            dx if needs[0] else None,
-            dimage if needs[3] else None,
-            None,
-            *(dweights if needs[1] else [None] * branches),
-            *(spread(dvectors, tensors[:branches], tensors[branches:]) if needs[2] else [None] * 4 * branches),
-        )
+        weights, affine, needs = split(ctx, tensors)
+        found = _bwd(dy, x, weights, affine, z, mean, var, *ctx.settings[:3], needs, ctx.backend)
+        return in_order(found, weights, affine, needs)
 
 
 def _forward(
-    x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, dilations: list[int],
-    eps: list[float], relu: bool, backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    y, z, mean, var = _allocate(x, weights)
-    chain.forward(
-        OP.kernels(backend), x, weights, affine, image_bias, y, z, mean, var, dilations, eps, relu,
-        conv_precision(x.dtype),
-    )  # fmt: skip
-    return y, z, mean, var
+    x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, *settings: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    results = _allocate(x, weights)
+    *chosen, backend = settings
+    chain.forward(OP.kernels(backend), x, weights, affine, image_bias, *results, Settings(*chosen))
+    return results
 
 
-def _allocate(x: Tensor, weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _allocate(x: Tensor, weights: list[Tensor], *__: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The result in x's memory format, the channels_last pre-normalisation outputs, and their statistics."""
     n, _, h, w = x.shape
     shape = (n, sum(weight.shape[0] for weight in weights), h, w)
@@ -154,14 +138,12 @@ def _allocate(x: Tensor, weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor,
 
 def _backward(
     dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], z: Tensor, mean: Tensor, var: Tensor,
-    dilations: list[int], eps: list[float], relu: bool, needs: list[bool], backend: str,
+    *settings: Any,
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:  # fmt: skip
-    dx, dweights, dvectors, dimage = allocate_gradients(x, weights, needs)
-    chain.backward(
-        OP.kernels(backend), dy, x, weights, affine, z, mean, var, dx, dweights, dvectors, dimage, dilations, eps,
-        relu, needs, conv_precision(x.dtype),
-    )  # fmt: skip
-    return dx, dweights, dvectors, dimage
+    gradients = allocate_gradients(dy, x, weights, *settings)
+    *chosen, needs, backend = settings
+    chain.backward(OP.kernels(backend), dy, x, weights, affine, z, mean, var, *gradients, needs, Settings(*chosen))
+    return gradients
 
 
 _TENSORS = "Tensor x, Tensor[] weights, Tensor?[] affine"
@@ -170,13 +152,11 @@ _fwd = register_op(
     f"dilated_branches_train_fwd({_TENSORS}, Tensor? image_bias, {_SETTINGS}, str backend)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     _forward,
-    lambda x, weights, affine, image_bias, dilations, eps, relu, backend: _allocate(x, weights),
+    _allocate,
 )
 _bwd = register_op(
     f"dilated_branches_train_bwd(Tensor dy, {_TENSORS}, Tensor z, Tensor mean, Tensor var, {_SETTINGS}, bool[] needs,"
     " str backend) -> (Tensor, Tensor[], Tensor, Tensor)",
     _backward,
-    lambda dy, x, weights, affine, z, mean, var, dilations, eps, relu, needs, backend: allocate_gradients(
-        x, weights, needs
-    ),
+    allocate_gradients,
 )

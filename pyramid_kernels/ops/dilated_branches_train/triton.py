@@ -14,6 +14,7 @@ from torch import Tensor
 from .._shared.blocks import fit
 from .._shared.launch import launch
 from ..dilated_branches.chain import first_channels
+from ..dilated_branches.settings import Settings
 from ..dilated_branches.triton import (
     launch_branches,
     launch_dimage,
@@ -84,16 +85,16 @@ def dilated_branches_train_normalise_kernel(
         base += o_tiles
 
 
-def launch_statistics(part: Tensor, mean: Tensor, var: Tensor, dtype_of: Tensor) -> None:
-    """(tiles, 3, channels) of counts, means and squared deviations -> mean and biased variance."""
+def launch_statistics(part: Tensor, mean: Tensor, var: Tensor, z: Tensor) -> None:
+    """(tiles, 3, channels) of counts, means and squared deviations -> mean and biased variance of ``z``."""
     launch(
-        dilated_branches_train_stats_kernel, (triton.cdiv(mean.numel(), 32),), dtype_of,
+        dilated_branches_train_stats_kernel, (triton.cdiv(mean.numel(), 32),), z,
         part, mean, var, part.shape[0], mean.numel(), BT=64, BC=32,
     )  # fmt: skip
 
 
 def launch_normalise(
-    z: Tensor, weights: list[Tensor], affine: list[Tensor | None], y: Tensor, eps: list[float], relu: bool
+    z: Tensor, weights: list[Tensor], affine: list[Tensor | None], y: Tensor, settings: Settings
 ) -> None:
     """Fill ``y`` from ``z`` and every branch's (gamma, beta, mean, variance)."""
     n, channels, h, w = z.shape
@@ -102,7 +103,7 @@ def launch_normalise(
     launch(
         dilated_branches_train_normalise_kernel,
         (triton.cdiv(n * h * w, bp), sum(triton.cdiv(o, bc) for o in sizes)),
-        z, z, tuple(affine), y, tuple(eps),
+        z, z, tuple(affine), y, tuple(settings.eps),
         tuple(v for row in zip(sizes, first_channels(weights), strict=False) for v in row), n, h, w, channels,
-        *y.stride(), RELU=relu, BP=bp, BC=bc,
+        *y.stride(), RELU=settings.relu, BP=bp, BC=bc,
     )  # fmt: skip

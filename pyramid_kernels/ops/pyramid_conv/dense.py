@@ -20,15 +20,17 @@ from .._shared.layout import as_map, empty_map, placed
 from ..upsample_merge.layout import leader
 from ..upsample_merge.settings import Settings as Merging
 from .layout import columns, inside, split_maps, taps_first
+from .settings import Settings
 
 Operand = tuple[Tensor, Tensor]
 
 
 def products(
-    merging: Any, maps: list[Tensor], weight: Tensor, size: Sequence[int], mode: str, align_corners: bool
+    merging: Any, maps: list[Tensor], weight: Tensor, settings: Settings
 ) -> tuple[Tensor | None, Operand | None, list[Tensor]]:
     """The convolution (N, O, *size) of what is not mixed, or a map of it and its weight (O, C) where the merge computes
     that product; and every mixed level's (N, k * k * O, H_i, W_i)."""
+    size, mode, align_corners, *_ = settings
     whole, mixed = split_maps(maps, weight, size)
     parts = columns(maps, weight)
     base, operand = None, None
@@ -60,9 +62,10 @@ def _joined(weight: Tensor, parts: list[Tensor], places: list[int]) -> Tensor:
 
 def gradients(
     kernels: Any, merging: Any, dy: Tensor, maps: list[Tensor], weight: Tensor, scale: Tensor | None, y: Tensor | None,
-    needs: list[bool], mode: str, align_corners: bool,
+    needs: list[bool], settings: Settings,
 ) -> list[Tensor]:  # fmt: skip
     """The weight's gradient in its strides, then every map's in its memory format; empty where ``needs`` says no."""
+    _, mode, align_corners, *_ = settings
     dz = dy
     if y is not None or scale is not None:
         dz = torch.empty_like(dy)
@@ -85,7 +88,7 @@ def gradients(
     mixed = [i for i in mixed if needs[0] or needs[1 + i]]
     dlevels = [empty_map(maps[i], (dy.shape[0], k * k * o, *maps[i].shape[2:])) for i in mixed]
     if mixed:
-        kernels.backward_levels(dz, dlevels, k, mode, align_corners)
+        kernels.backward_levels(dz, dlevels, k, settings)
     for i, dlevel in zip(mixed, dlevels, strict=True):
         dmap, dw = _conv_gradients(dlevel, maps[i], taps_first(parts[i]), needs[1 + i], needs[0])
         if needs[0]:

@@ -18,6 +18,7 @@ from ..upsample_merge.layout import leader
 from ..upsample_merge.op import OP as MERGING
 from . import composed, dense, reference
 from .checks import check_arguments
+from .settings import Settings
 
 OP = Op("pyramid_conv", "gemm", reference, composed)
 
@@ -89,9 +90,9 @@ def pyramid_conv(
             activation=activation,
         )  # fmt: skip
     # Only what eager would save: the value before the affine where scale's gradient needs it.
-    keep = torch.is_grad_enabled() and scale is not None and scale.requires_grad
-    settings = (list(target), mode, align_corners, activation == "relu", keep, backend)
-    return PyramidConv.run(settings, weight, bias, scale, shift, *maps)[0]
+    saved = torch.is_grad_enabled() and scale is not None and scale.requires_grad
+    settings = Settings(target, mode, align_corners, activation == "relu", saved)
+    return PyramidConv.run(weight, bias, scale, shift, settings, backend, *maps)[0]
 
 
 class PyramidConv(OpFunction):
@@ -99,67 +100,65 @@ class PyramidConv(OpFunction):
 
     @staticmethod
     def forward(
-        settings: tuple[Any, ...], weight: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None,
-        *maps: Tensor,
+        weight: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None, settings: Settings,
+        backend: str, *maps: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        return _fwd(maps, weight, bias, scale, shift, *settings)
+        return _fwd(maps, weight, bias, scale, shift, *settings, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.settings, weight, bias, scale, shift, *maps = inputs
+        weight, bias, scale, shift, settings, ctx.backend, *maps = inputs
         y, z = output
         ctx.mark_non_differentiable(z)
-        ctx.dtypes = [None if v is None else v.dtype for v in (bias, scale, shift)]
-        _, _, _, relu, keep, _ = ctx.settings
-        ctx.save_for_backward(weight, scale, y if relu else None, z if keep else None, *maps)
+        ctx.settings, ctx.dtypes = settings, [None if v is None else v.dtype for v in (bias, scale, shift)]
+        ctx.save_for_backward(weight, scale, y if settings.relu else None, z if settings.saved else None, *maps)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         weight, scale, y, z, *maps = ctx.saved_tensors
-        size, mode, align_corners, _, _, backend = ctx.settings
+        size, mode, align_corners, *_ = ctx.settings
         wanted = ctx.needs_input_grad
         dy = as_map(dy, leader(maps, size))
         vectors = _vector_gradients(ctx, dy, scale, y, z)
-        needs = [wanted[1], *wanted[5:]]
-        dweight, *dmaps = _bwd(dy, maps, weight, scale, y, needs, mode, align_corners, backend) if any(needs) else needs
+        needs = [wanted[0], *wanted[6:]]
+        dweight, *dmaps = needs
+        if any(needs):
+            dweight, *dmaps = _bwd(dy, maps, weight, scale, y, needs, mode, align_corners, ctx.backend)
         kept = [d if need else None for d, need in zip((dweight, *dmaps), needs, strict=True)]
-        return None, kept[0], *vectors, *kept[1:]
+        return kept[0], *vectors, None, None, *kept[1:]
 
 
 def _vector_gradients(ctx: Any, dy: Tensor, scale: Tensor | None, y: Tensor | None, z: Tensor | None) -> list[Any]:
     """Gradients of bias, scale and shift from the sums of dy behind the ReLU, and of its product with z."""
-    wanted = ctx.needs_input_grad[2:5]
+    wanted = ctx.needs_input_grad[1:4]
     if not any(wanted):
         return [None] * 3
-    sums = _bwd_sums(dy, y, z, ctx.settings[-1])
+    sums = _bwd_sums(dy, y, z, ctx.backend)
     dbias = sums[0] * scale if wanted[0] and scale is not None else sums[0]
     found = (dbias, sums[-1], sums[0])
     return [g.to(t) if w else None for g, t, w in zip(found, ctx.dtypes, wanted, strict=True)]
 
 
-def _allocate(
-    maps: list[Tensor], weight: Tensor, bias: Any, scale: Any, shift: Any, size: list[int], mode: str,
-    align_corners: bool, relu: bool, keep: bool, backend: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The result and, if kept, the value before the affine, in one memory format."""
+def _allocate(maps: list[Tensor], weight: Tensor, _: Any, __: Any, ___: Any, *settings: Any) -> tuple[Tensor, Tensor]:
+    """The result and, if saved, the value before the affine, in one memory format."""
+    size, *_, saved, _ = settings
     like, shape = leader(maps, size), (maps[0].shape[0], weight.shape[0], *size)
-    return empty_map(like, shape), empty_map(like, shape if keep else (0, 1, 1, 1))
+    return empty_map(like, shape), empty_map(like, shape if saved else (0, 1, 1, 1))
 
 
 def _forward(
-    maps: list[Tensor], weight: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None,
-    size: list[int], mode: str, align_corners: bool, relu: bool, keep: bool, backend: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    base, operand, levels = dense.products(MERGING.kernels(backend), maps, weight, size, mode, align_corners)
-    like, shape = leader(maps, size), (maps[0].shape[0], weight.shape[0], *size)
+    maps: list[Tensor], weight: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None, *settings: Any
+) -> tuple[Tensor, Tensor]:
+    *chosen, backend = settings
+    found = Settings(*chosen)
+    base, operand, levels = dense.products(MERGING.kernels(backend), maps, weight, found)
+    like, shape = leader(maps, found.size), (maps[0].shape[0], weight.shape[0], *found.size)
     # Merged in place: each element is read by the thread that writes it.
     base = None if base is None else placed(base, like)
     y = empty_map(like, shape) if base is None else base
-    z = empty_map(like, shape if keep else (0, 1, 1, 1))
-    kept = z if keep else None
-    OP.kernels(backend).merge(
-        base, operand, levels, bias, scale, shift, y, kept, weight.shape[2], mode, align_corners, relu
-    )
+    z = empty_map(like, shape if found.saved else (0, 1, 1, 1))
+    kept = z if found.saved else None
+    OP.kernels(backend).merge(base, operand, levels, bias, scale, shift, y, kept, weight.shape[2], found)
     return y, z
 
 
@@ -175,9 +174,8 @@ def _backward(
     dy: Tensor, maps: list[Tensor], weight: Tensor, scale: Tensor | None, y: Tensor | None, needs: list[bool],
     mode: str, align_corners: bool, backend: str,
 ) -> list[Tensor]:  # fmt: skip
-    return dense.gradients(
-        OP.kernels(backend), MERGING.kernels(backend), dy, maps, weight, scale, y, needs, mode, align_corners
-    )
+    settings = Settings(dy.shape[2:], mode, align_corners)
+    return dense.gradients(OP.kernels(backend), MERGING.kernels(backend), dy, maps, weight, scale, y, needs, settings)
 
 
 def _allocate_sums(dy: Tensor, y: Tensor | None, z: Tensor | None, *_: Any) -> Tensor:

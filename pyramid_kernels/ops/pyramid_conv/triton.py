@@ -31,6 +31,7 @@ from .._shared.resample import (
 from .._shared.triton import cannot_launch, tile
 from .dense import Operand
 from .layout import LEVELS
+from .settings import Settings
 
 
 def supports(problem: Problem) -> str | None:
@@ -127,11 +128,12 @@ def pyramid_conv_bwd_dlevels_kernel(
 
 def merge(
     base: Tensor | None, operand: Operand | None, levels: list[Tensor], bias: Tensor | None, scale: Tensor | None,
-    shift: Tensor | None, y: Tensor, z: Tensor | None, k: int, mode: str, align_corners: bool, relu: bool,
+    shift: Tensor | None, y: Tensor, z: Tensor | None, k: int, settings: Settings,
 ) -> None:  # fmt: skip
     """Fill ``y`` (N, O, H, W), dense, and ``z``, the value before the affine: base or the product of the operand, a map
     and its (O, C), and (N, k*k*O, h, w) levels."""
     n, total, rows, cols = y.shape
+    _, mode, align_corners, relu, _ = settings
     last = is_channels_last(y)
     bp, bc = tile(last, total, rows * cols, block_elements(y))
     x, weight = None, None
@@ -157,14 +159,14 @@ def _product_tile(elements: int, total: int, channels_last: bool) -> tuple[int, 
     return max(16, elements // bc), bc
 
 
-def backward_levels(dz: Tensor, dlevels: list[Tensor], k: int, mode: str, align_corners: bool) -> None:
+def backward_levels(dz: Tensor, dlevels: list[Tensor], k: int, settings: Settings) -> None:
     """Fill ``dlevels`` (N, k*k*O, h, w) from ``dz`` (N, O, H, W), dense."""
     n, total, rows, cols = dz.shape
     last = is_channels_last(dz)
     for start in range(0, len(dlevels), LEVELS):
         some = dlevels[start : start + LEVELS]
         shapes = tuple((total, *d.shape[2:]) for d in some)
-        modes = tuple(resampling(s, (rows, cols), mode, align_corners) for s in shapes)
+        modes = tuple(resampling(s, (rows, cols), settings.mode, settings.align_corners) for s in shapes)
         tiles, programs = gather_strips(shapes, modes, dz)
         launch(
             pyramid_conv_bwd_dlevels_kernel, (n * k * k * programs,), dz,

@@ -16,6 +16,7 @@ from .._shared.checks import check_choice, check_floating, check_length, check_l
 from .._shared.layout import as_cells, cells_are_channels_last, empty_cells
 from .._shared.precision import accumulation
 from . import reference
+from .settings import Settings
 
 OP = Op("pyramid_project", "gemm", reference)
 
@@ -101,8 +102,9 @@ def pyramid_project(
         return OP.python(backend)(pooled, levels, matrices, affine=affine, eps=eps, activation=activation)
     vectors = [v for column in zip(*affine, strict=True) for v in column]
     cells = [rows * cols for rows, cols in levels]
-    save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in vectors[: len(levels)])
-    return PyramidProject.run(cells, eps, activation == "relu", save, backend, pooled, *matrices, *vectors)[0]
+    saved = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in vectors[: len(levels)])
+    settings = Settings(cells, eps, activation == "relu", saved)
+    return PyramidProject.run(pooled, settings, backend, *matrices, *vectors)[0]
 
 
 def _check(pooled: Tensor, levels: list[tuple[int, int]], weights: list[Tensor]) -> None:
@@ -120,64 +122,63 @@ def _check(pooled: Tensor, levels: list[tuple[int, int]], weights: list[Tensor])
 
 
 class PyramidProject(OpFunction):
+    """Inputs: pooled, settings, backend, the levels' weights, then their gains, biases, means, variances (or None)."""
+
     op_name = "pyramid_project"
 
     @staticmethod
-    def forward(
-        cells: list[int], eps: list[float], relu: bool, save: bool, backend: str,
-        pooled: Tensor, *tensors: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        weights, vectors = tensors[: len(cells)], tensors[len(cells) :]
-        return _fwd(pooled, cells, weights, vectors, eps, relu, save, backend)
+    def forward(pooled: Tensor, settings: Settings, backend: str, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+        cells, *chosen = settings
+        return _fwd(pooled, cells, tensors[: len(cells)], tensors[len(cells) :], *chosen, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.cells, ctx.eps, ctx.relu, _, ctx.backend, pooled, *tensors = inputs
+        pooled, ctx.settings, ctx.backend, *tensors = inputs
         y, z = output
-        ctx.save_for_backward(y if ctx.relu else None, z, pooled, *tensors)
+        ctx.save_for_backward(y if ctx.settings.relu else None, z, pooled, *tensors)
         ctx.mark_non_differentiable(z)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         y, z, pooled, *tensors = ctx.saved_tensors
-        count = len(ctx.cells)
+        cells, eps, relu, _ = ctx.settings
+        count = len(cells)
         weights, vectors = tensors[:count], tensors[count:]
-        needs = ctx.needs_input_grad[5:]
+        for_pooled, _, _, *needs = ctx.needs_input_grad
         dz = as_cells(dy, cells_are_channels_last(pooled))
         dvectors: list[Tensor | None] = [None] * len(vectors)
-        if ctx.relu or any(v is not None for v in vectors):
+        if relu or any(v is not None for v in vectors):
             channels = [w.shape[0] for w in weights]
-            dz, sums = _bwd_dz(dz, y, z, ctx.cells, channels, vectors, ctx.eps, ctx.backend)
+            dz, sums = _bwd_dz(dz, y, z, cells, channels, vectors, eps, ctx.backend)
             for i, vector in enumerate(vectors[: 2 * count]):
-                if needs[1 + count + i]:
+                if needs[count + i]:
                     first = sum(channels[: i % count])
                     dvectors[i] = sums[i // count, first : first + channels[i % count]].to(vector.dtype)
-        dpooled = _bwd_dpooled(dz, weights, ctx.cells, ctx.backend) if needs[0] else None
+        dpooled = _bwd_dpooled(dz, weights, cells, ctx.backend) if for_pooled else None
         dweights = [None] * count
-        if any(needs[1 : 1 + count]):
-            dweights = _bwd_dweights(dz, pooled, weights, ctx.cells, ctx.backend)
-        return None, None, None, None, None, dpooled, *dweights, *dvectors
+        if any(needs[:count]):
+            dweights = _bwd_dweights(dz, pooled, weights, cells, ctx.backend)
+        return dpooled, None, None, *dweights, *dvectors
 
 
-def _allocate(
-    pooled: Tensor, cells: list[int], weights: list[Tensor], vectors: Any, eps: Any, relu: bool, save: bool, _: str
-) -> tuple[Tensor, Tensor]:
+def _allocate(pooled: Tensor, cells: list[int], weights: list[Tensor], *settings: Any) -> tuple[Tensor, Tensor]:
     """The result, and the products before the affine where a gain needs its gradient (else empty)."""
+    *_, saved, _ = settings
     n, o, last = pooled.shape[0], sum(w.shape[0] for w in weights), cells_are_channels_last(pooled)
-    y = empty_cells(last, pooled, n, o, max(cells))
-    return y, empty_cells(last, pooled, n if save else 0, o, max(cells))
+    return empty_cells(last, pooled, n, o, max(cells)), empty_cells(last, pooled, n if saved else 0, o, max(cells))
 
 
 def _forward(
-    pooled: Tensor, cells: list[int], weights: list[Tensor], vectors: list[Tensor | None], eps: list[float],
-    relu: bool, save: bool, backend: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    y, z = _allocate(pooled, cells, weights, vectors, eps, relu, save, backend)
-    OP.kernels(backend).forward(pooled, cells, weights, _by_level(vectors), eps, relu, y, z if save else None)
+    pooled: Tensor, cells: list[int], weights: list[Tensor], vectors: list[Tensor | None], *settings: Any
+) -> tuple[Tensor, Tensor]:
+    y, z = _allocate(pooled, cells, weights, *settings)
+    *chosen, backend = settings
+    found = Settings(cells, *chosen)
+    OP.kernels(backend).forward(pooled, weights, _by_kind(vectors), y, z if found.saved else None, found)
     return y, z
 
 
-def _by_level(vectors: list[Tensor | None]) -> list[list[Tensor | None]]:
+def _by_kind(vectors: list[Tensor | None]) -> list[list[Tensor | None]]:
     count = len(vectors) // 4
     return [vectors[i * count : (i + 1) * count] for i in range(4)]
 
@@ -185,8 +186,7 @@ def _by_level(vectors: list[Tensor | None]) -> list[list[Tensor | None]]:
 def _allocate_dz(dy: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     """dz with the strides of dy, and row 0 dgain, row 1 dbias."""
     dz = torch.empty_strided(dy.shape, dy.stride(), dtype=dy.dtype, device=dy.device)
-    wide = accumulation(dy)
-    return dz, torch.empty((2, dy.shape[1]), dtype=wide, device=dy.device)
+    return dz, torch.empty((2, dy.shape[1]), dtype=accumulation(dy), device=dy.device)
 
 
 def _backward_dz(
@@ -195,17 +195,17 @@ def _backward_dz(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     dz, sums = _allocate_dz(dy)
     saved = z if z.numel() else None
-    OP.kernels(backend).backward_dz(dy, y, saved, cells, channels, _by_level(vectors), eps, dz, sums)
+    OP.kernels(backend).backward_dz(dy, y, saved, _by_kind(vectors), dz, sums, channels, Settings(cells, eps))
     return dz, sums
 
 
-def _allocate_dpooled(dz: Tensor, weights: list[Tensor], cells: list[int], backend: str) -> Tensor:
+def _allocate_dpooled(dz: Tensor, weights: list[Tensor], cells: list[int], _: str) -> Tensor:
     return empty_cells(cells_are_channels_last(dz), dz, dz.shape[0], weights[0].shape[1], sum(cells))
 
 
 def _backward_dpooled(dz: Tensor, weights: list[Tensor], cells: list[int], backend: str) -> Tensor:
     dpooled = _allocate_dpooled(dz, weights, cells, backend)
-    OP.kernels(backend).backward_dpooled(dz, weights, cells, dpooled)
+    OP.kernels(backend).backward_dpooled(dz, weights, dpooled, Settings(cells))
     return dpooled
 
 
@@ -217,7 +217,7 @@ def _backward_dweights(
     dz: Tensor, pooled: Tensor, weights: list[Tensor], cells: list[int], backend: str
 ) -> list[Tensor]:
     dweights = _allocate_dweights(dz, pooled, weights)
-    OP.kernels(backend).backward_dweights(dz, pooled, cells, dweights)
+    OP.kernels(backend).backward_dweights(dz, pooled, dweights, Settings(cells))
     return dweights
 
 

@@ -17,6 +17,7 @@ from .._shared.blocks import fit
 from .._shared.launch import launch
 from .._shared.precision import conv_precision
 from .._shared.triton import cannot_launch
+from .settings import Settings
 
 Vectors = list[list[Tensor | None]]
 
@@ -216,11 +217,11 @@ def _channel_strides(weights: list[Tensor]) -> tuple[tuple[int, int], ...]:
 
 
 def forward(
-    pooled: Tensor, cells: list[int], weights: list[Tensor], vectors: Vectors, eps: list[float], relu: bool,
-    y: Tensor, z: Tensor | None,
-) -> None:  # fmt: skip
+    pooled: Tensor, weights: list[Tensor], vectors: Vectors, y: Tensor, z: Tensor | None, settings: Settings
+) -> None:
     """Fill ``y`` (N, sum O, S') and, unless None, ``z``: the products before the epilogue, with y's strides."""
     n, c, _ = pooled.shape
+    cells, eps, relu, _ = settings
     full = y.shape[2]
     channels = [w.shape[0] for w in weights]
     block = _block(pooled, n * full, max(channels), c)
@@ -237,8 +238,8 @@ def forward(
 
 
 def backward_dz(
-    dy: Tensor, y: Tensor | None, z: Tensor | None, cells: list[int], channels: list[int], vectors: Vectors,
-    eps: list[float], dz: Tensor, sums: Tensor,
+    dy: Tensor, y: Tensor | None, z: Tensor | None, vectors: Vectors, dz: Tensor, sums: Tensor, channels: list[int],
+    settings: Settings,
 ) -> None:  # fmt: skip
     """Fill ``dz`` on the cells of every level, and ``sums`` (2, sum O): dgain (0 without ``z``) and dbias."""
     gains, _, means, variances = map(tuple, vectors)
@@ -246,15 +247,15 @@ def backward_dz(
     block = {"BM": 32, "BN": 32}
     launch(
         pyramid_project_bwd_dz_kernel, (sum(triton.cdiv(o, block["BN"]) for o in channels),), dy,
-        dy, y, z, gains, means, variances, tuple(eps), dz, sums, *dy.shape, tuple(cells), tuple(channels),
-        dy.stride(), saved.stride(), **block,
+        dy, y, z, gains, means, variances, tuple(settings.eps), dz, sums, *dy.shape,
+        tuple(settings.cells), tuple(channels), dy.stride(), saved.stride(), **block,
     )  # fmt: skip
 
 
-def backward_dpooled(dz: Tensor, weights: list[Tensor], cells: list[int], dpooled: Tensor) -> None:
+def backward_dpooled(dz: Tensor, weights: list[Tensor], dpooled: Tensor, settings: Settings) -> None:
     """Fill ``dpooled`` (N, C, S)."""
     n, c, _ = dpooled.shape
-    channels = [w.shape[0] for w in weights]
+    cells, channels = settings.cells, [w.shape[0] for w in weights]
     block = _block(dz, n * max(cells), c, max(channels))
     programs = sum(triton.cdiv(n * k, block["BM"]) for k in cells) * triton.cdiv(c, block["BN"])
     launch(
@@ -264,10 +265,10 @@ def backward_dpooled(dz: Tensor, weights: list[Tensor], cells: list[int], dpoole
     )  # fmt: skip
 
 
-def backward_dweights(dz: Tensor, pooled: Tensor, cells: list[int], dweights: list[Tensor]) -> None:
+def backward_dweights(dz: Tensor, pooled: Tensor, dweights: list[Tensor], settings: Settings) -> None:
     """Fill ``dweights``, one (O_l, C) or (O_l, C, 1, 1) per level."""
     n, c, _ = pooled.shape
-    channels = [w.shape[0] for w in dweights]
+    cells, channels = settings.cells, [w.shape[0] for w in dweights]
     block = _block(dz, max(channels), c, n * max(cells))
     programs = sum(triton.cdiv(o, block["BM"]) for o in channels) * triton.cdiv(c, block["BN"])
     launch(

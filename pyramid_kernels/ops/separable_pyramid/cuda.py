@@ -1,11 +1,11 @@
-"""CUDA ``separable_pyramid``: fills the native calls of csrc/separable_pyramid, between other ops' calls."""
+"""CUDA ``separable_pyramid``: the native calls of csrc/separable_pyramid, between other ops' calls."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from ...backends import Problem
-from .._shared.native import call, packed, pointer
+from .._shared.native import launch_native
 from ..pyramid_pool import cuda as pool
 from ..pyramid_project import cuda as project
 from ..upsample_merge import cuda as merge
@@ -21,21 +21,9 @@ def supports(problem: Problem) -> str | None:
 
 def launch_depthwise(x: Tensor, weights: list[Tensor], y: Tensor, levels: Levels, turned: bool) -> None:
     """Fill ``y`` (N, C, S): every level of ``x`` (N, C, S) by its own (C, 1, 3, 3) kernels, or these ``turned``."""
-    call(
-        "separable_pyramid_depthwise", x,
-        list(x.shape[:2]), _levels(levels, weights), packed(x), packed(y), turned,
-    )  # fmt: skip
+    launch_native("separable_pyramid_depthwise", (levels, turned), x, y, weights)
 
 
 def launch_ddepthwise(dy: Tensor, x: Tensor, dweights: list[Tensor], levels: Levels) -> None:
     """Fill ``dweights``, one (C, 1, 3, 3) per level, from ``dy`` and ``x`` (N, C, S)."""
-    sizes = list(x.shape[:2])
-    call("separable_pyramid_bwd_ddepthwise", dy, sizes, _levels(levels, dweights), packed(dy), packed(x))
-
-
-def _levels(levels: Levels, weights: list[Tensor]) -> list[list[int]]:
-    """Per level: rows, columns, address and strides (channel, row, column) of the weight."""
-    return [
-        [rows, cols, pointer(w), w.stride(0), w.stride(2), w.stride(3)]
-        for (rows, cols), w in zip(levels, weights, strict=True)
-    ]
+    launch_native("separable_pyramid_bwd_ddepthwise", (levels,), dy, x, dweights)

@@ -18,6 +18,7 @@ from .._shared.precision import accumulation
 from .._shared.windows import WINDOWS, grids, paired
 from ..pyramid_pool import op as pool_op
 from . import chain, reference
+from .settings import Settings
 
 OP = Op("separable_pyramid", "gemm", reference)
 
@@ -78,8 +79,8 @@ def separable_pyramid(
         return OP.python(backend)(
             x, levels, depthwise, pointwise, vectors, windows=windows, include_input=include_input
         )
-    settings = ([v for level in levels for v in level], windows, include_input, backend)
-    return SeparablePyramid.run(settings, x, *depthwise, *pointwise, *vectors)[0]
+    settings = Settings([v for level in levels for v in level], windows, include_input)
+    return SeparablePyramid.run(x, settings, backend, *depthwise, *pointwise, *vectors)[0]
 
 
 def _in_one_dtype(
@@ -116,17 +117,17 @@ def _check_bias(x: Tensor, bias: list[Tensor | None], pointwise: list[Tensor]) -
 
 
 class SeparablePyramid(OpFunction):
-    """Inputs: settings, x, then depthwise, pointwise and bias of every level. Results: y, pooled and filtered cells."""
+    """Inputs: x, settings, backend, then depthwise, pointwise and bias of every level; results: y and both cells."""
 
     op_name = "separable_pyramid"
 
     @staticmethod
-    def forward(settings: tuple[Any, ...], x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        return _fwd(x, *_thirds(tensors), *settings)
+    def forward(x: Tensor, settings: Settings, backend: str, *tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        return _fwd(x, *_thirds(tensors), *settings, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.settings, x, *tensors = inputs
+        x, ctx.settings, ctx.backend, *tensors = inputs
         depthwise, pointwise, bias = _thirds(tensors)
         ctx.channels_last, ctx.dtypes = is_channels_last(x), [None if b is None else b.dtype for b in bias]
         ctx.mark_non_differentiable(*output[1:])
@@ -134,21 +135,23 @@ class SeparablePyramid(OpFunction):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        bins, windows, include_input, backend = ctx.settings
+        bins, windows, include_input = ctx.settings
         cells, filtered, *weights = ctx.saved_tensors
-        levels, wanted = len(ctx.dtypes), ctx.needs_input_grad
+        levels = len(ctx.dtypes)
+        for_x, _, _, *wanted = ctx.needs_input_grad
         depthwise, pointwise = weights[:levels], weights[levels:]
-        needs = [wanted[1], *(any(part) for part in _thirds(wanted[2:]))]
+        needs = [for_x, *map(any, _thirds(wanted))]
         dy = dy.contiguous(memory_format=format_of(ctx.channels_last))
         dx, ddepthwise, dpointwise, dbias = _bwd(
-            dy, cells, filtered, depthwise, pointwise, bins, windows, ctx.channels_last, needs, backend
+            dy, cells, filtered, depthwise, pointwise, bins, windows, ctx.channels_last, needs, ctx.backend
         )
-        if needs[0] and include_input:
+        if for_x and include_input:
             dx.add_(dy.narrow(1, 0, cells.shape[1]))
         none = [None] * levels
         return (
+            dx if for_x else None,
             None,
-            dx if needs[0] else None,
+            None,
             *(ddepthwise if needs[1] else none),
             *(dpointwise if needs[2] else none),
             *(_spread(dbias, pointwise, ctx.dtypes) if needs[3] else none),
@@ -167,10 +170,9 @@ def _spread(sums: Tensor, pointwise: list[Tensor], dtypes: list[torch.dtype | No
     return [None if dtype is None else part.to(dtype) for part, dtype in zip(parts, dtypes, strict=True)]
 
 
-def _allocate(
-    x: Tensor, pointwise: list[Tensor], bins: list[int], windows: str, include_input: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _allocate(x: Tensor, _: Any, pointwise: list[Tensor], __: Any, *settings: Any) -> tuple[Tensor, Tensor, Tensor]:
     """y, the pooled cells and what the depthwise convolutions make of them."""
+    bins, windows, include_input, _ = settings
     n, c, h, w = x.shape
     channels = sum(p.shape[0] for p in pointwise) + (c if include_input else 0)
     s = sum(rows * cols for rows, cols in grids(paired(bins), (h, w), windows))
@@ -179,17 +181,18 @@ def _allocate(
 
 
 def _forward(
-    x: Tensor, depthwise: list[Tensor], pointwise: list[Tensor], bias: list[Tensor | None], bins: list[int],
-    windows: str, include_input: bool, backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    results = _allocate(x, pointwise, bins, windows, include_input)
-    chain.forward(OP.kernels(backend), x, depthwise, pointwise, bias, *results, paired(bins), windows, include_input)
+    x: Tensor, depthwise: list[Tensor], pointwise: list[Tensor], bias: list[Tensor | None], *settings: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    results = _allocate(x, depthwise, pointwise, bias, *settings)
+    *chosen, backend = settings
+    chain.forward(OP.kernels(backend), x, depthwise, pointwise, bias, *results, Settings(*chosen))
     return results
 
 
 def _allocate_gradients(
-    dy: Tensor, cells: Tensor, depthwise: list[Tensor], pointwise: list[Tensor], channels_last: bool, needs: list[bool]
-) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
+    dy: Tensor, cells: Tensor, _: Any, depthwise: list[Tensor], pointwise: list[Tensor], bins: Any, windows: Any,
+    channels_last: bool, needs: list[bool], backend: str,
+) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:  # fmt: skip
     """dx, weight gradients with the weights' strides, and (2, sum O) sums; empty where not needed."""
     n, _, h, w = dy.shape
     dx = torch.empty(
@@ -206,10 +209,11 @@ def _backward(
     dy: Tensor, cells: Tensor, filtered: Tensor, depthwise: list[Tensor], pointwise: list[Tensor], bins: list[int],
     windows: str, channels_last: bool, needs: list[bool], backend: str,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:  # fmt: skip
-    gradients = _allocate_gradients(dy, cells, depthwise, pointwise, channels_last, needs)
-    chain.backward(
-        OP.kernels(backend), dy, cells, filtered, depthwise, pointwise, *gradients, paired(bins), windows, needs
+    gradients = _allocate_gradients(
+        dy, cells, filtered, depthwise, pointwise, bins, windows, channels_last, needs, backend
     )
+    settings = Settings(bins, windows)
+    chain.backward(OP.kernels(backend), dy, cells, filtered, depthwise, pointwise, *gradients, needs, settings)
     return gradients
 
 
@@ -218,15 +222,11 @@ _fwd = register_op(
     f"separable_pyramid_fwd(Tensor x, {_WEIGHTS}, Tensor?[] bias, int[] bins, str windows, bool include_input, "
     "str backend) -> (Tensor, Tensor, Tensor)",
     _forward,
-    lambda x, depthwise, pointwise, bias, bins, windows, include_input, backend: _allocate(
-        x, pointwise, bins, windows, include_input
-    ),
+    _allocate,
 )
 _bwd = register_op(
     f"separable_pyramid_bwd(Tensor dy, Tensor cells, Tensor filtered, {_WEIGHTS}, int[] bins, str windows, "
     "bool channels_last, bool[] needs, str backend) -> (Tensor, Tensor[], Tensor[], Tensor)",
     _backward,
-    lambda dy, cells, filtered, depthwise, pointwise, bins, windows, channels_last, needs, backend: _allocate_gradients(
-        dy, cells, depthwise, pointwise, channels_last, needs
-    ),
+    _allocate_gradients,
 )
