@@ -1,6 +1,5 @@
-// The Python module: plain integers in, an exception out. The same files are `_cuda` and, over the host simulator,
-// `_hostsim`; Python allocates, fills the sizes and strides, and names the device and stream.
-#include "bindings/arguments.h"
+// The Python module: tensors in, an exception out. The same files are `_cuda` and, over the host simulator,
+// `_hostsim`; Python allocates, and names the device and stream.
 #include "bindings/call.h"
 #include "common/observe.h"
 
@@ -21,7 +20,7 @@ void bind_key(py::module_& m);
 namespace py = pybind11;
 
 PYBIND11_MODULE(PK_MODULE_NAME, m, py::mod_gil_not_used()) {
-    m.doc() = "Launchers of pyramid_kernels; arguments are sizes, strides in elements and addresses.";
+    m.doc() = "Launchers of pyramid_kernels: settings and tensors make a Call, which runs.";
     m.attr("architectures") = pk::architectures();
     py::class_<pk::bindings::Call>(m, "Call").def("run", &pk::bindings::Call::run);
     m.def("listen", [](bool on) { pk::launch_log.listen(on); });

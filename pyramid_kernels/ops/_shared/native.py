@@ -14,19 +14,14 @@ from ... import _native
 from ...backends import BackendError, Problem, capability
 from . import launch
 
-#: Element types as csrc/common/dispatch.h numbers them.
-DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
+#: Element types of the kernels, as csrc/common/dispatch.h has them.
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 #: What kernels on CPU tensors are planned for: few multiprocessors, so that tests' maps fill them or do not.
 SIMULATED_PROCESSORS, SIMULATED_ARCHITECTURE = 8, 90
 
 _current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # a CPU build of torch has none
 _counting = threading.Lock()
-
-
-def packed(t: Tensor) -> list[int]:
-    """Address and strides of an (N, C, S) tensor."""
-    return [pointer(t), *t.stride()]
 
 
 def cannot_launch(problem: Problem) -> str | None:
@@ -71,21 +66,6 @@ def architecture(device: torch.device) -> int:
     return capability(device) if device.type == "cuda" else SIMULATED_ARCHITECTURE
 
 
-def pointer(t: Tensor | None) -> int:
-    """The address of a tensor's first element; 0 for None."""
-    return 0 if t is None else t.data_ptr()
-
-
-def located(t: Tensor) -> list[int]:
-    """Address, sizes and strides of a tensor."""
-    return [t.data_ptr(), *t.shape, *t.stride()]
-
-
-def vector(t: Tensor | None, like: Tensor) -> tuple[int, bool]:
-    """A scale, shift or norm as native calls take it: address, and whether it has the dtype of ``like`` or float32."""
-    return pointer(t), t is not None and t.dtype == like.dtype
-
-
 def core(device: str) -> ModuleType:
     """The compiled module for tensors on "cuda" or "cpu"."""
     module = _native.module(device)
@@ -104,7 +84,7 @@ def launch_native(name: str, head: tuple[Any, ...], *tensors: Tensor | None | li
     ready = getattr(core(device.type), name)(*head, *tensors)
     if launch.local.recorder is not None:
         launch.local.recorder.native(ready, each)
-    run(ready, device, stream(device), [pointer(t) for t in each])
+    run(ready, device, stream(device), [0 if t is None else t.data_ptr() for t in each])
 
 
 def run(ready: Any, device: torch.device, stream: int, addresses: list[int]) -> None:
@@ -113,23 +93,6 @@ def run(ready: Any, device: torch.device, stream: int, addresses: list[int]) -> 
         _counted(core(device.type), ready.run, device.index or 0, stream, addresses)
     else:
         ready.run(device.index or 0, stream, addresses)
-
-
-def call(name: str, like: Tensor, *args: Any) -> None:
-    """Call the native function ``name`` with (dtype code, device, stream) of ``like`` before ``args``.
-
-    Arguments are integers and lists of integers. A refused launch raises RuntimeError with the core's own line.
-    """
-    module = core(like.device.type)
-    function = getattr(module, name)
-    if launch.local.recorder is not None:
-        launch.local.recorder.steps = None  # addresses among integers say nothing of their tensors
-    device = like.get_device() if like.is_cuda else 0
-    where = DTYPES[like.dtype], device, stream(like.device)
-    if launch.counters:
-        _counted(module, function, *where, *args)
-    else:
-        function(*where, *args)
 
 
 def stream(device: torch.device) -> int:
