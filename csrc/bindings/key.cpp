@@ -45,10 +45,18 @@ class Key {
         }
         bool empty = false;
         put('t', t.dims, t.code, t.bits, t.device_type, t.device);
-        for (int i = 0; i < t.dims; ++i) put('d', t.size[i], t.stride[i]), empty |= t.size[i] == 0;
-        put('g', a.attr("requires_grad").ptr() == Py_True);
+        for (int i = 0; i < t.dims; ++i) {
+            put(t.size[i], t.stride[i]);
+            empty |= t.size[i] == 0;
+        }
+        static PyObject* const wants_name = PyUnicode_InternFromString("requires_grad");
+        static PyObject* const negated_name = PyUnicode_InternFromString("is_neg");
+        const auto wants = py::reinterpret_steal<py::object>(PyObject_GetAttr(a.ptr(), wants_name));
+        const auto negated = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(a.ptr(), negated_name));
+        if (!wants || !negated) throw py::error_already_set();
+        put('g', wants.ptr() == Py_True);
         tensors_.append(a);
-        return (t.data || empty) && a.attr("is_neg")().ptr() != Py_True;
+        return (t.data || empty) && negated.ptr() != Py_True;
     }
 
     template <class... Values>
