@@ -178,13 +178,20 @@ class Aten(NamedTuple):
     args: Any
     kwargs: dict[str, Any]
     new: list[int]
+    single: bool  # whether what it returns is one tensor, not several
 
     def write(self, to: Writer) -> None:
         call = f"{to.name(self.call)}(*{to.tensors(self.args)}, **{to.tensors(self.kwargs)})"
-        to.lines.append(f"results = {to.name(tree_leaves)}({call})" if self.new else call)
-        for i in self.new:
+        if not self.new:
+            to.lines.append(call)
+        elif self.single:
             slot = to.made()
-            to.lines.append(f"t{slot} = results[{i}]; a{slot} = t{slot}.data_ptr()")
+            to.lines.append(f"t{slot} = {call}; a{slot} = t{slot}.data_ptr()")
+        else:
+            to.lines.append(f"results = {to.name(tree_leaves)}({call})")
+            for i in self.new:
+                slot = to.made()
+                to.lines.append(f"t{slot} = results[{i}]; a{slot} = t{slot}.data_ptr()")
 
 
 class Native(NamedTuple):
@@ -233,7 +240,9 @@ class Plan:
             step.write(writer)
         writer.lines.append(f"return {writer.tensors(results)}")
         self.source = "def run(inputs):\n" + "".join(f"    {line}\n" for line in writer.lines)
-        self.steps, self.launches = len(steps), sum(isinstance(step, Native | Triton) for step in steps)
+        self.steps = len(steps)
+        self.launches = sum(isinstance(step, Native | Triton) for step in steps)
+        self.library = sum(isinstance(step, Aten) for step in steps)
         exec(compile(self.source, "<plan>", "exec"), writer.constants)
         run = writer.constants.pop("run")
         self.run = functools.partial(launch.on_device, writer.device, run) if writer.device.type == "cuda" else run
@@ -267,7 +276,7 @@ class Recorder(TorchDispatchMode):
         elif _READS_VALUES.intersection(func.tags):
             self.steps = None
         else:
-            self._aten(func, args, kwargs, tree_leaves(result))
+            self._aten(func, args, kwargs, result)
         return result
 
     def native(self, call: Any, tensors: Sequence[Tensor | None]) -> None:
@@ -284,8 +293,11 @@ class Recorder(TorchDispatchMode):
 
     def derived(self, fn: Callable[..., Any], args: Any, result: Any) -> None:
         """A frozen module's constant: asked for again in each call, because values decide whether it holds."""
-        self._add(Aten(functools.partial(constants.derived, fn), self._refs(args), {}, [0]))
-        self._base(result)
+        if isinstance(result, Tensor):
+            self._add(Aten(functools.partial(constants.derived, fn), self._refs(args), {}, [0], single=True))
+            self._base(result)
+        else:
+            self.steps = None
 
     def plan(self, results: Any) -> Plan | None:
         """What repeats the call that returned ``results``; None where nothing can."""
@@ -294,12 +306,13 @@ class Recorder(TorchDispatchMode):
             return None
         return Plan(self.bases[: self.inputs], *_with_one_scratch(self.steps, found, self.inputs))
 
-    def _aten(self, func: Any, args: Any, kwargs: Any, results: list[Any]) -> None:
+    def _aten(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        results = tree_leaves(result)
         given = {id(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         new = [i for i, t in enumerate(results) if id(t) not in given]
         if not all(isinstance(t, Tensor) for t in results):
             self.steps = None
-        self._add(Aten(func, self._refs(args), self._refs(kwargs), new))
+        self._add(Aten(func, self._refs(args), self._refs(kwargs), new, isinstance(result, Tensor)))
         for i in new:
             self._base(results[i])
 
