@@ -441,8 +441,8 @@ class Shortcut:
         self.at = [at for at, a in enumerate(inner) if isinstance(a, Tensor)]
         self.wanted = torch.is_grad_enabled() and any(inner[at].requires_grad for at in self.at)
         tensors = [inner[at] for at in self.at]
-        clear = len({*map(id, tensors)}) == len(tensors) and all(t.device.type in ("cpu", "cuda") for t in tensors)
-        self.planned = not clear or any(isinstance(a, Tensor) for a in tree_leaves(self.inner))
+        nested = any(isinstance(a, Tensor) for a in tree_leaves(self.inner))
+        self.planned = nested or not _recordable(tensors)
         self.plan: Plan | None = None
         self.kept: _Context | None = None
         self.backwards: dict[Any, Plan | None] = {}
@@ -512,13 +512,18 @@ class Shortcut:
         """The op's backward; what was saved may have been laid out anew by hooks."""
         saved, wanted = ctx.saved_tensors, ctx.needs_input_grad
         tensors = [t for t in (*dys, *saved) if t is not None]
-        if not plain(tensors) or len({*map(id, tensors)}) < len(tensors):
+        batched = any(map(torch._C._functorch.is_legacy_batchedtensor, tensors))  # autograd's own vmap
+        if batched or not plain(tensors):
             return self.function.backward(ctx, *dys)
         key = [wanted, *_state(), *(t is None for t in dys)]
         for t in tensors:
             key += (t.shape, t.stride(), t.dtype, t.device)
         plan = self.backwards.get(known := tuple(key), self)
+        if plan is self and not _recordable(tensors):
+            plan = self.backwards[known] = None
         if plan is self:
+            if len(self.backwards) >= MOST:
+                self.backwards.clear()
             seen = SimpleNamespace(**ctx.__dict__, saved_tensors=saved, needs_input_grad=wanted)
             grads, self.backwards[known] = _recorded(self.function.backward, (seen, *dys), tensors)
             return grads
@@ -552,6 +557,12 @@ def _found(places: dict[int, int], t: Any) -> int:
     if id(t) not in places:
         raise Declined
     return places[id(t)]
+
+
+def _recordable(tensors: list[Tensor]) -> bool:
+    """Whether a plan can be made with them: on one device that runs kernels, and none given twice."""
+    distinct = len({*map(id, tensors)}) == len(tensors)
+    return bool(tensors) and distinct and {t.device.type for t in tensors} <= {"cpu", "cuda"}
 
 
 def _recorded(fn: Callable[..., Any], args: Sequence[Any], tensors: list[Tensor]) -> tuple[Any, Plan | None]:
