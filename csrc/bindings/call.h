@@ -8,6 +8,7 @@
 #include "bindings/tensor_ref.h"
 #include "common/check.h"
 #include "common/queue.h"
+#include "common/resample.h"
 
 namespace pk::bindings {
 
@@ -80,6 +81,12 @@ inline int choice(py::handle settings, const char* name, std::initializer_list<c
         ++i;
     }
     throw std::invalid_argument(std::string(name) + " has no value " + value);
+}
+
+/// How maps are resized.
+inline Resample resample_of(py::handle settings) {
+    if (choice(settings, "mode", {"bilinear", "nearest"}) == 1) return Resample::nearest;
+    return field<bool>(settings, "align_corners") ? Resample::align_corners : Resample::half_pixel;
 }
 
 }  // namespace pk::bindings

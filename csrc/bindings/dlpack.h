@@ -22,7 +22,8 @@ struct Tensor {
     std::uint64_t byte_offset;
 };
 
-/// The value of the capsule `torch.Tensor.__dlpack_c_exchange_api__`. Functions return 0, or -1 with a Python error set.
+/// The value of the capsule `torch.Tensor.__dlpack_c_exchange_api__`. Functions return 0, or -1 with a Python error
+/// set.
 struct ExchangeApi {
     std::uint32_t major, minor;
     ExchangeApi* previous;  // of an earlier major version

@@ -12,14 +12,7 @@ struct ConvSettings {
     bool relu;
 };
 
-ConvSettings read_settings(py::handle settings) {
-    const bool corners = field<bool>(settings, "align_corners");
-    const bool nearest = choice(settings, "mode", {"bilinear", "nearest"});
-    return {nearest   ? Resample::nearest
-            : corners ? Resample::align_corners
-                      : Resample::half_pixel,
-            field<bool>(settings, "relu")};
-}
+ConvSettings read_settings(py::handle settings) { return {resample_of(settings), field<bool>(settings, "relu")}; }
 
 /// Levels (n, k * k * o, h, w) of an output, or of its gradient, `full` (n, o, H, W).
 PyramidConvProblem problem_of(const ConvSettings& settings, bool channels_last, int k, const TensorRefs& levels,

@@ -15,10 +15,7 @@ struct Merging {
 };
 
 Merging merging_of(py::handle settings) {
-    Merging to{Resample::nearest, choice(settings, "merge", {"concat", "sum"}) == 1, field<bool>(settings, "relu")};
-    if (choice(settings, "mode", {"nearest", "bilinear"}) == 1)
-        to.how = field<bool>(settings, "align_corners") ? Resample::align_corners : Resample::half_pixel;
-    return to;
+    return {resample_of(settings), choice(settings, "merge", {"concat", "sum"}) == 1, field<bool>(settings, "relu")};
 }
 
 /// `full`: the output or its gradient; `firsts`: the first output channel of each of `maps`, or of their gradients.

@@ -16,8 +16,6 @@ SUMMED = 16
 #: Blocks that share the sums of scale's and shift's gradients, at most so many of them side by side along pixels.
 BLOCKS, PARTS = 1024, 512
 
-HOW = {("nearest", False): 1, ("bilinear", False): 2, ("bilinear", True): 3}  # as csrc/common/resample.h numbers them
-
 
 def supports(problem: Problem) -> str | None:
     _, merge, count = problem.options
