@@ -65,7 +65,7 @@ FAULTS = [
     _fault("max_pool_pyramid", "cascade-descending", "every pool of a cascade reads x",
            "source = maps[level] if level else x", "source = x"),
     _fault("max_pool_pyramid", "descending-13x17", "the concat ascends whatever the order",
-           "[:: -1 if descending else 1]", "[::1]"),
+           "[:: -1 if order == \"descending\" else 1]", "[::1]"),
     _fault("max_pool_pyramid", "many-channels", "pixels beyond the map are stored",
            "tl.store(p_dx + at(n, channel, y, x, dx_strides), acc.to(p_dx.dtype.element_ty), m)",
            "tl.store(p_dx + at(n, channel, y, x, dx_strides), acc.to(p_dx.dtype.element_ty), channel < shape[0])"),

@@ -309,8 +309,8 @@ class Recorder(TorchDispatchMode):
     def _aten(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         results = tree_leaves(result)
         given = {id(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        new = [i for i, t in enumerate(results) if id(t) not in given]
-        if not all(isinstance(t, Tensor) for t in results):
+        new = [i for i, t in enumerate(results) if isinstance(t, Tensor) and id(t) not in given]
+        if not all(t is None or isinstance(t, Tensor) for t in results):
             self.steps = None
         self._add(Aten(func, self._refs(args), self._refs(kwargs), new, isinstance(result, Tensor)))
         for i in new:
@@ -611,8 +611,8 @@ def short(fn: Function) -> Function:
 @functools.cache
 def _keyer() -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
     """The core's ``key``, wherever there is a core; else Python's."""
-    found = next((m for m in map(_native.module, ("cuda", "cpu")) if not isinstance(m, str)), None)
-    return key_of if found is None else functools.partial(found.key, Tensor, nn.Parameter)
+    found = next((m.key for m in map(_native.module, ("cuda", "cpu")) if hasattr(m, "key")), None)
+    return key_of if found is None else functools.partial(found, Tensor, nn.Parameter)
 
 
 def key_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], list[Tensor]] | None:
