@@ -498,7 +498,7 @@ class Shortcut:
     def keep(self, ctx: Any, inner: Sequence[Any], outputs: tuple[Tensor, ...]) -> None:
         """What the op's ``setup_context`` does to ``ctx``: seen once, then done."""
         if self.kept is None:
-            self.kept = _Context(self.function.setup_context, inner, outputs)
+            self.kept = _Context(ctx, self.function.setup_context, inner, outputs)
         ctx.set_materialize_grads(False)
         if not self.kept.known:
             self.function.setup_context(ctx, inner, outputs)
@@ -531,16 +531,18 @@ class Shortcut:
 
 
 class _Context:
-    """Stands in for an autograd context: the constants that are set on it, and which values of ``inner`` and
-    ``outputs`` are saved and marked."""
+    """What is set on ``ctx``: constants, and which values of ``inner`` and ``outputs`` are saved and marked."""
 
-    def __init__(self, setup_context: Callable[..., None], inner: Sequence[Any], outputs: tuple[Tensor, ...]) -> None:
+    def __init__(
+        self, ctx: Any, setup_context: Callable[..., None], inner: Sequence[Any], outputs: tuple[Tensor, ...]
+    ) -> None:
         saved: list[Any] = []
         marked: list[Any] = []
         seen = SimpleNamespace(
             save_for_backward=lambda *tensors: saved.extend(tensors),
             mark_non_differentiable=lambda *tensors: marked.extend(tensors),
             set_materialize_grads=lambda value: None,
+            needs_input_grad=ctx.needs_input_grad,
         )
         before = set(vars(seen))
         setup_context(seen, inner, outputs)
