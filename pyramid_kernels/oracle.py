@@ -107,7 +107,7 @@ def check(
     before = [t.detach().clone() for _, t in leaves(given)]
     ours = run(op, given, backend, dys, sliced)
     if sliced:
-        for way in ("recorded", "planned"):
+        for way in ("second", "recorded", "planned"):
             again = run(op, given, backend, dys, sliced, seen=False)
             different = [name for name in ours.results if not _same(ours, again, name)]
             ours.broken.extend(f"a {way} run differs in {name}" for name in different)

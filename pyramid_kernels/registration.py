@@ -66,22 +66,21 @@ def _short(function: type[OpFunction]) -> Callable[..., Any]:
     """``apply`` of ``function`` as the short way runs it: planned, and with a ``forward`` that takes the context, which
     costs a third of one that does not."""
 
-    class Short(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *inner: Any) -> Any:
-            ctx.shortcut = plans.local.shortcut
-            outputs = ctx.shortcut.forward(inner)
-            ctx.shortcut.keep(ctx, inner, outputs)
-            return outputs
+    def forward(ctx: Any, *inner: Any) -> Any:
+        ctx.shortcut, plans.local.shortcut = plans.local.shortcut, None
+        outputs = ctx.shortcut.forward(inner)
+        ctx.shortcut.keep(ctx, inner, outputs)
+        return outputs
 
-        @staticmethod
-        def backward(ctx: Any, *dys: Tensor | None) -> Any:
-            if torch.is_grad_enabled() or plans.watched():
-                return function.backward(ctx, *dys)
-            return ctx.shortcut.backward(ctx, dys)
+    def backward(ctx: Any, *dys: Tensor | None) -> Any:
+        if torch.is_grad_enabled() or plans.watched():
+            return function.backward(ctx, *dys)
+        return ctx.shortcut.backward(ctx, dys)
 
+    passes = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    short: Any = type(function.__name__, (torch.autograd.Function,), passes)  # its name is the nodes'
     # What Function.apply does before, for transforms that the short way is not taken in, costs as much as the rest.
-    return super(torch.autograd.Function, Short).apply
+    return super(torch.autograd.Function, short).apply
 
 
 def public(problems: Callable[..., Any]) -> Callable[[Function], Function]:

@@ -12,12 +12,15 @@ class Key {
     Key(py::handle tensor, py::handle parameter) : tensor_(tensor), parameter_(parameter) {}
 
     /// False where the argument may be more than it seems: a subclass, a pending negation, elements without memory.
-    bool add(py::handle a) {
+    bool add(const py::object& a, int depth = 0) {
         if (is(a, tensor_) || is(a, parameter_)) return add_tensor(a);
         if (PyList_CheckExact(a.ptr()) || PyTuple_Check(a.ptr())) {
+            if (depth == max_depth) return false;
             put('(', PySequence_Fast_GET_SIZE(a.ptr()));
+            // Owned one by one, and the size asked each time: another thread may change a list meanwhile.
             for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(a.ptr()); ++i)
-                if (!add(PySequence_Fast_GET_ITEM(a.ptr(), i))) return false;
+                if (!add(py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(a.ptr(), i)), depth + 1))
+                    return false;
             return true;
         }
         if (py::isinstance(a, tensor_)) return false;
@@ -32,6 +35,8 @@ class Key {
     }
 
   private:
+    static constexpr int max_depth = 5;  // the arguments, a list, a norm of it, and spare
+
     static bool is(py::handle a, py::handle type) {
         return reinterpret_cast<PyObject*>(Py_TYPE(a.ptr())) == type.ptr();
     }
@@ -74,7 +79,9 @@ py::object key(py::handle tensor, py::handle parameter, const py::tuple& args, c
     Key found(tensor, parameter);
     if (!found.add(args)) return py::none();
     for (const auto& [name, value] : named)
-        if (!found.add(name) || !found.add(value)) return py::none();
+        if (!found.add(py::reinterpret_borrow<py::object>(name)) ||
+            !found.add(py::reinterpret_borrow<py::object>(value)))
+            return py::none();
     return found.found();
 }
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from . import launch
 
@@ -50,9 +51,16 @@ def derived(fn: Callable[..., T], *args: Any) -> T:
     constants = None if torch.compiler.is_compiling() else active()
     if constants is None:
         return fn(*args)
-    result = constants.get(fn, args)
-    if launch.local.recorder is not None:
-        launch.local.recorder.derived(fn, args, result)
+    recorder = launch.local.recorder
+    if recorder is None:
+        return constants.get(fn, args)
+    launch.local.recorder = None  # a plan asks for the constant, and does not make it
+    try:
+        with _disable_current_modes():
+            result = constants.get(fn, args)
+    finally:
+        launch.local.recorder = recorder
+    recorder.derived(fn, args, result)
     return result
 
 

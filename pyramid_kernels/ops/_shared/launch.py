@@ -94,4 +94,5 @@ def launch_hooks() -> Any:
     """What a profiler of Triton wants to hear of each launch."""
     import triton as library
 
-    return library.knobs.runtime.launch_enter_hook.calls
+    runtime = library.knobs.runtime
+    return runtime.launch_enter_hook.calls or runtime.launch_exit_hook.calls

@@ -1,6 +1,6 @@
 """The short way in: what shapes and settings decide is worked out once, and calls of the same shapes repeat it.
 
-The first call of some shapes goes the long way, and shows how its arguments become those of the op (``Shortcut``). Its
+The second call of some shapes goes the long way, and shows how its arguments become those of the op (``Shortcut``). Its
 kernels run under a ``Recorder``, which writes down what they allocate, view, launch and ask of ATen, and from which
 tensor each address came. The ``Plan`` of that does the same again and asks nothing: checks, strides, grids and the
 choice of kernels follow from what is in the key. Values never do: where a call reads one there is no plan. Calls of
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import re
 import threading
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ... import _native, ledger
 from ...backends import setting
@@ -42,7 +44,7 @@ _READS_VALUES = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape
 _ON = setting("PYRAMID_KERNELS_PLANS", ("1", "0")) == "1"
 
 
-_UNKNOWN = "unknown"
+MISSING, SEEN = object(), object()
 
 
 class Declined(Exception):
@@ -106,9 +108,12 @@ class Writer:
     def __init__(self, inputs: list[Tensor]) -> None:
         self.inputs, self.device = len(inputs), inputs[0].device
         self.slots = self.inputs
-        self.constants: dict[str, Any] = {"empty_strided": torch.empty_strided}
+        self.constants: dict[str, Any] = {"Declined": Declined, "empty_strided": torch.empty_strided}
+        full = [f"a{i}" for i, t in enumerate(inputs) if t.data_ptr()]
         self.lines = ["".join(f"t{i}, " for i in range(self.inputs)) + "= inputs"]
         self.lines += [f"a{i} = t{i}.data_ptr()" for i in range(self.inputs)]
+        if full:  # the long way says what is wrong with elements that have no memory
+            self.lines.append(f"if not ({' and '.join(full)}): raise Declined")
         stream = f"{self.name(native.stream)}({self.name(self.device)})" if self.device.type == "cuda" else "0"
         self.lines.append(f"stream = {stream}")
 
@@ -131,6 +136,15 @@ class Writer:
     def addresses(self, tree: Any) -> str:
         """An expression for ``tree`` with the addresses of its refs."""
         return self._tree(tree, lambda ref: f"a{ref.slot} + {ref.offset}" if ref.offset else f"a{ref.slot}")
+
+    def freed(self) -> list[str]:
+        """The lines, and after the last one that names a tensor the end of its life."""
+        last = {int(i): at for at, line in enumerate(self.lines) for i in re.findall(r"\b[ta](\d+)\b", line)}
+        lines = []
+        for at, line in enumerate(self.lines):
+            ended = [f"t{i}" for i, end in last.items() if end == at and i >= self.inputs]
+            lines += [line, *([f"del {', '.join(ended)}"] if ended and at + 1 < len(self.lines) else [])]
+        return lines
 
     def _tensor(self, ref: Ref) -> str:
         if ref.whole:
@@ -239,7 +253,7 @@ class Plan:
         for step in steps:
             step.write(writer)
         writer.lines.append(f"return {writer.tensors(results)}")
-        self.source = "def run(inputs):\n" + "".join(f"    {line}\n" for line in writer.lines)
+        self.source = "def run(inputs):\n" + "".join(f"    {line}\n" for line in writer.freed())
         self.steps = len(steps)
         self.launches = sum(isinstance(step, Native | Triton) for step in steps)
         self.library = sum(isinstance(step, Aten) for step in steps)
@@ -251,20 +265,24 @@ class Plan:
 class Recorder(TorchDispatchMode):
     """Writes down what happens to ``inputs`` inside its block; ``steps`` is None once something cannot be repeated."""
 
-    def __init__(self, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, inputs: list[Tensor]) -> None:
         super().__init__()
         self.steps: list[Any] | None = []
-        self.bases = list(inputs)  # the tensor of every slot: inputs, then what steps make
-        self.inputs = len(self.bases)
-        self.refs: dict[int, Ref] = {}
-        self.alive: list[Tensor] = []  # or another tensor might get its id
-        for slot, t in enumerate(inputs):
-            self._name(t, slot, 0)
+        self.inputs, self.slots = inputs, 0
+        self.refs = WeakIdKeyDictionary()  # what a call frees is not kept alive by it
+        for t in inputs:
+            self._base(t)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or defining it would import Dynamo, and Triton with it
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.steps is None:
+            return func(*args, **kwargs)
         if func.namespace == "pyramid_kernels":
-            key = getattr(torch._C.DispatchKey, self.bases[0].device.type.upper())
+            key = getattr(torch._C.DispatchKey, self.inputs[0].device.type.upper())
             with self:  # a mode is off inside its own handler; the implementation is what is recorded
                 return func.redispatch(torch._C.DispatchKeySet(key), *args, **kwargs)
         result = func(*args, **kwargs)
@@ -304,7 +322,7 @@ class Recorder(TorchDispatchMode):
         found = self._refs(results)
         if self.steps is None:
             return None
-        return Plan(self.bases[: self.inputs], *_with_one_scratch(self.steps, found, self.inputs))
+        return Plan(self.inputs, *_with_one_scratch(self.steps, found, len(self.inputs)))
 
     def _aten(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         results = tree_leaves(result)
@@ -321,20 +339,17 @@ class Recorder(TorchDispatchMode):
         if known is None:
             return
         for t in views:
-            step = t.storage_offset() * t.element_size() - base.storage_offset() * base.element_size()
-            self._name(t, known.slot, known.offset + step)
+            if t.dtype != base.dtype:
+                self.steps = None
+            step = (t.storage_offset() - base.storage_offset()) * t.element_size()
+            self.refs[t] = Ref(known.slot, known.offset + step, t.dtype, t.shape, t.stride(), whole=False)  # type: ignore[arg-type]
 
     def _base(self, t: Tensor) -> None:
-        self.bases.append(t)
-        self._name(t, len(self.bases) - 1, 0)
-
-    def _name(self, t: Tensor, slot: int, offset: Any) -> None:
-        whole = t is self.bases[slot]
-        self.refs[id(t)] = Ref(slot, offset, t.dtype, t.shape, t.stride(), whole)
-        self.alive.append(t)
+        self.refs[t] = Ref(self.slots, 0, t.dtype, t.shape, t.stride(), whole=True)
+        self.slots += 1
 
     def _ref(self, t: Tensor | None) -> Ref | None:
-        found = None if t is None else self.refs.get(id(t))
+        found: Ref | None = None if t is None else self.refs.get(t)
         if found is None and t is not None:
             self.steps = None
         return found
@@ -390,7 +405,9 @@ def _with_one_scratch(steps: list[Any], results: Any, inputs: int) -> tuple[list
 
 def _covers(view: Ref, new: New) -> bool:
     """Whether ``view`` is all of an allocation, in other dimensions."""
-    return view.offset == 0 and view.dtype == new.dtype and math.prod(view.shape) == math.prod(new.shape)
+    size = math.prod(new.shape)
+    dense = _bytes(new) == size * new.dtype.itemsize
+    return dense and view.offset == 0 and view.dtype == new.dtype and math.prod(view.shape) == size
 
 
 def _is_ref(value: Any) -> bool:
@@ -441,8 +458,10 @@ class Shortcut:
         self.at = [at for at, a in enumerate(inner) if isinstance(a, Tensor)]
         self.wanted = torch.is_grad_enabled() and any(inner[at].requires_grad for at in self.at)
         tensors = [inner[at] for at in self.at]
-        nested = any(isinstance(a, Tensor) for a in tree_leaves(self.inner))
-        self.planned = nested or not _recordable(tensors)
+        self.nested = any(isinstance(a, Tensor) for a in tree_leaves(self.inner))
+        # Composed forms read values or call the library: nothing to plan, and what they free must be free.
+        composed = any(isinstance(a, str) and a == "composed" for a in self.inner)
+        self.planned = self.nested or composed or not _recordable(tensors)
         self.plan: Plan | None = None
         self.kept: _Context | None = None
         self.backwards: dict[Any, Plan | None] = {}
@@ -450,6 +469,8 @@ class Shortcut:
     def joins(self, capture: Capture, tensors: list[Tensor], result: Any) -> None:
         """Find the op's arguments among the call's ``tensors``, and ``result`` among what the op returned."""
         ((_, inner, outputs),) = capture.runs
+        if self.nested:
+            raise Declined
         places = {id(t): i for i, t in enumerate(tensors)}
         self.order: list[int] = []  # of the call's tensors, as the op takes them
         self.casts: list[tuple[int, torch.dtype]] = []  # of some of these
@@ -511,23 +532,27 @@ class Shortcut:
     def backward(self, ctx: Any, dys: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
         """The op's backward; what was saved may have been laid out anew by hooks."""
         saved, wanted = ctx.saved_tensors, ctx.needs_input_grad
+        # Saved tensors are unpacked once: checkpoints allow no more.
+        seen = SimpleNamespace(**ctx.__dict__, saved_tensors=saved, needs_input_grad=wanted)
         tensors = [t for t in (*dys, *saved) if t is not None]
         batched = any(map(torch._C._functorch.is_legacy_batchedtensor, tensors))  # autograd's own vmap
-        if batched or not plain(tensors):
-            return self.function.backward(ctx, *dys)
-        key = [wanted, *_state(), *(t is None for t in dys)]
+        if self.plan is None or batched or not plain(tensors):
+            return self.function.backward(seen, *dys)
+        parts = [wanted, *_state(), *(t is None for t in dys)]
         for t in tensors:
-            key += (t.shape, t.stride(), t.dtype, t.device)
-        plan = self.backwards.get(known := tuple(key), self)
-        if plan is self and not _recordable(tensors):
-            plan = self.backwards[known] = None
-        if plan is self:
-            if len(self.backwards) >= MOST:
-                self.backwards.clear()
-            seen = SimpleNamespace(**ctx.__dict__, saved_tensors=saved, needs_input_grad=wanted)
-            grads, self.backwards[known] = _recorded(self.function.backward, (seen, *dys), tensors)
+            parts += (t.shape, t.stride(), t.dtype, t.device)
+        key = tuple(parts)
+        plan = self.backwards.get(key, MISSING)
+        if plan is MISSING and _recordable(tensors):
+            _make_room(self.backwards)
+            grads, self.backwards[key] = _recorded(self.function.backward, (seen, *dys), tensors)
             return grads
-        return self.function.backward(ctx, *dys) if plan is None else plan.run(tensors)
+        if not isinstance(plan, Plan):
+            return self.function.backward(seen, *dys)
+        try:
+            return plan.run(tensors)
+        except Declined:
+            return self.function.backward(seen, *dys)
 
 
 class _Context:
@@ -564,18 +589,34 @@ def _found(places: dict[int, int], t: Any) -> int:
 def _recordable(tensors: list[Tensor]) -> bool:
     """Whether a plan can be made with them: on one device that runs kernels, and none given twice."""
     distinct = len({*map(id, tensors)}) == len(tensors)
-    return bool(tensors) and distinct and {t.device.type for t in tensors} <= {"cpu", "cuda"}
+    devices = {t.device for t in tensors}
+    return distinct and len(devices) == 1 and devices.pop().type in ("cpu", "cuda")
+
+
+#: PyTorch keeps flags of the modes that are on for all threads, and they are not to be left behind.
+_recording = threading.Lock()
 
 
 def _recorded(fn: Callable[..., Any], args: Sequence[Any], tensors: list[Tensor]) -> tuple[Any, Plan | None]:
+    """``fn(*args)`` and its plan; without one where another thread is at it."""
+    if not _recording.acquire(blocking=False):
+        return fn(*args), None
     recorder = Recorder(tensors)
-    before, launch.local.recorder = launch.local.recorder, recorder
+    launch.local.recorder = recorder
     try:
         with recorder:
             result = fn(*args)
+        return result, recorder.plan(result)
     finally:
-        launch.local.recorder = before
-    return result, recorder.plan(result)
+        launch.local.recorder = None
+        _recording.release()
+
+
+def _make_room(plans: dict[Any, Any]) -> None:
+    """Drop the oldest of a full table; another thread may be at it as well."""
+    if len(plans) >= MOST:
+        for key in list(plans)[: len(plans) - MOST + 1]:
+            plans.pop(key, None)
 
 
 def plain(tensors: list[Tensor]) -> bool:
@@ -586,7 +627,7 @@ def plain(tensors: list[Tensor]) -> bool:
 
 def short(fn: Function) -> Function:
     """A public function whose calls of known shapes take the short way."""
-    shortcuts: dict[Any, Shortcut | None] = {}
+    shortcuts: dict[Any, Any] = {}  # SEEN once, a Shortcut, or None where there is none
     ledger.forget.append(shortcuts.clear)
 
     @functools.wraps(fn)
@@ -597,14 +638,18 @@ def short(fn: Function) -> Function:
         parts, tensors = found
         key = parts, _is_grad_enabled(), _state()
         try:
-            known = shortcuts.get(key, _UNKNOWN)
-        except TypeError:  # an argument that has no hash: the long way says what is wrong with it
+            known = shortcuts.get(key, MISSING)
+        except Exception:  # an argument that cannot be looked up: the long way says what is wrong with it
             return fn(*args, **kwargs)
-        if known is None:
-            return fn(*args, **kwargs)
-        if isinstance(known, str):
+        if isinstance(known, Shortcut):
+            with contextlib.suppress(Declined):
+                return known.run(tensors)
+        elif known is MISSING:  # a shape that does not come again is not worth a plan
+            _make_room(shortcuts)
+            shortcuts[key] = SEEN
+        elif known is SEEN:
             return _learned(fn, args, kwargs, tensors, shortcuts, key)
-        return known.run(tensors)
+        return fn(*args, **kwargs)
 
     call.shortcuts = shortcuts  # type: ignore[attr-defined]
     return call  # type: ignore[return-value]
@@ -656,8 +701,6 @@ def _learned(
         local.capture = before
     if len({*map(id, tensors)}) < len(tensors):
         return result  # a key does not tell one tensor given twice from two
-    while len(shortcuts) >= MOST:
-        shortcuts.pop(next(iter(shortcuts)))
     shortcuts[key] = None
     if len(capture.runs) == 1:
         shortcut = capture.runs[0][0]
