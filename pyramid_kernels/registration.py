@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .backends import Function, not_by_kernels
-from .ops._shared import plans
+from .ops._shared import shortcuts
 
 _LIB = torch.library.Library("pyramid_kernels", "DEF")
 
@@ -52,7 +52,7 @@ class OpFunction(torch.autograd.Function):
         if torch.compiler.is_compiling():
             wanted = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
             return cls.apply(*args) if wanted else cls.forward(*args)
-        capture = plans.local.capture
+        capture = shortcuts.local.capture
         return cls.apply(*args) if capture is None else capture.run(cls, args)
 
     def __init_subclass__(cls) -> None:
@@ -67,13 +67,13 @@ def _short(function: type[OpFunction]) -> Callable[..., Any]:
     costs a third of one that does not."""
 
     def forward(ctx: Any, *inner: Any) -> Any:
-        ctx.shortcut, plans.local.shortcut = plans.local.shortcut, None
+        ctx.shortcut, shortcuts.local.shortcut = shortcuts.local.shortcut, None
         outputs = ctx.shortcut.forward(inner)
         ctx.shortcut.keep(ctx, inner, outputs)
         return outputs
 
     def backward(ctx: Any, *dys: Tensor | None) -> Any:
-        if torch.is_grad_enabled() or plans.watched():
+        if torch.is_grad_enabled() or shortcuts.watched():
             return function.backward(ctx, *dys)
         return ctx.shortcut.backward(ctx, dys)
 
@@ -88,7 +88,7 @@ def public(problems: Callable[..., Any]) -> Callable[[Function], Function]:
     (op, problem, sizes) list for the same arguments."""
 
     def attach(fn: Function) -> Function:
-        found = plans.short(fn)
+        found = shortcuts.short(fn)
         found.problems = problems  # type: ignore[attr-defined]
         return found
 

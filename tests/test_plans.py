@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pyramid_kernels import functional, ledger, oracle
 from pyramid_kernels.functional import pyramid_pool, upsample_merge
 from pyramid_kernels.ops import all_ops
-from pyramid_kernels.ops._shared import launch, plans
+from pyramid_kernels.ops._shared import launch, recorder, shortcuts
 from pyramid_kernels.ops._shared.spec import materialise
 from tests.kernels import DEVICE, ROOT, backends, cases, specified_ops
 
@@ -102,7 +102,7 @@ def test_the_third_call_asks_nothing(op: str, backend: str, wanted: bool, monkey
 
 
 def test_plans_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "MOST", 3)
+    monkeypatch.setattr(shortcuts, "MOST", 3)
     for n in range(1, 6):
         pool(torch.randn(n, 2, 4, 3, device=DEVICE))
     assert len(pyramid_pool.shortcuts) == 3
@@ -316,7 +316,7 @@ def test_a_compiled_triton_kernel_is_called_itself(monkeypatch: pytest.MonkeyPat
         launch.launch(kernel, (5,), x, x, (scratch, 3), y, 1, BLOCK=16, num_warps=4)  # type: ignore[arg-type]
         return y
 
-    _, plan = plans._recorded(op, (x,), [x])
+    _, plan = recorder.recorded(op, (x,), [x])
     assert plan is not None and kernel.asked == 1
     other = torch.zeros(80)
     y = plan.run([other[16:]])
@@ -329,7 +329,7 @@ def test_a_compiled_triton_kernel_is_called_itself(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_reads_values_has_no_plan() -> None:
-    _, plan = plans._recorded(lambda t: t * t.sum().item(), (torch.ones(3),), [torch.ones(3)])
+    _, plan = recorder.recorded(lambda t: t * t.sum().item(), (torch.ones(3),), [torch.ones(3)])
     assert plan is None
 
 
@@ -340,7 +340,7 @@ def test_scratch_is_one_allocation() -> None:
         return torch.empty(4, 3).transpose(0, 1)
 
     x = torch.zeros(4)
-    _, plan = plans._recorded(op, (x,), [x])
+    _, plan = recorder.recorded(op, (x,), [x])
     assert plan is not None
     assert plan.source.count("empty_strided") == 2 and "as_strided" not in plan.source
     assert plan.run([x]).stride() == (1, 3)
@@ -409,6 +409,6 @@ def test_a_plan_frees_what_it_needs_no_more() -> None:
         return z - 3
 
     x = torch.ones(4)
-    _, plan = plans._recorded(op, (x,), [x])
+    _, plan = recorder.recorded(op, (x,), [x])
     assert plan is not None and torch.equal(plan.run([x]), op(x))
     assert plan.source.index("del t1") < plan.source.index("return")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .plans import cast
+from .shortcuts import cast
 
 
 def autocast(x: Tensor, *tensors: Tensor | None) -> tuple[Any, ...]:

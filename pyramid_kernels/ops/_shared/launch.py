@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 if TYPE_CHECKING:
-    from .plans import Recorder
+    from .recorder import Recorder
 
 #: Counters that ``pyramid_kernels.testing.count_launches`` has switched on; keys are (kernel name, dtype name).
 counters: list[Counter[tuple[str, str]]] = []

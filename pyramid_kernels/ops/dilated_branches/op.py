@@ -14,7 +14,7 @@ from .._shared.affine import ACTIVATIONS, Norm, check_affine
 from .._shared.autocast import autocast
 from .._shared.checks import check_choice, check_floating, check_length, check_like, check_map
 from .._shared.layout import empty_map, is_channels_last
-from .._shared.plans import cast
+from .._shared.shortcuts import cast
 from . import chain, composed, reference
 from .settings import Settings
 
