@@ -80,9 +80,11 @@ def upsample_cross_entropy(
         weight = weight.detach()  # it gets no gradient
     backend = select(OP, *_problem(logits, target, reduction), backend)
     if backend == "reference":
-        if not torch.compiler.is_compiling():
+        try:
+            return OP.python(backend)(logits, target, weight=weight, **settings._asdict())
+        except IndexError:  # PyTorch's own does not say where
             check_labels(target, logits.shape[1], ignore_index)
-        return OP.python(backend)(logits, target, weight=weight, **settings._asdict())
+            raise
     return UpsampleCrossEntropy.run(logits, target, weight, settings, _differentiated(logits), backend)[0]
 
 
