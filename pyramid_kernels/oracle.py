@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from . import functional
-from .backends import Op, cannot
+from .backends import KERNELS, Op, cannot
 from .observe import Rounded, Watched, watched
 from .ops._shared.precision import conv_precision, ieee_convolutions
 from .ops._shared.spec import Case, arguments_of, materialise
@@ -107,7 +107,7 @@ def check(
     before = [t.detach().clone() for _, t in leaves(given)]
     ours = run(op, given, backend, dys, sliced)
     if sliced:
-        for way in ("second", "recorded", "planned"):
+        for way in ("second", "recorded", "planned") if backend in KERNELS else ("second",):
             again = run(op, given, backend, dys, sliced, seen=False)
             different = [name for name in ours.results if not _same(ours, again, name)]
             ours.broken.extend(f"a {way} run differs in {name}" for name in different)

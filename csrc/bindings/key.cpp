@@ -1,4 +1,4 @@
-// What of a public call's arguments decides how it runs, in one walk: a thirtieth of what Python takes for each tensor.
+// What of a public call's arguments decides how it runs, in one walk.
 #include <cstring>
 
 #include "bindings/tensor_ref.h"

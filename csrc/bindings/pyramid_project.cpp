@@ -89,20 +89,13 @@ Status bwd_dz(Queue queue, const ProjectSettings& settings, const std::vector<in
                                          queue);
 }
 
-Status bwd_dpooled(Queue queue, const ProjectSettings& settings, const bool& tf32, const TensorRef& dz,
-                   const TensorRef& dpooled, const TensorRefs& weights) {
-    return launch_pyramid_project_bwd_dpooled(
-        {products_of(settings, tf32, weights, "dz", dz, dpooled), dz.data, dz.stride[0], dz.stride[1], dz.stride[2],
-         dpooled.data, dpooled.stride[0], dpooled.stride[1], dpooled.stride[2]},
-        queue);
-}
-
-Status bwd_dweights(Queue queue, const ProjectSettings& settings, const bool& tf32, const TensorRef& dz,
-                    const TensorRef& pooled, const TensorRefs& dweights) {
-    return launch_pyramid_project_bwd_dweights(
-        {products_of(settings, tf32, dweights, "dz", dz, pooled), dz.data, dz.stride[0], dz.stride[1], dz.stride[2],
-         pooled.data, pooled.stride[0], pooled.stride[1], pooled.stride[2]},
-        queue);
+/// A product of dz with `weights` or with `cells`, whose result is the other.
+template <auto launch>
+Status bwd_product(Queue queue, const ProjectSettings& settings, const bool& tf32, const TensorRef& dz,
+                   const TensorRef& cells, const TensorRefs& weights) {
+    return launch({products_of(settings, tf32, weights, "dz", dz, cells), dz.data, dz.stride[0], dz.stride[1],
+                   dz.stride[2], cells.data, cells.stride[0], cells.stride[1], cells.stride[2]},
+                  queue);
 }
 
 }  // namespace
@@ -110,8 +103,8 @@ Status bwd_dweights(Queue queue, const ProjectSettings& settings, const bool& tf
 void bind_pyramid_project(py::module_& m) {
     m.def("pyramid_project_fwd", prepared(read_settings, fwd));
     m.def("pyramid_project_bwd_dz", prepared(read_settings, bwd_dz));
-    m.def("pyramid_project_bwd_dpooled", prepared(read_settings, bwd_dpooled));
-    m.def("pyramid_project_bwd_dweights", prepared(read_settings, bwd_dweights));
+    m.def("pyramid_project_bwd_dpooled", prepared(read_settings, bwd_product<launch_pyramid_project_bwd_dpooled>));
+    m.def("pyramid_project_bwd_dweights", prepared(read_settings, bwd_product<launch_pyramid_project_bwd_dweights>));
 }
 
 }  // namespace pk::bindings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -53,22 +52,15 @@ def triton(
     """One launch; the compiled kernel, where there is one."""
     if counters:
         record("triton", kernel.__name__, dtype)
-    with on(device):
-        return start(kernel, grid, args, meta)
+    return on_device(device, start, kernel, grid, args, meta)
 
 
 def on_device(device: torch.device, fn: Any, *args: Any) -> Any:
     """``fn(*args)`` while ``device`` is the current one."""
-    if torch.cuda.current_device() == device.index:
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
         return fn(*args)
     with torch.cuda.device(device):
         return fn(*args)
-
-
-def on(device: torch.device) -> AbstractContextManager[Any]:
-    """What makes ``device`` the current one."""
-    other = device.type == "cuda" and device.index != torch.cuda.current_device()
-    return torch.cuda.device(device) if other else nullcontext()
 
 
 def start(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], meta: dict[str, Any]) -> Any:

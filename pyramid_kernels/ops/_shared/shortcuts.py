@@ -106,10 +106,9 @@ class Shortcut:
         self.at = [at for at, a in enumerate(inner) if isinstance(a, Tensor)]
         self.wanted = torch.is_grad_enabled() and any(inner[at].requires_grad for at in self.at)
         tensors = [inner[at] for at in self.at]
-        self.nested = any(isinstance(a, Tensor) for a in tree_leaves(self.inner))
         # Composed forms read values or call the library: nothing to plan, and what they free must be free.
         composed = any(isinstance(a, str) and a == "composed" for a in self.inner)
-        self.planned = self.nested or composed or not recordable(tensors)
+        self.planned = composed or not recordable(tensors)
         self.plan: Plan | None = None
         self.kept: _Context | None = None
         self.backwards: dict[Any, Plan | None] = {}
@@ -117,8 +116,8 @@ class Shortcut:
     def joins(self, capture: Capture, tensors: list[Tensor], result: Any) -> None:
         """Find the op's arguments among the call's ``tensors``, and ``result`` among what the op returned."""
         ((_, inner, outputs),) = capture.runs
-        if self.nested:
-            raise Declined
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(self.inner)):
+            raise Declined  # a later call must not get these
         places = {id(t): i for i, t in enumerate(tensors)}
         self.order: list[int] = []  # of the call's tensors, as the op takes them
         self.casts: list[tuple[int, torch.dtype]] = []  # of some of these
