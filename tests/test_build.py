@@ -181,8 +181,9 @@ from pyramid_kernels import _native
 core = _native.module("cuda")
 _native.module = lambda device: core
 from pyramid_kernels.ops.pyramid_pool import cuda
+from pyramid_kernels.ops.pyramid_pool.settings import Settings
 x, y, indices = torch.zeros(1, 2, 4, 4), torch.empty(1, 2, 1), torch.empty(0, 2, 1, dtype=torch.int32)
-cuda.forward(x, y, indices, [(1, 1)], "avg", "adaptive")
+cuda.forward(x, y, indices, Settings([1, 1], "avg", "adaptive"))
 """
 
 
