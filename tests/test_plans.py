@@ -35,8 +35,8 @@ READS_VALUES = ("upsample_cross_entropy",) if DEVICE == "cpu" else ()
 
 @pytest.fixture(autouse=True)
 def _forgotten() -> None:
-    for op in all_ops():
-        getattr(functional, op).shortcuts.clear()
+    for memory in ledger.forget:
+        memory()
 
 
 def pool(x: Tensor, **options: Any) -> Tensor:

@@ -288,6 +288,9 @@ def _keyer() -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
     return key_of if found is None else functools.partial(found, Tensor, nn.Parameter)
 
 
+ledger.forget.append(_keyer.cache_clear)
+
+
 def key_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], list[Tensor]] | None:
     """What to look up, and the tensors in order, of a call's arguments; None where it must go the long way."""
     tensors: list[Tensor] = []
