@@ -21,7 +21,7 @@ from pyramid_kernels import functional, ledger, oracle
 from pyramid_kernels.functional import pyramid_pool, upsample_merge
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared import launch, recorder, shortcuts
-from pyramid_kernels.ops._shared.plans import Aten
+from pyramid_kernels.ops._shared.plans import Aten, Plan
 from pyramid_kernels.ops._shared.spec import materialise
 from tests.kernels import DEVICE, ROOT, backends, cases, specified_ops
 
@@ -45,6 +45,13 @@ def pool(x: Tensor, **options: Any) -> Tensor:
 
 def a_map(**options: Any) -> Tensor:
     return torch.randn(SHAPE, device=DEVICE, **options)
+
+
+def planned(op: Callable[[Tensor], Any], x: Tensor) -> Plan | None:
+    """The plan of a call of ``op``."""
+    result, make = recorder.recorded(op, (x,), [x])
+    assert make is not None
+    return make(result)
 
 
 def learned(**options: Any) -> Tensor:
@@ -326,7 +333,7 @@ def test_a_compiled_triton_kernel_is_called_itself(monkeypatch: pytest.MonkeyPat
         launch.launch(kernel, (5,), x, x, (scratch, 3), y, 1, BLOCK=16, num_warps=4)  # type: ignore[arg-type]
         return y
 
-    _, plan = recorder.recorded(op, (x,), [x])
+    plan = planned(op, x)
     assert plan is not None and kernel.asked == 1
     other = torch.zeros(80)
     y = plan.run([other[16:]])
@@ -339,8 +346,7 @@ def test_a_compiled_triton_kernel_is_called_itself(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_reads_values_has_no_plan() -> None:
-    _, plan = recorder.recorded(lambda t: t * t.sum().item(), (torch.ones(3),), [torch.ones(3)])
-    assert plan is None
+    assert planned(lambda t: t * t.sum().item(), torch.ones(3)) is None
 
 
 def test_scratch_is_one_allocation() -> None:
@@ -350,7 +356,7 @@ def test_scratch_is_one_allocation() -> None:
         return torch.empty(4, 3).transpose(0, 1)
 
     x = torch.zeros(4)
-    _, plan = recorder.recorded(op, (x,), [x])
+    plan = planned(op, x)
     assert plan is not None
     assert plan.source.count("empty_strided") == 2 and "as_strided" not in plan.source
     assert plan.run([x]).stride() == (1, 3)
@@ -419,6 +425,6 @@ def test_a_plan_frees_what_it_needs_no_more() -> None:
         return z - 3
 
     x = torch.ones(4)
-    _, plan = recorder.recorded(op, (x,), [x])
+    plan = planned(op, x)
     assert plan is not None and torch.equal(plan.run([x]), op(x))
     assert plan.source.index("del t1") < plan.source.index("return")

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from . import constants, launch
-from .plans import MISSING, Aten, Native, New, Plan, Ref, Triton
+from .plans import Aten, Native, New, Plan, Ref, Triton
 
 #: Bytes at whose multiples the scratch buffers of one plan begin, which share an allocation.
 ALIGNED = 256
@@ -135,6 +135,7 @@ def _shares(base: Tensor, t: Tensor) -> bool:
 
 def _with_one_scratch(steps: list[Any], results: Any, inputs: int) -> tuple[list[Any], Any]:
     """The same steps with one allocation for all buffers that only launches see, and none for views of results."""
+    seen = {ref.slot for ref in _refs_in((results, steps))}
     kept: dict[int, set[Ref]] = {}
     for ref in _refs_in((results, [step[1:3] for step in steps if isinstance(step, Aten)])):
         kept.setdefault(ref.slot, set()).add(ref)
@@ -144,7 +145,9 @@ def _with_one_scratch(steps: list[Any], results: Any, inputs: int) -> tuple[list
     block, size = None, 0
     for step in steps:
         made = 1 if isinstance(step, New) else len(step.new) if isinstance(step, Aten) else 0
-        if isinstance(step, New) and slot not in kept:
+        if isinstance(step, New) and slot not in seen:
+            pass
+        elif isinstance(step, New) and slot not in kept:
             if block is None:
                 block, slots = (len(fewer), slots, step.device), slots + 1
                 fewer.append(None)
@@ -200,16 +203,17 @@ def recordable(tensors: list[Tensor]) -> bool:
 _recording = threading.Lock()
 
 
-def recorded(fn: Callable[..., Any], args: Sequence[Any], tensors: list[Tensor]) -> tuple[Any, Any]:
-    """``fn(*args)``, and its plan or None where there can be none; MISSING while another thread records."""
+def recorded(
+    fn: Callable[..., Any], args: Sequence[Any], tensors: list[Tensor]
+) -> tuple[Any, Callable[[Any], Plan | None] | None]:
+    """``fn(*args)``, and what makes a plan that returns some of its results; None while another thread records."""
     if not _recording.acquire(blocking=False):
-        return fn(*args), MISSING
+        return fn(*args), None
     recorder = Recorder(tensors)
     launch.local.recorder = recorder
     try:
         with recorder:
-            result = fn(*args)
-        return result, recorder.plan(result)
+            return fn(*args), recorder.plan
     finally:
         launch.local.recorder = None
         _recording.release()

@@ -13,6 +13,7 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from itertools import chain
+from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -110,6 +111,8 @@ class Shortcut:
         composed = any(isinstance(a, str) and a == "composed" for a in self.inner)
         self.planned = composed or not recordable(tensors)
         self.plan: Plan | None = None
+        self.make: Callable[[Any], Plan | None] | None = None  # the plan, once it is known what the call returns
+        self.chosen: Any = None  # of what the op returns, what the call does
         self.kept: _Context | None = None
         self.backwards: dict[Any, Plan | None] = {}
 
@@ -127,8 +130,12 @@ class Shortcut:
                 self.casts.append((len(self.order), inner[at].dtype))
             self.order.append(_found(places, source))
         returned = {id(t): i for i, t in enumerate(outputs)}
-        self.one = isinstance(result, Tensor)
-        self.returned = [_found(returned, t) for t in ([result] if self.one else result)]
+        if isinstance(result, Tensor):
+            self.chosen = itemgetter(_found(returned, result))
+        else:
+            chosen = [_found(returned, t) for t in result]
+            self.chosen = lambda outputs: tuple(outputs[i] for i in chosen)
+        self._make_plan(outputs)
 
     def run(self, tensors: list[Tensor]) -> Any:
         """The public call on tensors like those that the shortcut was found with."""
@@ -136,13 +143,11 @@ class Shortcut:
         for i, dtype in self.casts:
             given[i] = given[i].to(dtype)
         if self.plan is not None and not self.wanted:
-            outputs = self.plan.run(given)
-        else:
-            inner = self.inner.copy()
-            for at, t in zip(self.at, given, strict=True):
-                inner[at] = t
-            outputs = self.start(inner)
-        return outputs[self.returned[0]] if self.one else tuple(outputs[i] for i in self.returned)
+            return self.plan.run(given)
+        inner = self.inner.copy()
+        for at, t in zip(self.at, given, strict=True):
+            inner[at] = t
+        return self.chosen(self.start(inner))
 
     def start(self, inner: Sequence[Any]) -> tuple[Tensor, ...]:
         """The op on its own arguments."""
@@ -159,10 +164,16 @@ class Shortcut:
             return self.plan.run(tensors)
         if self.planned:
             return self.function.forward(*inner)
-        outputs, plan = recorded(self.function.forward, inner, tensors)
-        if plan is not MISSING:
-            self.plan, self.planned = plan, True
+        outputs, self.make = recorded(self.function.forward, inner, tensors)
+        self.planned = self.make is not None
+        self._make_plan(outputs)
         return outputs
+
+    def _make_plan(self, outputs: tuple[Tensor, ...]) -> None:
+        """Once the op has been recorded: of all that a backward needs, or of what the call returns."""
+        if self.make is not None and (self.wanted or self.chosen is not None):
+            self.plan = self.make(outputs if self.wanted else self.chosen(outputs))
+            self.make = None
 
     def keep(self, ctx: Any, inner: Sequence[Any], outputs: tuple[Tensor, ...]) -> None:
         """What the op's ``setup_context`` does to ``ctx``: seen once, then done."""
@@ -192,10 +203,10 @@ class Shortcut:
         key = tuple(parts)
         plan = self.backwards.get(key, MISSING)
         if plan is MISSING and recordable(tensors):
-            grads, plan = recorded(self.function.backward, (seen, *dys), tensors)
-            if plan is not MISSING:
+            grads, make = recorded(self.function.backward, (seen, *dys), tensors)
+            if make is not None:
                 _make_room(self.backwards)
-                self.backwards[key] = plan
+                self.backwards[key] = make(grads)
             return grads
         if not isinstance(plan, Plan):
             return self.function.backward(seen, *dys)
