@@ -159,7 +159,7 @@ class Fused(_Base):
 
     def _snapshot(self) -> Snapshot:
         """What ``why_not_structure`` answers, asked again only where something of the module has changed."""
-        kept = vars(self).setdefault("fuse_snapshots", Snapshots())
+        kept = vars(self).get("fuse_snapshots") or vars(self).setdefault("fuse_snapshots", Snapshots())
         snapshot = kept.get(self.training)
         if snapshot is None or not snapshot.holds(self):
             like = next(self.parameters(), None)

@@ -191,7 +191,7 @@ class Plan:
             step.write(writer)
         writer.lines.append(f"return {writer.tensors(results)}")
         self.source = "def run(inputs):\n" + "".join(f"    {line}\n" for line in writer.freed())
-        self.steps = steps
+        self.inputs, self.steps = len(inputs), steps
         exec(compile(self.source, "<plan>", "exec"), writer.constants)
         run = writer.constants.pop("run")
         self.run = functools.partial(launch.on_device, writer.device, run) if writer.device.type == "cuda" else run

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from . import constants, launch
-from .plans import Aten, Native, New, Plan, Ref, Triton
+from .plans import MISSING, Aten, Native, New, Plan, Ref, Triton
 
 #: Bytes at whose multiples the scratch buffers of one plan begin, which share an allocation.
 ALIGNED = 256
@@ -84,9 +84,9 @@ class Recorder(TorchDispatchMode):
             self.steps = None
 
     def plan(self, results: Any) -> Plan | None:
-        """What repeats the call that returned ``results``; None where nothing can."""
+        """What repeats the call that returned ``results``; None where nothing can, or where no kernel ran."""
         found = self._refs(results)
-        if self.steps is None:
+        if self.steps is None or not any(isinstance(step, Native | Triton) for step in self.steps):
             return None
         return Plan(self.inputs, *_with_one_scratch(self.steps, found, len(self.inputs)))
 
@@ -203,17 +203,16 @@ def recordable(tensors: list[Tensor]) -> bool:
 _recording = threading.Lock()
 
 
-def recorded(
-    fn: Callable[..., Any], args: Sequence[Any], tensors: list[Tensor]
-) -> tuple[Any, Callable[[Any], Plan | None] | None]:
-    """``fn(*args)``, and what makes a plan that returns some of its results; None while another thread records."""
+def recorded(fn: Callable[[], Any], tensors: list[Tensor]) -> tuple[Any, Any]:
+    """``fn()`` of ``tensors``, and its plan or None where there is none; MISSING while another thread records."""
     if not _recording.acquire(blocking=False):
-        return fn(*args), None
+        return fn(), MISSING
     recorder = Recorder(tensors)
     launch.local.recorder = recorder
     try:
         with recorder:
-            return fn(*args), recorder.plan
+            result = fn()
+        return result, recorder.plan(result)
     finally:
         launch.local.recorder = None
         _recording.release()

@@ -1,9 +1,9 @@
 """The short way in: what shapes and settings decide is worked out once, and calls of the same shapes repeat it.
 
-The second call of some shapes goes the long way, and shows how its arguments become those of the op (``Shortcut``). Its
-kernels are recorded (``recorder.py``), and their plan (``plans.py``) serves every later call of these shapes, strides,
-dtypes and settings, from which checks, strides, grids and the choice of kernels follow. Calls of which something must
-see the operators (``watched``) go the long way.
+The second call of some shapes goes the long way and is recorded (``recorder.py``). Its plan (``plans.py``) serves every
+later call of these shapes, strides, dtypes and settings, from which checks, strides, grids and the choice of kernels
+follow. Where a gradient is wanted, the plan is that of the op behind the call, and the call shows how its arguments
+become those of the op (``Shortcut``). Calls of which something must see the operators (``watched``) go the long way.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from itertools import chain
-from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -99,20 +98,17 @@ def cast(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Shortcut:
-    """The way from the plain tensors of a public call to its op, and from the op's results to the call's."""
+    """The way from the plain tensors of a public call to its differentiable op, and from the op's results to the
+    call's."""
 
     def __init__(self, function: Any, inner: Sequence[Any]) -> None:
         self.function = function
         self.inner = [None if isinstance(a, Tensor) else a for a in inner]
         self.at = [at for at, a in enumerate(inner) if isinstance(a, Tensor)]
-        self.wanted = torch.is_grad_enabled() and any(inner[at].requires_grad for at in self.at)
-        tensors = [inner[at] for at in self.at]
         # Composed forms read values or call the library: nothing to plan, and what they free must be free.
         composed = any(isinstance(a, str) and a == "composed" for a in self.inner)
-        self.planned = composed or not recordable(tensors)
+        self.planned = composed or not recordable([inner[at] for at in self.at])
         self.plan: Plan | None = None
-        self.make: Callable[[Any], Plan | None] | None = None  # the plan, once it is known what the call returns
-        self.chosen: Any = None  # of what the op returns, what the call does
         self.kept: _Context | None = None
         self.backwards: dict[Any, Plan | None] = {}
 
@@ -130,29 +126,22 @@ class Shortcut:
                 self.casts.append((len(self.order), inner[at].dtype))
             self.order.append(_found(places, source))
         returned = {id(t): i for i, t in enumerate(outputs)}
-        if isinstance(result, Tensor):
-            self.chosen = itemgetter(_found(returned, result))
-        else:
-            chosen = [_found(returned, t) for t in result]
-            self.chosen = lambda outputs: tuple(outputs[i] for i in chosen)
-        self._make_plan(outputs)
+        self.one = isinstance(result, Tensor)
+        self.returned = [_found(returned, t) for t in ([result] if self.one else result)]
 
     def run(self, tensors: list[Tensor]) -> Any:
         """The public call on tensors like those that the shortcut was found with."""
         given = [tensors[i] for i in self.order]
         for i, dtype in self.casts:
             given[i] = given[i].to(dtype)
-        if self.plan is not None and not self.wanted:
-            return self.plan.run(given)
         inner = self.inner.copy()
         for at, t in zip(self.at, given, strict=True):
             inner[at] = t
-        return self.chosen(self.start(inner))
+        outputs = self.start(inner)
+        return outputs[self.returned[0]] if self.one else tuple(outputs[i] for i in self.returned)
 
     def start(self, inner: Sequence[Any]) -> tuple[Tensor, ...]:
         """The op on its own arguments."""
-        if not self.wanted:
-            return self.forward(inner)
         local.shortcut = self
         outputs: tuple[Tensor, ...] = self.function.short_apply(*inner)
         return outputs
@@ -164,16 +153,10 @@ class Shortcut:
             return self.plan.run(tensors)
         if self.planned:
             return self.function.forward(*inner)
-        outputs, self.make = recorded(self.function.forward, inner, tensors)
-        self.planned = self.make is not None
-        self._make_plan(outputs)
+        outputs, plan = recorded(lambda: self.function.forward(*inner), tensors)
+        if plan is not MISSING:
+            self.plan, self.planned = plan, True
         return outputs
-
-    def _make_plan(self, outputs: tuple[Tensor, ...]) -> None:
-        """Once the op has been recorded: of all that a backward needs, or of what the call returns."""
-        if self.make is not None and (self.wanted or self.chosen is not None):
-            self.plan = self.make(outputs if self.wanted else self.chosen(outputs))
-            self.make = None
 
     def keep(self, ctx: Any, inner: Sequence[Any], outputs: tuple[Tensor, ...]) -> None:
         """What the op's ``setup_context`` does to ``ctx``: seen once, then done."""
@@ -203,10 +186,10 @@ class Shortcut:
         key = tuple(parts)
         plan = self.backwards.get(key, MISSING)
         if plan is MISSING and recordable(tensors):
-            grads, make = recorded(self.function.backward, (seen, *dys), tensors)
-            if make is not None:
+            grads, plan = recorded(lambda: self.function.backward(seen, *dys), tensors)
+            if plan is not MISSING:
                 _make_room(self.backwards)
-                self.backwards[key] = make(grads)
+                self.backwards[key] = plan
             return grads
         if not isinstance(plan, Plan):
             return self.function.backward(seen, *dys)
@@ -276,7 +259,7 @@ def short(fn: Function) -> Function:
             known = shortcuts.get(key, MISSING)
         except Exception:  # an argument that cannot be looked up: the long way says what is wrong with it
             return fn(*args, **kwargs)
-        if isinstance(known, Shortcut):
+        if isinstance(known, Shortcut | Plan):
             try:
                 return known.run(tensors)
             except Declined:
@@ -334,14 +317,20 @@ def _learned(
     fn: Callable[..., Any], args: Any, kwargs: Any, tensors: list[Tensor], shortcuts: dict[Any, Any], key: Any
 ) -> Any:
     """The long way, and what it shows."""
+    if len({*map(id, tensors)}) < len(tensors):
+        return fn(*args, **kwargs)  # a key does not tell one tensor given twice from two
+    shortcuts[key] = None
+    if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+        if not recordable(tensors):
+            return fn(*args, **kwargs)
+        result, plan = recorded(lambda: fn(*args, **kwargs), tensors)
+        shortcuts[key] = SEEN if plan is MISSING else plan
+        return result
     before, local.capture = local.capture, Capture()
     try:
         result, capture = fn(*args, **kwargs), local.capture
     finally:
         local.capture = before
-    if len({*map(id, tensors)}) < len(tensors):
-        return result  # a key does not tell one tensor given twice from two
-    shortcuts[key] = None
     if len(capture.runs) == 1:
         shortcut = capture.runs[0][0]
         with contextlib.suppress(Declined):
