@@ -145,7 +145,7 @@ class Fused(_Base):
 
     def why_original(self, x: Any) -> str | None:
         """Why this call takes the original forward; None if it runs the ops."""
-        if torch._C._is_tracing():
+        if torch.jit.is_tracing():
             return EXPORTED
         if torch.compiler.is_compiling():
             if torch.onnx.is_in_onnx_export():
