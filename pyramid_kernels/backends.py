@@ -77,6 +77,10 @@ class Decision(NamedTuple):
     because: tuple[str, ...]
 
 
+#: Every op that has been imported, by name.
+_ops: dict[str, Op] = {}
+
+
 @dataclass(frozen=True)
 class Op:
     """One operator: its name (the folder under ``ops``), its cost class, its PyTorch forms, its measured order."""
@@ -86,6 +90,9 @@ class Op:
     reference: ModuleType
     composed: ModuleType | None = None
     order: tuple[Backend, ...] = KERNELS
+
+    def __post_init__(self) -> None:
+        _ops[self.name] = self
 
     @functools.lru_cache  # noqa: B019  (ops live as long as the process)
     def module(self, backend: str) -> ModuleType | str:
@@ -178,9 +185,7 @@ def not_by_kernels(name: str, what: str) -> NotImplementedError:
 
 def _resolved(name: str, backend: Backend, *problem: Any) -> Backend:
     """``resolve`` on plain values: the tracer evaluates it and keeps the answer as a constant."""
-    from .ops import find_op
-
-    return resolve(find_op(name), Problem(*problem), backend).backend
+    return resolve(_ops[name], Problem(*problem), backend).backend
 
 
 def _log_on_cpu(name: str, chosen: Backend, because: str, *problem: Any) -> Backend:

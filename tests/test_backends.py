@@ -17,14 +17,14 @@ import torch
 import pyramid_kernels as pk
 from pyramid_kernels import _native, backends, ledger
 from pyramid_kernels.backends import BackendError, Problem, resolve
-from pyramid_kernels.ops import all_ops, find_op
+from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared import triton as shared
 from tests.test_errors import GOOD
 
 ROOT = Path(__file__).resolve().parent.parent
 HOPPER = Problem("cuda", 90, torch.float16, True, ("avg", "adaptive", 4, 16, 16), "NVIDIA H100")
 BODY = {"backend": "triton", "dtype": "float16", "layout": "channels_last", "arch": 90, "gpu": "NVIDIA H100"}
-POOL = find_op("pyramid_pool")
+POOL = all_ops()["pyramid_pool"]
 
 
 @pytest.fixture(autouse=True)
@@ -97,10 +97,10 @@ def test_gemm_ops_stay_off_without_a_measurement() -> None:
     verified("dilated_branches")
     problem = HOPPER._replace(options=())
     with pytest.warns(UserWarning, match="GEMM ops are off") as caught:
-        assert resolve(find_op("dilated_branches"), problem, "auto").backend == "reference"
+        assert resolve(all_ops()["dilated_branches"], problem, "auto").backend == "reference"
     assert "tune --op dilated_branches" in str(caught[0].message) and " verify " not in str(caught[0].message)
     ledger.record("ratios", {"op": "dilated_branches", **BODY, "ratio": 1.4})
-    assert resolve(find_op("dilated_branches"), problem, "auto").backend == "triton"
+    assert resolve(all_ops()["dilated_branches"], problem, "auto").backend == "triton"
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_triton_needs_a_c_compiler_and_pythons_headers(builds: Path, monkeypatch
 @pytest.mark.parametrize("name", list(all_ops()))
 def test_composed_is_the_algebra_where_there_is_some(name: str) -> None:
     """An op without a composed form runs its reference, and explain says so; no message names what an op has not."""
-    op, call = find_op(name), getattr(pk.functional, name)
+    op, call = all_ops()[name], getattr(pk.functional, name)
     assert call(**GOOD[name], backend="composed") is not None
     text = pk.explain(call, **GOOD[name], backend="composed")
     assert text.startswith(f"{name}: {'composed' if op.composed else 'reference'}  (")
@@ -274,7 +274,7 @@ def test_the_log_tells_every_new_decision_on_a_cpu(compiled: bool) -> None:
 
 def test_the_log_tells_decisions() -> None:
     code = POOLED.replace("(1, 2))", "(1, 2), backend='reference')")
-    code += "; from pyramid_kernels.backends import *; from pyramid_kernels.ops import find_op"
+    code += "; from pyramid_kernels.backends import *; from pyramid_kernels.ops import all_ops"
     code += "; problem = Problem('cuda', 90, torch.half, True, ('avg', 'adaptive', 2, 16, 16))"
     code += "; resolve(find_op('pyramid_pool'), problem, 'auto')"
     done = python(code, PYRAMID_KERNELS_LOG="1")

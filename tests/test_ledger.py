@@ -16,7 +16,7 @@ import torch
 
 from pyramid_kernels import ledger, testing
 from pyramid_kernels.backends import Problem, resolve
-from pyramid_kernels.ops import all_ops, find_op
+from pyramid_kernels.ops import all_ops
 
 ROOT = Path(__file__).resolve().parent.parent
 GPU = "NVIDIA A100"
@@ -157,9 +157,9 @@ def test_what_is_recorded_counts_in_this_process(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(backends, "cannot", lambda op, problem, backend: None if backend == "triton" else "absent")
     problem = Problem("cuda", 80, torch.float16, True, (), GPU)
     with pytest.warns(UserWarning, match="not verified"):
-        assert resolve(find_op("pyramid_pool"), problem, "auto").backend == "reference"
+        assert resolve(all_ops()["pyramid_pool"], problem, "auto").backend == "reference"
     ledger.record("verified", ENTRY)
-    assert resolve(find_op("pyramid_pool"), problem, "auto").backend == "triton"
+    assert resolve(all_ops()["pyramid_pool"], problem, "auto").backend == "triton"
     resolve.cache_clear()
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from pyramid_kernels import _native, ledger
 from pyramid_kernels import functional as PF
-from pyramid_kernels.ops import find_op
+from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared.precision import ieee_convolutions
 from tests.kernels import DEVICE
 
@@ -85,6 +85,6 @@ def test_strided_vectors() -> None:
     }
     backends = ("triton", *(["cuda"] if _native.simulated() or DEVICE == "cuda" else []))
     for op, call in calls.items():
-        for backend in (b for b in backends if not isinstance(find_op(op).module(b), str)):
+        for backend in (b for b in backends if not isinstance(all_ops()[op].module(b), str)):
             with ieee_convolutions():
                 torch.testing.assert_close(call(backend), call("reference"), rtol=1e-4, atol=1e-4)

@@ -9,13 +9,8 @@ import pkgutil
 from ..backends import Op
 
 
-def find_op(name: str) -> Op:
-    """The op in the folder ``name``."""
-    return importlib.import_module(f"{__name__}.{name}.op").OP
-
-
 @functools.lru_cache
 def all_ops() -> dict[str, Op]:
     """Every op by name, in alphabetical order: a folder with an ``op.py`` is an op."""
     names = sorted(m.name for m in pkgutil.iter_modules(__path__) if m.ispkg and not m.name.startswith("_"))
-    return {name: find_op(name) for name in names}
+    return {name: importlib.import_module(f"{__name__}.{name}.op").OP for name in names}
