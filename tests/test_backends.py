@@ -276,7 +276,7 @@ def test_the_log_tells_decisions() -> None:
     code = POOLED.replace("(1, 2))", "(1, 2), backend='reference')")
     code += "; from pyramid_kernels.backends import *; from pyramid_kernels.ops import all_ops"
     code += "; problem = Problem('cuda', 90, torch.half, True, ('avg', 'adaptive', 2, 16, 16))"
-    code += "; resolve(find_op('pyramid_pool'), problem, 'auto')"
+    code += "; resolve(all_ops()['pyramid_pool'], problem, 'auto')"
     done = python(code, PYRAMID_KERNELS_LOG="1")
     assert done.returncode == 0 and "-> reference" in done.stderr
     done = python(code, PYRAMID_KERNELS_STRICT="1")
