@@ -34,7 +34,8 @@ test-all: $(VENV)/test.done
 
 native: export PATH := $(abspath $(BIN)):$(PATH)
 native: $(VENV)/test.done
-	$(BIN)/python -m tests.hostsim
+	$(BIN)/python -m tests.hostsim sanitized
+	$(BIN)/python -m tests.hostsim race
 	cmake --build build/hostsim -j $(WORKERS)
 	ctest --test-dir build/hostsim --output-on-failure -j $(WORKERS)
 
