@@ -44,7 +44,7 @@ lint: $(VENV)/test.done $(VENV)/lint.done
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p pyramid_kernels
 	$(BIN)/mypy bench
-	git ls-files 'csrc/**.h' 'csrc/**.cuh' 'csrc/**.cu' '*.cpp' | xargs -r $(BIN)/clang-format --dry-run --Werror
+	git ls-files '*.h' '*.cuh' '*.cu' '*.cpp' | xargs -r $(BIN)/clang-format --dry-run --Werror
 
 bench: $(VENV)/test.done
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=median,iqr,rounds

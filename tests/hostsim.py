@@ -21,7 +21,7 @@ from pyramid_kernels.ops import all_ops
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "hostsim"
-MODULE = BUILD / "csrc" / "tests" / f"_hostsim{sysconfig.get_config_var('EXT_SUFFIX')}"
+MODULE = BUILD / "hostsim" / f"_hostsim{sysconfig.get_config_var('EXT_SUFFIX')}"
 OPTIONS = ("-G", "Ninja", "-DPK_CUDA=OFF", f"-DPython_EXECUTABLE={sys.executable}")
 
 

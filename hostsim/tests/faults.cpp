@@ -6,8 +6,8 @@
 
 #include "common/launch.cuh"
 #include "hostsim/race.h"
-#include "tests/check.h"
-#include "tests/faulty_kernels.cuh"
+#include "hostsim/tests/check.h"
+#include "hostsim/tests/faulty_kernels.cuh"
 
 using namespace pk;
 using namespace pk::test;

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "tests/check.h"
+#include "hostsim/tests/check.h"
 
 using namespace pk;
 

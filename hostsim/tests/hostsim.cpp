@@ -8,7 +8,7 @@
 #include "common/ptx/cluster.cuh"
 #include "common/ptx/warp.cuh"
 #include "common/tensor_map.h"
-#include "tests/check.h"
+#include "hostsim/tests/check.h"
 
 using namespace pk;
 using namespace pk::test;

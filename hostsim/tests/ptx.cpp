@@ -1,8 +1,8 @@
 // Every wrapper of common/ptx in a kernel, against plain loops, in several orders of threads and asynchronous
 // operations.
 #include "common/launch.cuh"
-#include "tests/check.h"
-#include "tests/ptx_kernels.cuh"
+#include "hostsim/tests/check.h"
+#include "hostsim/tests/ptx_kernels.cuh"
 
 using namespace pk;
 using namespace pk::test;

@@ -2,12 +2,12 @@
 #include "channel_gate/channel_gate.h"
 #include "common/ptx/site.cuh"
 #include "dilated_branches/dilated_branches.h"
+#include "hostsim/tests/check.h"
 #include "max_pool_pyramid/max_pool_pyramid.h"
 #include "pyramid_conv/pyramid_conv.h"
 #include "pyramid_pool/pyramid_pool.h"
 #include "pyramid_project/pyramid_project.h"
 #include "separable_pyramid/separable_pyramid.h"
-#include "tests/check.h"
 #include "upsample_cross_entropy/upsample_cross_entropy.h"
 #include "upsample_merge/upsample_merge.h"
 
