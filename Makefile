@@ -34,7 +34,8 @@ test-all: $(VENV)/test.done
 
 native: export PATH := $(abspath $(BIN)):$(PATH)
 native: $(VENV)/test.done
-	$(BIN)/python -m tests.hostsim
+	$(BIN)/python -m tests.hostsim sanitized
+	$(BIN)/python -m tests.hostsim race
 	cmake --build build/hostsim -j $(WORKERS)
 	ctest --test-dir build/hostsim --output-on-failure -j $(WORKERS)
 
@@ -43,7 +44,7 @@ lint: $(VENV)/test.done $(VENV)/lint.done
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p pyramid_kernels
 	$(BIN)/mypy bench
-	git ls-files 'csrc/**.h' 'csrc/**.cuh' 'csrc/**.cu' '*.cpp' | xargs -r $(BIN)/clang-format --dry-run --Werror
+	git ls-files '*.h' '*.cuh' '*.cu' '*.cpp' | xargs -r $(BIN)/clang-format --dry-run --Werror
 
 bench: $(VENV)/test.done
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=median,iqr,rounds

@@ -75,7 +75,7 @@ def conformance(scope: Scope) -> list[Job]:
     return [
         Job("configure", ("cmake", "-B", BUILD, "-DPK_TESTS=ON"), gpu=True),
         Job("compile", ("cmake", "--build", BUILD, "--target", "conformance", "-j"), gpu=True),
-        Job("run", (f"{BUILD}/csrc/tests/conformance",), 30, gpu=True),
+        Job("run", (f"{BUILD}/hostsim/conformance",), 30, gpu=True),
     ]
 
 

@@ -40,7 +40,7 @@ def rows(processors: int) -> list[str]:
 
 
 #: Where ``python -m tests.hostsim`` leaves the simulator's module.
-BUILT = Path(__file__).parents[1] / "build" / "hostsim" / "csrc" / "tests"
+BUILT = Path(__file__).parents[1] / "build" / "hostsim" / "hostsim"
 
 
 def main() -> int:

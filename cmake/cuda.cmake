@@ -38,5 +38,5 @@ install(FILES cmake/pyramid_kernelsConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/pyra
     DESTINATION ${package_dir})
 # Launchers' headers are free of CUDA; the .cuh stay behind.
 install(DIRECTORY csrc/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/pyramid_kernels FILES_MATCHING PATTERN "*.h"
-    PATTERN hostsim EXCLUDE PATTERN tests EXCLUDE PATTERN ptx EXCLUDE)
+    PATTERN ptx EXCLUDE)
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})

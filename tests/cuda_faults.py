@@ -292,7 +292,7 @@ def found_by(fault: Fault) -> tuple[bool, str]:
     """Whether the oracle finds ``fault`` in the simulator, and its first complaint."""
     with tempfile.TemporaryDirectory(prefix="fault_") as name:
         folder = Path(name)
-        shutil.copytree(ROOT / "csrc", folder / "csrc", ignore=shutil.ignore_patterns("tests"))
+        shutil.copytree(ROOT / "csrc", folder / "csrc")
         path = folder / "csrc" / fault.file
         text = path.read_text()
         if fault.line not in text:
@@ -309,10 +309,10 @@ def _units(fault: Fault) -> list[Path]:
     """The sources of the op, or of the one it builds on, that include the fault's file."""
     units = sorted(unit for unit in (ROOT / "csrc").glob("*/*.cu") if unit.parent.name in fault.op)
     compiler = hostsim.compiler() or "c++"
-    include = f"-I{ROOT / 'csrc'}"
+    include = f"-I{ROOT / 'csrc'}", f"-I{ROOT}"
 
     def reads(unit: Path) -> bool:
-        command = [compiler, "-x", "c++", "-std=c++20", "-MM", include, str(unit)]
+        command = [compiler, "-x", "c++", "-std=c++20", "-MM", *include, str(unit)]
         return fault.file in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     return [unit for unit in units if reads(unit)]

@@ -67,9 +67,8 @@ def cuda_kernels() -> dict[str, set[str]]:
     """Every ``__global__`` function of csrc/ by the folder it is in."""
     found: dict[str, set[str]] = {}
     for source in sorted((ROOT / "csrc").glob("*/*.cu*")):
-        if source.parent.name not in ("tests", "hostsim"):
-            if names := _GLOBAL.findall(source.read_text()):
-                found.setdefault(source.parent.name, set()).update(names)
+        if names := _GLOBAL.findall(source.read_text()):
+            found.setdefault(source.parent.name, set()).update(names)
     return found
 
 

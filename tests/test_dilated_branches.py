@@ -29,11 +29,13 @@ def architecture(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 @simulated
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize(("dtype", "arch"), [(torch.float16, 80), (torch.bfloat16, 86)], ids=["80", "86"])
 @pytest.mark.parametrize("case", [c for c in CASES if c.id.startswith("boxes")], ids=lambda c: c.id)
-def test_half_precision_on_ampere(case: oracle.Case, dtype: torch.dtype, architecture: pytest.MonkeyPatch) -> None:
-    """What takes the Hopper body where there is one also runs without it."""
-    architecture.setattr(native, "SIMULATED_ARCHITECTURE", 80)
+def test_half_precision_on_ampere(
+    case: oracle.Case, dtype: torch.dtype, arch: int, architecture: pytest.MonkeyPatch
+) -> None:
+    """What takes the Hopper body where there is one also runs without it, and where a block has a smaller ring."""
+    architecture.setattr(native, "SIMULATED_ARCHITECTURE", arch)
     report = oracle.check("dilated_branches", case, "cuda", dtype, True)
     assert not report.failures(), report.failures()
     assert set(report.run.forward) == {"dilated_branches_fwd_kernel"}

@@ -59,7 +59,7 @@ CASES = [
     case("one-pixel", (3, 8, 1, 1), (4, 5), (1, 3), (1, 6), norm=norms((4, 5)), activation="relu"),
     case("wide-output", (1, 6, 6, 5), (140,), (3,), (2,), activation="relu"),
     case("deep-input", (1, 150, 5, 4), (6,), (3,), (1,), shift=vectors((6,), "shift")),
-    case("many-images", (11, 6, 3, 2), (4,), (3,), (1,), norm=norms((4,))),
+    case("many-images", (11, 8, 3, 2), (4,), (3,), (1,), norm=norms((4,))),
     case("image-bias-1x1", (3, 12, 5, 7), (10,), (1,), (1,), norm=norms((10,)), activation="relu",
          image_bias=arg(3, 10, 1, kind="cells")),
     case("image-bias-3x3", (2, 12, 4, 3), (7,), (3,), (1,), activation="relu", image_bias=arg(2, 7, 9, kind="cells")),

@@ -49,7 +49,7 @@ CASES = [
     _case("oblong-grids", 1, 19, [(1, 7), (5, 2), (3, 1)], [5, 6, 7]),
     _case("deep-130", 1, 130, _squares(1, 3), [40, 33]),
     _case("matrices", 2, 12, _squares(1, 2), [5, 6], square=True),
-    _case("one-level", 2, 20, _squares(3), [70]),
+    _case("one-level", 9, 20, _squares(3), [136]),
     _case("scale-only", 2, 12, _squares(1, 2), [4, 5], scale=_vectors("vector", 4, 0)),
     _case("shift-only", 2, 12, _squares(1, 2), [4, 5], shift=_vectors("shift", 0, 5)),
     _case("norm-no-gamma", 2, 12, _squares(1, 3), [4, 5], norm=[_norm(4, False), _norm(5, beta="shift")], exact=False),

@@ -81,9 +81,12 @@ void check(const Access& access, Shadow& byte, uint32_t offset, const Site& site
         return component == access.component && (!asynchronous || tick == access.tick);
     };
     const auto conflict = [&](uint32_t other, const char* did) {
-        stop(text("race on shared address ", offset, ": ", access.writes ? "written" : "read", " at ", where(site),
-                  " by ", who(access.component), ", ", did, " by ", who(other), " with nothing between",
-                  asynchronous && other < threads ? " (a barrier and fence.proxy.async)" : ""));
+        const std::string race =
+            text("race on shared address ", offset, ": ", access.writes ? "written" : "read", " at ", where(site),
+                 " by ", who(access.component), ", ", did, " by ", who(other), " with nothing between",
+                 asynchronous && other < threads ? " (a barrier and fence.proxy.async)" : "");
+        // Instrumented code is compiled as if its own accesses could not throw.
+        site.line() ? stop(race) : fail(race);
     };
     // Ordinary writes must have been fenced for the asynchronous proxy; everything else needs only order.
     const auto& writes = asynchronous && byte.writer < threads ? access.knowledge.fenced : access.knowledge.seen;

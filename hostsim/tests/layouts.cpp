@@ -4,7 +4,7 @@
 #include "hostsim/layout.h"
 #include "hostsim/tensor_core.h"
 #include "hostsim/tensor_map.h"
-#include "tests/check.h"
+#include "hostsim/tests/check.h"
 
 using namespace pk;
 using namespace pk::test;

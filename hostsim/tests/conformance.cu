@@ -7,8 +7,8 @@
 #include "common/launch.cuh"
 #include "hostsim/tensor_core.h"
 #include "hostsim/tensor_map.h"
-#include "tests/check.h"
-#include "tests/raw_kernels.cuh"
+#include "hostsim/tests/check.h"
+#include "hostsim/tests/raw_kernels.cuh"
 
 using namespace pk;
 using namespace pk::test;

@@ -1,2 +1,2 @@
 // The conformance program in the simulator: what a GPU must reproduce.
-#include "tests/conformance.cu"
+#include "hostsim/tests/conformance.cu"

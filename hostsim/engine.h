@@ -180,6 +180,9 @@ struct Engine {
 
 extern Engine engine;
 
+/// Have the launch return this message, unless it has one, and go on.
+void fail(const std::string& message);
+
 /// Stop the launch with this message and never come back to the running thread.
 [[noreturn]] void stop(const std::string& message);
 

@@ -1,7 +1,7 @@
 // One wrapper of common/ptx per kernel on raw bits: registers or an image of shared memory in, the same out.
 #pragma once
 
-#include "tests/ptx_kernels.cuh"
+#include "hostsim/tests/ptx_kernels.cuh"
 
 namespace pk {
 

@@ -19,8 +19,6 @@ void barrier_arrive(int id, int threads, Site site);
 void warp_barrier(unsigned mask, Site site);
 uint64_t shuffle(Shuffle kind, unsigned mask, uint64_t value, int lane, int width, Site site);
 unsigned vote(Vote kind, unsigned mask, bool predicate, Site site);
-/// The lanes of this warp that have not returned.
-unsigned living_lanes();
 
 template <class T>
 T shuffle(Shuffle kind, unsigned mask, T value, int lane, int width, Site site) {
@@ -73,4 +71,3 @@ inline int __any_sync(unsigned mask, int predicate, HOSTSIM_HERE) {
 inline int __all_sync(unsigned mask, int predicate, HOSTSIM_HERE) {
     return static_cast<int>(hostsim::vote(hostsim::Vote::all, mask, predicate != 0, site));
 }
-inline unsigned __activemask() { return hostsim::living_lanes(); }

@@ -6,7 +6,7 @@
 #include <tuple>
 #include <utility>
 
-#include "check.h"
+#include "hostsim/tests/check.h"
 
 namespace {
 

@@ -15,35 +15,11 @@ struct dim3 {
     constexpr operator uint3() const { return {x, y, z}; }
 };
 
-// Aligned as on a device, so that a misaligned vector access shows under UBSan.
-#define HOSTSIM_VECTORS(T, name, align2, align4)                  \
-    struct name##1 { T x; };                                      \
-    struct alignas(align2) name##2 { T x, y; };                   \
-    struct alignas(align4) name##4 { T x, y, z, w; };             \
-    constexpr name##1 make_##name##1(T x) { return {x}; }         \
-    constexpr name##2 make_##name##2(T x, T y) { return {x, y}; } \
-    constexpr name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
-HOSTSIM_VECTORS(signed char, char, 2, 4)
-HOSTSIM_VECTORS(unsigned char, uchar, 2, 4)
-HOSTSIM_VECTORS(short, short, 4, 8)
-HOSTSIM_VECTORS(unsigned short, ushort, 4, 8)
-HOSTSIM_VECTORS(int, int, 8, 16)
-HOSTSIM_VECTORS(unsigned, uint, 8, 16)
-HOSTSIM_VECTORS(long long, longlong, 16, 16)
-HOSTSIM_VECTORS(unsigned long long, ulonglong, 16, 16)
-HOSTSIM_VECTORS(float, float, 8, 16)
-HOSTSIM_VECTORS(double, double, 16, 16)
-#undef HOSTSIM_VECTORS
-
-struct int3 {
-    int x, y, z;
+// Aligned as on a device, so that a misaligned access shows under UBSan.
+struct alignas(8) float2 {
+    float x, y;
 };
-struct float3 {
-    float x, y, z;
-};
-constexpr int3 make_int3(int x, int y, int z) { return {x, y, z}; }
-constexpr uint3 make_uint3(unsigned x, unsigned y, unsigned z) { return {x, y, z}; }
-constexpr float3 make_float3(float x, float y, float z) { return {x, y, z}; }
+constexpr float2 make_float2(float x, float y) { return {x, y}; }
 
 namespace hostsim {
 
@@ -91,8 +67,7 @@ constexpr float round_to_odd(double value) {
         constexpr name(double v) : bits(hostsim::from_float(hostsim::round_to_odd(v))) {} \
         constexpr name(int v) : name(static_cast<double>(v)) {}                           \
         constexpr operator float() const { return hostsim::to_float(bits); }              \
-    };                                                                                    \
-    struct alignas(4) name##2 { name x, y; };
+    };
 HOSTSIM_FLOAT16(__half, float_to_half, half_to_float)
 HOSTSIM_FLOAT16(__nv_bfloat16, float_to_bf16, bf16_to_float)
 #undef HOSTSIM_FLOAT16
@@ -100,16 +75,4 @@ HOSTSIM_FLOAT16(__nv_bfloat16, float_to_bf16, bf16_to_float)
 constexpr float __half2float(__half v) { return v; }
 constexpr float __bfloat162float(__nv_bfloat16 v) { return v; }
 constexpr __half __float2half_rn(float v) { return v; }
-constexpr __half __float2half(float v) { return v; }
-constexpr __half __double2half(double v) { return v; }
 constexpr __nv_bfloat16 __float2bfloat16_rn(float v) { return v; }
-constexpr __nv_bfloat16 __float2bfloat16(float v) { return v; }
-constexpr __nv_bfloat16 __double2bfloat16(double v) { return v; }
-constexpr __half2 __floats2half2_rn(float x, float y) { return {x, y}; }
-constexpr __nv_bfloat162 __floats2bfloat162_rn(float x, float y) { return {x, y}; }
-constexpr float2 __half22float2(__half2 v) { return {v.x, v.y}; }
-constexpr float2 __bfloat1622float2(__nv_bfloat162 v) { return {v.x, v.y}; }
-constexpr unsigned short __half_as_ushort(__half v) { return v.bits; }
-constexpr unsigned short __bfloat16_as_ushort(__nv_bfloat16 v) { return v.bits; }
-constexpr __half __ushort_as_half(unsigned short v) { return std::bit_cast<__half>(v); }
-constexpr __nv_bfloat16 __ushort_as_bfloat16(unsigned short v) { return std::bit_cast<__nv_bfloat16>(v); }

@@ -1,5 +1,4 @@
-// What the ctest executables share: checks that count, buffers of exact size, reproducible data, comparison with a
-// reference in double.
+// What the ctest executables share: checks that count, buffers of exact size, reproducible data.
 #pragma once
 
 #include <cmath>
@@ -7,7 +6,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -51,24 +49,21 @@ class Random {
     uint64_t state_;
 };
 
-/// `count` elements on the heap, of which a sanitizer sees the exact end; all NaN at first. `offset` elements before
-/// them make the pointer as misaligned as an element allows.
+/// `count` elements on the heap, of which a sanitizer sees the exact end; all NaN at first.
 template <class T>
 class Buffer {
   public:
-    explicit Buffer(size_t count, size_t offset = 0) : count_(count), offset_(offset) {
-        memory_ = static_cast<T*>(std::malloc((count + offset) * sizeof(T) + (count + offset == 0)));
-        std::memset(static_cast<void*>(memory_), 0xFF, (count + offset) * sizeof(T));
+    explicit Buffer(size_t count) : count_(count), memory_(static_cast<T*>(std::malloc(count * sizeof(T)))) {
+        std::memset(static_cast<void*>(memory_), 0xFF, count * sizeof(T));
     }
     ~Buffer() { std::free(memory_); }
     Buffer(const Buffer&) = delete;
     Buffer& operator=(const Buffer&) = delete;
-    T* data() { return memory_ + offset_; }
-    const T* data() const { return memory_ + offset_; }
+    T* data() { return memory_; }
+    const T* data() const { return memory_; }
     size_t size() const { return count_; }
-    T& operator[](size_t i) { return data()[i]; }
-    const T& operator[](size_t i) const { return data()[i]; }
-    void poison() { std::memset(static_cast<void*>(data()), 0xFF, count_ * sizeof(T)); }
+    T& operator[](size_t i) { return memory_[i]; }
+    const T& operator[](size_t i) const { return memory_[i]; }
 
     /// Uniform numbers in [low, high), rounded to T.
     void fill(Random& random, double low = -1, double high = 1) {
@@ -80,18 +75,9 @@ class Buffer {
     }
 
   private:
+    size_t count_;
     T* memory_;
-    size_t count_, offset_;
 };
-
-/// Distance from 1 to the next number of T.
-template <class T>
-constexpr double epsilon() {
-    if constexpr (std::is_same_v<T, half>) return 0x1p-10;
-    if constexpr (std::is_same_v<T, bf16>) return 0x1p-7;
-    if constexpr (std::is_floating_point_v<T>) return std::numeric_limits<T>::epsilon();
-    return 0;
-}
 
 template <class T>
 constexpr Dtype dtype_of() {
@@ -101,27 +87,23 @@ constexpr Dtype dtype_of() {
     return Dtype::f32;
 }
 
-/// Whether got[i] is within `tolerance` of want[i]; a NaN only matches a NaN.
-inline bool is_close(double got, double want, double tolerance) {
-    return got == want || (std::isnan(want) && std::isnan(got)) || std::abs(got - want) <= tolerance;
-}
+/// A NaN equals a NaN.
+inline bool is_equal(double got, double want) { return got == want || (std::isnan(want) && std::isnan(got)); }
 
 /// Check `got` against the reference, element by element; the line names the first that differs and how many do.
 template <class T, class Want>
-void check_close(const char* file, int line, const std::string& what, const T& got, const Want& want,
-                 double tolerance) {
+void check_equal(const char* file, int line, const std::string& what, const T& got, const Want& want) {
     ++checks;
     if (got.size() != want.size()) return report(file, line, what, ": ", got.size(), " elements, not ", want.size());
     size_t wrong = 0, first = 0;
     for (size_t i = got.size(); i-- > 0;) {
-        if (is_close(static_cast<double>(got[i]), static_cast<double>(want[i]), tolerance)) continue;
+        if (is_equal(static_cast<double>(got[i]), static_cast<double>(want[i]))) continue;
         ++wrong;
         first = i;
     }
     if (wrong)
         report(file, line, what, ": ", wrong, " of ", got.size(), " differ, first [", first,
-               "]: ", static_cast<double>(got[first]), " instead of ", static_cast<double>(want[first]), " within ",
-               tolerance);
+               "]: ", static_cast<double>(got[first]), " instead of ", static_cast<double>(want[first]));
 }
 
 }  // namespace pk::test
@@ -141,4 +123,4 @@ void check_close(const char* file, int line, const std::string& what, const T& g
             pk::test::report(__FILE__, __LINE__, #call ": ", status_.error); \
     } while (0)
 
-#define CHECK_CLOSE(what, got, want, tolerance) pk::test::check_close(__FILE__, __LINE__, what, got, want, tolerance)
+#define CHECK_EQUAL(what, got, want) pk::test::check_equal(__FILE__, __LINE__, what, got, want)

@@ -171,6 +171,4 @@ unsigned vote(Vote kind, unsigned mask, bool predicate, Site site) {
     return 0;
 }
 
-unsigned living_lanes() { return engine.current->block->warps[engine.current->warp].living; }
-
 }  // namespace hostsim

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "tests/check.h"
+#include "hostsim/tests/check.h"
 
 using namespace pk;
 

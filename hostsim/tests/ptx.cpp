@@ -1,8 +1,8 @@
 // Every wrapper of common/ptx in a kernel, against plain loops, in several orders of threads and asynchronous
 // operations.
 #include "common/launch.cuh"
-#include "tests/check.h"
-#include "tests/ptx_kernels.cuh"
+#include "hostsim/tests/check.h"
+#include "hostsim/tests/ptx_kernels.cuh"
 
 using namespace pk;
 using namespace pk::test;
@@ -21,7 +21,7 @@ void check_mma(uint64_t seed) {
     for (int i = 0; i < 16; ++i)
         for (int j = 0; j < 8; ++j)
             for (int k = 0; k < 32; ++k) want[i * 8 + j] += double{a[i * 32 + k]} * b[j * 32 + k];
-    CHECK_CLOSE("mma", c, want, 0);
+    CHECK_EQUAL("mma", c, want);
 }
 
 /// The element of a tensor of these sizes at coordinates + the box's index, or 0 outside.
@@ -74,8 +74,8 @@ void check_box(Swizzle swizzle, std::vector<int> size, std::vector<int> box, std
         want[(chunk ^ turn) * 8 + i % 8] = value;
         if (where != SIZE_MAX) stored[where] = value;
     }
-    CHECK_CLOSE("bulk load", moved, want, 0);
-    CHECK_CLOSE("bulk store", y, stored, 0);
+    CHECK_EQUAL("bulk load", moved, want);
+    CHECK_EQUAL("bulk store", y, stored);
 }
 
 void check_multicast(uint64_t seed) {
@@ -88,7 +88,7 @@ void check_multicast(uint64_t seed) {
                     box.data()));
     std::vector<double> want(box.size());
     for (size_t i = 0; i < want.size(); ++i) want[i] = i % 1024 < 30 * 32 ? x[i % 1024] : 0;
-    CHECK_CLOSE("multicast", box, want, 0);
+    CHECK_EQUAL("multicast", box, want);
 }
 
 template <class T, int N, bool MnMajor>
@@ -114,7 +114,7 @@ void check_wgmma(uint64_t seed) {
             for (int k = 0; k < depth; ++k)
                 want[i * N + j] +=
                     double{a[MnMajor ? k * 64 + i : i * depth + k]} * b[MnMajor ? k * N + j : j * depth + k];
-    CHECK_CLOSE("wgmma", d, want, 0);
+    CHECK_EQUAL("wgmma", d, want);
 }
 
 void check_turns(uint64_t seed) {
@@ -134,7 +134,7 @@ void check_turns(uint64_t seed) {
     for (int i = 0; i < 64; ++i)
         for (int j = 0; j < 128; ++j)
             for (int k = 0; k < 256; ++k) want[i * 128 + j] += double{a[i * 256 + k]} * b[j * 256 + k];
-    CHECK_CLOSE("turns", d, want, 0);
+    CHECK_EQUAL("turns", d, want);
 }
 
 void check_refusals() {

@@ -85,7 +85,7 @@ Thread* finish_thread() {
         (*engine.body)();
         returned(*engine.current);
         Thread* next = pick();
-        if (!next) engine.error = ended();
+        if (!next && engine.error.empty()) engine.error = ended();
         return next;
     } catch (const Stopped&) {
         return nullptr;
@@ -141,8 +141,13 @@ Thread* Runnable::take(Random& random) {
     return nullptr;
 }
 
+void fail(const std::string& message) {
+    if (engine.error.empty())
+        engine.error = text("thread (", threadIdx.x, ", ", threadIdx.y, ", ", threadIdx.z, "): ", message);
+}
+
 void stop(const std::string& message) {
-    engine.error = text("thread (", threadIdx.x, ", ", threadIdx.y, ", ", threadIdx.z, "): ", message);
+    fail(message);
     throw Stopped();
 }
 
@@ -151,7 +156,7 @@ void suspend(const char* what, const Site& site) {
     engine.current->site = site;
     Thread* next = pick();
     if (next) return leave_for(next);
-    engine.error = deadlock();
+    if (engine.error.empty()) engine.error = deadlock();
     throw Stopped();
 }
 

@@ -6,8 +6,8 @@
 
 #include "common/launch.cuh"
 #include "hostsim/race.h"
-#include "tests/check.h"
-#include "tests/faulty_kernels.cuh"
+#include "hostsim/tests/check.h"
+#include "hostsim/tests/faulty_kernels.cuh"
 
 using namespace pk;
 using namespace pk::test;
@@ -41,7 +41,7 @@ int ring(std::string& error) {
             for (int j = 0; j < 64; ++j) {
                 double want = 0;
                 for (int k = 0; k < depth; ++k) want += double{a[i * depth + k]} * b[j * depth + k];
-                right &= is_close(d[i * 64 + j], want, 0);
+                right &= is_equal(d[i * 64 + j], want);
             }
         caught += !right;
     }
@@ -65,7 +65,7 @@ int transpose(std::string& error) {
         for (int m = 0; m < 64; ++m)
             for (int i = 0; i < 8; ++i)
                 for (int j = 0; j < 8; ++j)
-                    right &= is_close(double{y[i * 512 + m * 8 + j]}, double{x[m * 64 + j * 8 + i]}, 0);
+                    right &= is_equal(double{y[i * 512 + m * 8 + j]}, double{x[m * 64 + j * 8 + i]});
         caught += !right;
     }
     return caught;

@@ -16,7 +16,6 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __cluster_dims__(...)
 #define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
 #define __shared__ static thread_local
@@ -54,7 +53,7 @@ std::string replay();
 /// End the launch: run() returns what the running thread says.
 [[noreturn]] void stop(const std::string& message);
 
-/// What decides the order of threads in later launches; at first PYRAMID_KERNELS_HOSTSIM_SEED, or 0.
+/// What decides, with a launch's name and grid, the order of its threads; at first PYRAMID_KERNELS_HOSTSIM_SEED, or 0.
 void set_seed(uint64_t seed);
 
 }  // namespace hostsim
