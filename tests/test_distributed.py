@@ -19,7 +19,7 @@ from torch.testing import assert_close
 
 from pyramid_kernels.nn import ASPP, AttentionRefinementModule
 from tests.agreement import count_fused
-from tests.modules import IMAGES, MODULES, build, loss, maps_of
+from tests.modules import IMAGES, LEARNED, build, loss, maps_of
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 
@@ -61,7 +61,7 @@ def _rank(rank: int, check: Callable[..., None], path: str, *args: Any) -> None:
 
 
 def data_parallel(share: slice) -> None:
-    for name in MODULES:
+    for name in LEARNED:
         module, whole = build(name), maps_of(name)
         expected = gradients(module.to_reference(), whole)
         maps = [m[share] for m in whole]
@@ -75,7 +75,7 @@ def data_parallel(share: slice) -> None:
 
 
 def sharded(share: slice) -> None:
-    for name in MODULES:
+    for name in LEARNED:
         module, maps = build(name), [m[share] for m in maps_of(name)]
         module.eval()  # statistics of the batch are not what is sharded
         with pytest.MonkeyPatch.context() as patch:
