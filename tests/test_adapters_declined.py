@@ -8,12 +8,9 @@ from typing import Any
 import pytest
 from torch import nn
 
-import pyramid_kernels as pk
-from tests import third_party as user
 from tests import third_party_gates as gates
-from tests.foreign import build, timm_module, under_their_own_names, why_skipped
+from tests.foreign import build, under_their_own_names, why_skipped
 from tests.libraries import conv_module as block
-from tests.libraries import library
 
 __all__ = ["under_their_own_names"]
 
