@@ -51,8 +51,9 @@ DECODER: dict[str, Any] = {"low_width": 6, "low_index": 0}
 DENSE = "pyramid_pool dilated_branches pyramid_project"
 SEPARABLE = "pyramid_pool dilated_branches"
 POOLED = "pyramid_pool pyramid_project upsample_merge"
-PSP = "pyramid_pool pyramid_project pyramid_conv"
-UPER = f"{PSP} upsample_merge"
+JOINED = "pyramid_conv upsample_merge"
+HEAD = f"{POOLED} pyramid_conv"
+SEPARATE = f"{POOLED} separable_pyramid"
 DECODED = "pyramid_pool dilated_branches pyramid_conv"
 
 MODULES: dict[str, Case] = {
@@ -78,28 +79,29 @@ MODULES: dict[str, Case] = {
     "sppf": Case(lambda **kw: SPPF(8, 6, **kw), [(8, 15, 14)], "max_pool_pyramid"),
     "sppf-yolo26": Case(lambda **kw: SPPF(8, 8, 5, 3, True, activation=False, **kw), [(8, 15, 14)], "max_pool_pyramid"),
     "sppf-two-of-3": Case(lambda **kw: SPPF(8, 6, 3, 2, True, **kw), [(8, 15, 14)], "max_pool_pyramid"),
-    "dspp": Case(lambda **kw: DSPP(4, 3, (1, 2), **kw), [(4, 3, 5)], POOLED),
-    "mdspp": Case(lambda **kw: MDSPP(4, 8, (1, 2, 1, 2), **kw), [(4, 3, 5)], POOLED),
+    "dspp": Case(lambda **kw: DSPP(4, 3, (1, 2), **kw), [(4, 3, 5)], SEPARATE),
+    "mdspp": Case(lambda **kw: MDSPP(4, 8, (1, 2, 1, 2), **kw), [(4, 3, 5)], SEPARATE),
     "hrfuse": Case(lambda **kw: HRFuse(WIDTHS, **kw), LEVELS, "upsample_merge"),
     "hrfuse-bilinear": Case(lambda **kw: HRFuse(WIDTHS, mode="bilinear", **kw), ODD, "upsample_merge"),
     "hrfuse-corners": Case(
         lambda **kw: HRFuse(WIDTHS, mode="bilinear", align_corners=True, **kw), LEVELS, "upsample_merge"
     ),
     "hrfuse-finest": Case(lambda **kw: HRFuse(WIDTHS, multi_scale_output=False, **kw), ODD, "upsample_merge"),
-    "psp": Case(lambda **kw: PSPHead(8, 3, hidden_dim=8, **kw), [(8, 7, 5)], PSP),
+    "psp": Case(lambda **kw: PSPHead(8, 3, hidden_dim=8, **kw), [(8, 7, 5)], HEAD),
     "psp-half-pixel": Case(
-        lambda **kw: PSPHead(8, 3, (1, 2), hidden_dim=8, align_corners=False, **kw), [(8, 6, 6)], PSP
+        lambda **kw: PSPHead(8, 3, (1, 2), hidden_dim=8, align_corners=False, **kw), [(8, 6, 6)], HEAD
     ),
-    "segformer": Case(lambda **kw: SegFormerHead(WIDTHS, 8, 3, **kw), LEVELS, "pyramid_conv"),
-    "segformer-odd": Case(lambda **kw: SegFormerHead(WIDTHS, 8, 3, **kw), UNEVEN, "pyramid_conv"),
-    "uper": Case(lambda **kw: UPerHead(WIDTHS, 8, 3, **kw), LEVELS, UPER),
-    "uper-corners": Case(lambda **kw: UPerHead(WIDTHS, 8, 3, (1, 4), align_corners=True, **kw), UNEVEN, UPER),
-    "hrnetv2": Case(lambda **kw: HRNetV2Head(WIDTHS, 3, **kw), LEVELS, "pyramid_conv"),
+    "segformer": Case(lambda **kw: SegFormerHead(WIDTHS, 8, 3, **kw), LEVELS, JOINED),
+    "segformer-odd": Case(lambda **kw: SegFormerHead(WIDTHS, 8, 3, **kw), UNEVEN, JOINED),
+    "uper": Case(lambda **kw: UPerHead(WIDTHS, 8, 3, **kw), LEVELS, HEAD),
+    "uper-corners": Case(lambda **kw: UPerHead(WIDTHS, 8, 3, (1, 4), align_corners=True, **kw), UNEVEN, HEAD),
+    "hrnetv2": Case(lambda **kw: HRNetV2Head(WIDTHS, 3, **kw), LEVELS, JOINED),
     "hrnetv2-corners": Case(
-        lambda **kw: HRNetV2Head(WIDTHS, 3, channels=8, kernel_size=3, align_corners=True, **kw), UNEVEN, "pyramid_conv"
+        lambda **kw: HRNetV2Head(WIDTHS, 3, channels=8, kernel_size=3, align_corners=True, **kw), UNEVEN, JOINED
     ),
     "decoder": Case(
-        lambda **kw: DeepLabV3PlusDecoder(8, 4, 8, (2, 3), **DECODER, **kw), [(4, 13, 9), (8, 5, 4)], DECODED
+        lambda **kw: DeepLabV3PlusDecoder(8, 4, 8, (2, 3), **DECODER, **kw), [(4, 13, 9), (8, 5, 4)],
+        f"{DECODED} upsample_merge",
     ),
     "decoder-low-first": Case(
         lambda **kw: DeepLabV3PlusDecoder(8, 4, 8, (2,), low_first=True, align_corners=False, **DECODER, **kw),
@@ -107,7 +109,7 @@ MODULES: dict[str, Case] = {
     ),
     "decoder-dense": Case(
         lambda **kw: DeepLabV3PlusDecoder(8, 4, 8, (2,), separable=False, low_first=True, **DECODER, **kw),
-        [(4, 12, 8), (8, 3, 2)], DECODED,
+        [(4, 12, 8), (8, 3, 2)], f"{DENSE} {JOINED}",
     ),
     "arm": Case(lambda **kw: AttentionRefinementModule(6, 8, **kw), MAP, "channel_gate"),
     "arm-bias-without-norm": Case(
@@ -120,7 +122,7 @@ MODULES: dict[str, Case] = {
     ),
     "ffm-3x3-bias": Case(
         lambda **kw: FeatureFusionModule((5, 4, 3), 6, kernel_size=3, hidden=6, bias=True, norm=True, **kw),
-        [(5, 8, 6), (4, 4, 3), (3, 2, 2)], "channel_gate",
+        [(5, 8, 6), (4, 4, 3), (3, 2, 2)], "channel_gate pyramid_conv upsample_merge",
     ),
 }  # fmt: skip
 LEARNED = [name for name in MODULES if not name.startswith("spp-net")]

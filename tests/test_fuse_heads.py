@@ -44,7 +44,7 @@ def overriding(head: Any, **methods: Any) -> Any:
 
 
 def test_a_pyramid_has_an_align_corners_of_its_own() -> None:
-    head, maps = head_and_maps("upernet")
+    head, maps = head_and_maps("transformers-upernet")
     head.psp_modules.align_corners = True
     for _ in range(2):
         expected = head(maps)
@@ -61,7 +61,7 @@ def test_maps_that_do_not_fit_take_the_original_forward() -> None:
     decoder, (*maps, last) = head_and_maps("smp-deeplabv3plus")
     pk.fuse_(decoder, backend="reference", only="")
     assert "4 times as large" in decoder.why_original([*maps, last[..., :-1]])
-    head, maps = head_and_maps("segformer")
+    head, maps = head_and_maps("transformers-segformer")
     pk.fuse_(head, backend="reference")
     flat = [*maps[:-1], maps[-1].flatten(2).transpose(1, 2)]
     assert "not a batch of maps" in head.why_original(flat)
@@ -75,7 +75,7 @@ def test_a_layer_replaced_after_fusing_takes_the_original_forward() -> None:
         def forward(self, input: Tensor) -> Tensor:
             return super().forward(input) + input.mean()
 
-    head, maps = head_and_maps("segformer")
+    head, maps = head_and_maps("transformers-segformer")
     pk.fuse_(head, backend="reference")
     head.linear_projections[0].proj = LowRank(4, 8)
     assert "a projection is a LowRank" in head.why_original(maps)
