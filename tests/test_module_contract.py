@@ -60,14 +60,12 @@ LAUNCHED = (
     "aspp-separable",
     "aspp",
     "largefov",
-    "aspp-v2-hidden",
     "sppf-two-of-3",
     "hrfuse-finest",
     "segformer",
-    "hrnetv2",
     "decoder",
     "arm-of-x",
-    "ffm-3x3-bias",
+    "ffm",
 )
 
 
@@ -82,12 +80,20 @@ every = pytest.mark.parametrize("name", MODULES)
 learned = pytest.mark.parametrize("name", LEARNED)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+#: Every form on one layout or the other, and in the slow tier on both.
+FORMS = [
+    pytest.param(name, backend, layout, marks=[] if quick else [pytest.mark.slow])
+    for name in MODULES
+    for backend in (("reference", "composed") if name in LEARNED else ("reference",))
+    for layout, quick in (
+        ("contiguous", backend == "reference"),
+        ("channels_last", backend == "composed" or name not in LEARNED),
+    )
+]
+
+
+@pytest.mark.parametrize(("name", "backend", "layout"), FORMS)
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(
-    ("name", "backend"),
-    [(name, "reference") for name in MODULES] + [(name, "composed") for name in LEARNED],
-)
 def test_agrees(name: str, mode: str, backend: str, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float64, where nothing but an error tells the two apart."""
     module = MODES[mode](build(name, backend=backend).to(DEVICE))
@@ -136,8 +142,9 @@ def test_agrees_on_kernels(name: str, mode: str) -> None:
         assert (got[key] - t).abs().max() <= 1e-3 * t.abs().max() + 1e-4, key
 
 
-@pytest.mark.parametrize("mode", ["train", "eval"])
-@pytest.mark.parametrize("name", ["aspp", pytest.param("ppm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "mode"), [("aspp", "train"), *tiers((), ("aspp", "ppm"), "eval"), *tiers((), ("ppm",), "train")]
+)
 def test_statistics_of_the_batch_agree_on_kernels(name: str, mode: str) -> None:
     x = torch.randn(8, 6, 5, 4, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     module = fair_(build(name, torch.float32, backend="triton").to(DEVICE), x).train(mode == "train")
