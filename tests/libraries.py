@@ -1,6 +1,7 @@
 """Libraries that ask for more than the tests have: mmsegmentation and ultralytics, imported beside stand-ins.
 
-What an import of theirs runs may start no process and open no connection, and what it changes of PyTorch is put back.
+What an import of theirs runs may start no process and open no connection; what it changes of PyTorch and of the
+environment is put back.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ def _guarded(name: str) -> Any:
 @contextmanager
 def _stand_ins() -> Iterator[None]:
     global _importing
+    environment = dict(os.environ)
     os.environ |= {"YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": tempfile.gettempdir()}
     made = {name: mock.MagicMock(__spec__=ModuleSpec(name, None)) for name in STAND_INS} | {"thop": None}
     before = {name: sys.modules.get(name) for name in made}
@@ -73,6 +75,8 @@ def _stand_ins() -> Iterator[None]:
     finally:
         _importing = False
         torch.save, torch.load = kept
+        os.environ.clear()
+        os.environ.update(environment)
         for name, module in before.items():
             if module is None:
                 sys.modules.pop(name, None)
