@@ -51,8 +51,8 @@ def stub_triton() -> None:
     JITFunction.run = lambda self, *_, **__: Compiled()  # type: ignore[method-assign]
 
 
-def measured(fn: Callable[[], Any]) -> float:
-    """The time of ``fn()`` in multiples of ``torch.relu``."""
+def measured(*fns: Callable[[], Any]) -> list[float]:
+    """The time of each ``fn()`` in multiples of ``torch.relu``, all in turn."""
     x = torch.empty(8, 8)
 
     def spent(call: Callable[[], Any]) -> float:
@@ -61,10 +61,11 @@ def measured(fn: Callable[[], Any]) -> float:
             call()
         return time.thread_time_ns() - start
 
-    for _ in range(3):
+    for fn in fns * 3:
         fn()
-    rounds = [(spent(fn), spent(lambda: torch.relu(x))) for _ in range(ROUNDS)]
-    return min(t for t, _ in rounds) / min(r for _, r in rounds)
+    rounds = [[spent(fn) for fn in (*fns, lambda: torch.relu(x))] for _ in range(ROUNDS)]
+    *times, relu = map(min, zip(*rounds, strict=True))
+    return [t / relu for t in times]
 
 
 def a_map(n: int, *sizes: int) -> Tensor:
@@ -103,33 +104,29 @@ def calls(n: int, backend: Any) -> Iterator[tuple[str, Callable[..., Any], list[
     yield "separable_pyramid", separable, [x, *depthwise, *points, *(torch.randn(32) for _ in levels)]
 
 
-def launches(fn: Any) -> int:
-    """Launches in the plan of the newest call of a public function."""
-    shortcut = list(fn.shortcuts.values())[-1]
-    return sum(isinstance(step, Native | Triton) for step in shortcut.plan.steps)
-
-
-def counted(fn: Any) -> int:
-    """Tensors in the newest call of a public function."""
-    return len(list(fn.shortcuts.values())[-1].order)
+def budget(fn: Any, backend: str) -> float:
+    """Of calls without a gradient, by what the plan of the newest call of a public function holds."""
+    plan = list(fn.shortcuts.values())[-1]
+    launches = sum(isinstance(step, Native | Triton) for step in plan.steps)
+    return 10.0 if backend == "cuda" else 6 + 0.25 * plan.inputs + 2 * launches
 
 
 def op_rows(backend: str) -> Iterator[Row]:
     for name, call, tensors in calls(0 if backend == "cuda" else 1, backend):
         fn, given = getattr(F, name), [t.detach() for t in tensors]
-        without = measured(lambda call=call, given=given: call(*given))  # type: ignore[misc]
-        budget = 10.0 if backend == "cuda" else 6 + 0.25 * counted(fn) + 2 * launches(fn)
-        yield Row(f"{name}, {backend}", without, budget)
+        (without,) = measured(lambda call=call, given=given: call(*given))  # type: ignore[misc]
+        most, count = budget(fn, backend), list(fn.shortcuts.values())[-1].inputs
+        yield Row(f"{name}, {backend}", without, most)
         if name == "upsample_argmax":
             continue
-        given, count = [t.detach().requires_grad_() for t in tensors], counted(fn)
-        wanted = measured(lambda call=call, given=given: call(*given))  # type: ignore[misc]
-        most = 2 * budget if backend == "triton" else 20 + max(0, count - 15) / 2
+        given = [t.detach().requires_grad_() for t in tensors]
+        (wanted,) = measured(lambda call=call, given=given: call(*given))  # type: ignore[misc]
+        most = 2 * most if backend == "triton" else 20 + max(0, count - 15) / 2
         yield Row(f"{name}, {backend}, with gradient", wanted, most)
 
 
 def module_rows() -> Iterator[Row]:
-    """Fused modules on a map that is all host time; the budget is what the unfused one takes on it."""
+    """Fused modules on a map that is all host time; the budget is what the unfused one takes, and a tenth for noise."""
     x = a_map(1, 64, 4, 4)
     arm = pk.nn.AttentionRefinementModule(64, 32, backend="triton")
     modules = pk.nn.ASPP(64, (2, 4), 32, backend="triton"), pk.nn.PPM(64, 16, (1, 2, 3), backend="triton"), arm
@@ -137,7 +134,8 @@ def module_rows() -> Iterator[Row]:
         plain = module.eval().to_reference().eval()
         assert module.why_original(x) is None
         with torch.no_grad():
-            yield Row(f"nn.{type(module).__name__}", *(measured(lambda m=m: m(x)) for m in (module, plain)))  # type: ignore[misc]
+            fused, unfused = measured(lambda m=module: m(x), lambda m=plain: m(x))  # type: ignore[misc]
+            yield Row(f"nn.{type(module).__name__}", fused, 1.1 * unfused)
 
 
 def main() -> int:

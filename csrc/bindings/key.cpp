@@ -9,7 +9,7 @@ namespace {
 
 class Key {
   public:
-    Key(py::handle tensor, py::handle parameter) : tensor_(tensor), parameter_(parameter) {}
+    Key(py::handle tensor, py::handle parameter) : tensor_(tensor), parameter_(parameter) { bytes_.reserve(1024); }
 
     /// False where the argument may be more than it seems: a subclass, a pending negation, elements without memory.
     bool add(const py::object& a, int depth = 0) {
@@ -23,7 +23,7 @@ class Key {
                     return false;
             return true;
         }
-        if (py::isinstance(a, tensor_)) return false;
+        if (PyType_IsSubtype(Py_TYPE(a.ptr()), reinterpret_cast<PyTypeObject*>(tensor_.ptr()))) return false;
         put('c', Py_TYPE(a.ptr()));  // 1, 1.0 and True are equal
         constants_.append(a);
         return true;
@@ -54,10 +54,12 @@ class Key {
             put(t.size[i], t.stride[i]);
             empty |= t.size[i] == 0;
         }
-        static PyObject* const wants_name = PyUnicode_InternFromString("requires_grad");
-        static PyObject* const negated_name = PyUnicode_InternFromString("is_neg");
-        const auto wants = py::reinterpret_steal<py::object>(PyObject_GetAttr(a.ptr(), wants_name));
-        const auto negated = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(a.ptr(), negated_name));
+        // Held for good: to look them up for each tensor takes longer than to call them.
+        static PyObject* const wants_grad = py::object(tensor_.attr("requires_grad")).release().ptr();
+        static PyObject* const is_neg = py::object(tensor_.attr("is_neg")).release().ptr();
+        const auto wants = py::reinterpret_steal<py::object>(
+            Py_TYPE(wants_grad)->tp_descr_get(wants_grad, a.ptr(), tensor_.ptr()));
+        const auto negated = py::reinterpret_steal<py::object>(PyObject_CallOneArg(is_neg, a.ptr()));
         if (!wants || !negated) throw py::error_already_set();
         put('g', wants.ptr() == Py_True);
         tensors_.append(a);

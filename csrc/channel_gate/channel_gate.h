@@ -25,12 +25,13 @@ struct ChannelGateProblem {
     int n, c, h, w, k;
     bool channels_last;  // y, dy and dx, which are dense, and about how x lies
     bool relu, residual;
-    int parts;                                   // shares of an image's pixels that are summed side by side
-    ChannelGateWeight weight1, weight2;          // (K, C), (C, K)
-    ChannelVector bias1, scale1, shift1, bias2;  // (K,) three times, (C,)
-    const void* x;                               // (N, C, H, W)
-    std::int64_t strides[4];                     // of x
-    void* part;                                  // (N, parts, C) wide, written and read by one direction
+    int parts;                           // shares of an image's pixels that are summed side by side
+    ChannelGateWeight weight1, weight2;  // (K, C), (C, K)
+    ChannelVector bias1, bias2;          // (K,), (C,)
+    Norm norm1;                          // (K,) each
+    const void* x;                       // (N, C, H, W)
+    std::int64_t strides[4];             // of x
+    void* part;                          // (N, parts, C) wide, written and read by one direction
 };
 
 struct ChannelGateFwdParams {
@@ -46,7 +47,7 @@ struct ChannelGateBwdParams {
     void *dz, *dhidden, *dmean;            // (N, C), (N, K), (N, C) wide, written before they are read
     void* dx;                              // (N, C, H, W), or null
     ChannelGateWeight dweight1, dweight2;  // or null
-    void* dvectors;                        // wide: dbias1, dscale1, dshift1 and, with a weight2, dbias2; or null
+    void* dvectors;                        // wide: dbias1, dgain1, dshift1 and, with a weight2, dbias2; or null
 };
 
 Status launch_channel_gate_fwd(const ChannelGateFwdParams& params, Queue queue);

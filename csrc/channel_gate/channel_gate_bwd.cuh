@@ -47,9 +47,9 @@ __global__ void __launch_bounds__(product_threads)
         s_d = s_dz;
     }
     for (int j = t; j < l.k; j += product_threads) {
-        const A d = l.relu && affine<T>(l, p.hidden[n * l.k + j], j) <= 0 ? 0 : s_d[j];
+        const A d = l.relu && activated<T>(l.norm1, j, p.hidden[n * l.k + j], false) <= 0 ? 0 : s_d[j];
         if (leads) p.dhidden[n * l.k + j] = d;
-        s_d[j] = d * vector_or<T>(l.scale1, j, 1);
+        s_d[j] = d * gain<T>(l.norm1, j);
     }
     __syncthreads();
     const T* g_w = static_cast<const T*>(l.weight1.at) + first * l.weight1.columns;
@@ -86,7 +86,7 @@ struct LayerGradients {
     int images;
     const A *mean, *hidden, *dz, *dhidden;  // (n, c), (n, k), (n, c), (n, k)
     ChannelGateWeight dweight1, dweight2;
-    A* dvectors;  // dbias1, dscale1, dshift1 (k,) each, and dbias2 (c,) with a second weight
+    A* dvectors;  // dbias1, dgain1, dshift1 (k,) each, and dbias2 (c,) with a second weight
 };
 
 /// Element `i` of the vectors' gradients: of the first layer's three at once, or of bias2.
@@ -95,16 +95,17 @@ __device__ __forceinline__ void vector_gradient(const LayerGradients<Acc<T>>& p,
     using A = Acc<T>;
     const Layers& l = p.layers;
     const int o = i - l.k;
+    const A mean = o < 0 ? vector_or<T>(l.norm1.mean, i, 0) : 0, inverse = o < 0 ? inverse_deviation<T>(l.norm1, i) : 1;
     A shift = 0, scale = 0;
     for (long long n = 0; n < p.images; ++n) {
         const A d = o < 0 ? p.dhidden[n * l.k + i] : p.dz[n * l.c + o];
         shift += d;
-        if (o < 0) scale += d * p.hidden[n * l.k + i];
+        if (o < 0) scale += d * ((p.hidden[n * l.k + i] - mean) * inverse);
     }
     if (o >= 0) {
         p.dvectors[3 * l.k + o] = shift;
     } else {
-        p.dvectors[i] = shift * vector_or<T>(l.scale1, i, 1);
+        p.dvectors[i] = shift * gain<T>(l.norm1, i);
         p.dvectors[l.k + i] = scale;
         p.dvectors[2 * l.k + i] = shift;
     }
@@ -124,8 +125,8 @@ __global__ void __launch_bounds__(product_threads)
     A sum = 0;
     if (e < size) {
         const int j = static_cast<int>(e / l.c), i = static_cast<int>(e % l.c);
-        const A gain = vector_or<T>(l.scale1, j, 1);
-        for (long long n = 0; n < p.images; ++n) sum += p.dhidden[n * l.k + j] * gain * p.mean[n * l.c + i];
+        const A factor = gain<T>(l.norm1, j);
+        for (long long n = 0; n < p.images; ++n) sum += p.dhidden[n * l.k + j] * factor * p.mean[n * l.c + i];
         static_cast<T*>(p.dweight1.at)[j * p.dweight1.rows + i * p.dweight1.columns] = narrow<T>(sum);
         return;
     }
@@ -133,7 +134,7 @@ __global__ void __launch_bounds__(product_threads)
     if (two && e < size) {
         const int o = static_cast<int>(e / l.k), j = static_cast<int>(e % l.k);
         for (long long n = 0; n < p.images; ++n)
-            sum += p.dz[n * l.c + o] * activated(l, affine<T>(l, p.hidden[n * l.k + j], j));
+            sum += p.dz[n * l.c + o] * activated<T>(l.norm1, j, p.hidden[n * l.k + j], l.relu);
         static_cast<T*>(p.dweight2.at)[o * p.dweight2.rows + j * p.dweight2.columns] = narrow<T>(sum);
         return;
     }

@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(product_threads)
         const A z = row_product(g_row, l.weight1.columns, s_mean, l.c) + vector_or<T>(l.bias1, j, 0);
         if (lane > 0) continue;
         if (leads || !two) p.hidden[n * l.k + j] = z;
-        const A value = activated(l, affine<T>(l, z, j));
+        const A value = activated<T>(l.norm1, j, z, l.relu);
         if (two) {
             s_hidden[j] = value;
         } else {

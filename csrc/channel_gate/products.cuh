@@ -17,7 +17,8 @@ struct Layers {
     int c, k, parts, pixels;
     bool relu;
     ChannelGateWeight weight1, weight2;
-    ChannelVector bias1, scale1, shift1, bias2;
+    ChannelVector bias1, bias2;
+    Norm norm1;
 };
 
 /// The sum of channel i over all parts (parts, c) of an image, in order.
@@ -59,16 +60,10 @@ __device__ __forceinline__ Acc<T> column_product(const T* g_columns, int64_t dow
     return sum;
 }
 
-/// The first affine of the product z of hidden channel j, without ReLU.
+/// What the norm or affine of hidden channel j multiplies by.
 template <class T>
-__device__ __forceinline__ Acc<T> affine(const Layers& p, Acc<T> z, int j) {
-    return z * vector_or<T>(p.scale1, j, 1) + vector_or<T>(p.shift1, j, 0);
-}
-
-/// ReLU where there is one; NaN stays.
-template <class A>
-__device__ __forceinline__ A activated(const Layers& p, A z) {
-    return p.relu && z < 0 ? 0 : z;
+__device__ __forceinline__ Acc<T> gain(const Norm& norm, int j) {
+    return vector_or<T>(norm.gain, j, 1) * inverse_deviation<T>(norm, j);
 }
 
 template <class A>

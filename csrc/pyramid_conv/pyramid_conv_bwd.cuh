@@ -164,8 +164,9 @@ __device__ __forceinline__ Owned owned_by(const Gradient& gradient, int o, int b
             smaller(gradient.strip, gradient.level.x.size - first)};
 }
 
+// In double one CTA an SM: two leave too few registers, and the sums spill.
 template <class T, int K, bool ChannelsLast>
-__global__ void __launch_bounds__(gather_threads, 2)
+__global__ void __launch_bounds__(gather_threads, sizeof(T) == 8 ? 1 : 2)
     pyramid_conv_bwd_dlevels_kernel(const __grid_constant__ Gradients p) {
     using A = Acc<T>;
     constexpr int V = lane_channels<T, ChannelsLast>;

@@ -145,7 +145,7 @@ class Fused(_Base):
 
     def why_original(self, x: Any) -> str | None:
         """Why this call takes the original forward; None if it runs the ops."""
-        if torch.jit.is_tracing():
+        if torch._C._is_tracing():
             return EXPORTED
         if torch.compiler.is_compiling():
             if torch.onnx.is_in_onnx_export():
@@ -159,7 +159,7 @@ class Fused(_Base):
 
     def _snapshot(self) -> Snapshot:
         """What ``why_not_structure`` answers, asked again only where something of the module has changed."""
-        kept = vars(self).setdefault("fuse_snapshots", Snapshots())
+        kept = vars(self).get("fuse_snapshots") or vars(self).setdefault("fuse_snapshots", Snapshots())
         snapshot = kept.get(self.training)
         if snapshot is None or not snapshot.holds(self):
             like = next(self.parameters(), None)

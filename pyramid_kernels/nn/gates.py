@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..backends import Backend, Op, Problem
-from ..ops._shared.constants import derived
 from . import structure
 from .base import Unit, problems_of
-from .norm import as_affine, uses_batch
+from .norm import as_norm, uses_batch
 
 
 class Gate(NamedTuple):
@@ -35,10 +34,9 @@ class Gate(NamedTuple):
         """By ``channel_gate``; in PyTorch where the norm takes statistics of the batch, one value of every image."""
         if uses_batch(self.norm):
             return self.plain(x)
-        scale, shift = derived(as_affine, self.norm)
         second = (None, None) if self.second is None else (self.second.weight, self.second.bias)
         return functional.channel_gate(
-            x, self.first.weight, self.first.bias, *second, scale1=scale, shift1=shift,
+            x, self.first.weight, self.first.bias, *second, norm1=as_norm(self.norm),
             hidden_activation="relu" if self.relu else None, residual=self.residual, backend=backend,
         )  # fmt: skip
 

@@ -85,12 +85,20 @@ def uses_batch(norm: nn.Module) -> bool:
     return isinstance(norm, _BatchNorm) and (norm.training or norm.running_mean is None)
 
 
+def as_norm(norm: Any) -> EvalNorm | None:
+    """An eval-mode BatchNorm; None for Identity."""
+    if isinstance(norm, nn.Identity):
+        return None
+    return norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps
+
+
 def as_eval(norm: Any, conv: nn.Conv2d) -> EvalNorm:
     """What follows ``conv`` as an eval-mode BatchNorm; for Identity an exact one that only adds conv's bias."""
-    if isinstance(norm, nn.Identity):
-        mean = torch.zeros_like(conv.weight[:, 0, 0, 0])
-        return None, conv.bias, mean, torch.ones_like(mean), 0.0
-    return norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps
+    known = as_norm(norm)
+    if known is not None:
+        return known
+    mean = torch.zeros_like(conv.weight[:, 0, 0, 0])
+    return None, conv.bias, mean, torch.ones_like(mean), 0.0
 
 
 def as_affine(norm: Any) -> tuple[Tensor | None, Tensor | None]:
@@ -100,9 +108,10 @@ def as_affine(norm: Any) -> tuple[Tensor | None, Tensor | None]:
     wide = torch.promote_types(norm.running_mean.dtype, torch.float32)
     scale = (norm.running_var.to(wide) + norm.eps).rsqrt()
     if norm.weight is not None:
-        scale = scale * norm.weight.to(wide)
-    shift = -norm.running_mean.to(wide) * scale
-    return scale, shift if norm.bias is None else shift + norm.bias.to(wide)
+        scale = scale * norm.weight
+    if norm.bias is None:
+        return scale, -norm.running_mean * scale
+    return scale, torch.addcmul(norm.bias, norm.running_mean, scale, value=-1)
 
 
 @torch.no_grad()

@@ -28,6 +28,8 @@ PLAIN = frozenset(vars(nn.Module()))
 #: Answers for different inputs that one snapshot keeps.
 MOST_ANSWERS = 64
 
+_grad_on, _autocast_on = torch.is_grad_enabled, torch._C._is_any_autocast_enabled
+
 #: How often recorded results, on which decisions rest, have changed.
 _changes = [0]
 
@@ -59,7 +61,7 @@ class Snapshot:
         self.reason = reason
         #: A tensor with the dtype of the weights.
         self.like = like
-        self._answers: dict[Any, str | None] = {}
+        self._answers: dict[Any, Any] = {}
         self._modules = [module, *descendants(module, called)]
         #: Whether a norm may take statistics from other ranks.
         self.synchronises = any(isinstance(m, nn.SyncBatchNorm) for m in self._modules)
@@ -93,13 +95,14 @@ class Snapshot:
     def answer(self, x: Any, ask: Callable[[Any], str | None]) -> str | None:
         """``ask(x)``, a method's answer, asked once for inputs of the same properties."""
         dtype = None if self.like is None else self.like.dtype
-        state = torch.is_grad_enabled(), torch._C._is_any_autocast_enabled(), _changes[0]
-        key = (ask.__name__, properties(x), dtype, state)
-        if key not in self._answers:
-            if len(self._answers) >= MOST_ANSWERS:
-                self._answers.clear()
-            self._answers[key] = ask(x)
-        return self._answers[key]
+        key = ask.__name__, properties(x), dtype, _grad_on(), _autocast_on(), _changes[0]
+        known = self._answers.get(key, self)
+        if known is not self:
+            return known
+        if len(self._answers) >= MOST_ANSWERS:
+            self._answers.clear()
+        self._answers[key] = answer = ask(x)
+        return answer
 
 
 def _counts(attributes: dict[str, Any]) -> Callable[[str], bool]:

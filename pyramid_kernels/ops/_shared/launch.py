@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,13 @@ def compiled(kernel: Any, dtype: str, run: Any, grid: tuple[int, int, int], stre
 
 def launch_hooks() -> Any:
     """What a profiler of Triton wants to hear of each launch."""
+    runtime = _runtime()
+    return runtime.launch_enter_hook.calls or runtime.launch_exit_hook.calls
+
+
+@functools.cache
+def _runtime() -> Any:
+    """Triton's settings, imported with the first launch: an import statement costs as much as the rest."""
     import triton as library
 
-    runtime = library.knobs.runtime
-    return runtime.launch_enter_hook.calls or runtime.launch_exit_hook.calls
+    return library.knobs.runtime

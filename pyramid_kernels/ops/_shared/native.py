@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -89,10 +90,12 @@ def launch_native(name: str, head: tuple[Any, ...], *tensors: Tensor | None | li
 
 def run(ready: Any, device: torch.device, stream: int, addresses: list[int]) -> None:
     """Launch a checked call with tensors at these addresses."""
-    if launch.counters:
-        _counted(core(device.type), ready.run, device.index or 0, stream, addresses)
-    else:
-        ready.run(device.index or 0, stream, addresses)
+    (counted(ready, device) if launch.counters else ready.run)(device.index or 0, stream, addresses)
+
+
+def counted(ready: Any, device: torch.device) -> Callable[..., None]:
+    """``ready.run`` whose launches are added to every counter."""
+    return functools.partial(_counted, core(device.type), ready.run)
 
 
 def stream(device: torch.device) -> int:
@@ -103,7 +106,7 @@ def stream(device: torch.device) -> int:
 
 
 def _counted(module: ModuleType, function: Any, *args: Any) -> None:
-    """One call whose launches are added to every counter; backward passes come from other threads."""
+    """One call at a time: backward passes come from other threads."""
     with _counting:
         module.listen(True)
         try:

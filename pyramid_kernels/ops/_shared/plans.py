@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -38,7 +39,9 @@ class Writer:
     def __init__(self, inputs: list[Tensor]) -> None:
         self.inputs, self.device = len(inputs), inputs[0].device
         self.slots = self.inputs
-        self.constants: dict[str, Any] = {"Declined": Declined, "empty_strided": torch.empty_strided}
+        self.constants: dict[str, Any] = {
+            "Declined": Declined, "empty_strided": torch.empty_strided, "launch": launch,
+        }  # fmt: skip
         full = [f"a{i}" for i, t in enumerate(inputs) if t.data_ptr()]
         self.lines = ["".join(f"t{i}, " for i in range(self.inputs)) + "= inputs"]
         self.lines += [f"a{i} = t{i}.data_ptr()" for i in range(self.inputs)]
@@ -68,12 +71,14 @@ class Writer:
         return self._tree(tree, lambda ref: f"a{ref.slot} + {ref.offset}" if ref.offset else f"a{ref.slot}")
 
     def freed(self) -> list[str]:
-        """The lines, and after the last one that names a tensor the end of its life."""
-        last = {int(i): at for at, line in enumerate(self.lines) for i in re.findall(r"\b[ta](\d+)\b", line)}
+        """The lines but addresses that nothing asks, and after the last one that names a tensor the end of its life."""
+        uses = Counter(a for line in self.lines for a in re.findall(r"\ba\d+\b", line))
+        asked = [line for line in self.lines if uses[line.partition(" = ")[0]] != 1]
+        last = {int(i): at for at, line in enumerate(asked) for i in re.findall(r"\b[ta](\d+)\b", line)}
         lines = []
-        for at, line in enumerate(self.lines):
+        for at, line in enumerate(asked):
             ended = [f"t{i}" for i, end in last.items() if end == at and i >= self.inputs]
-            lines += [line, *([f"del {', '.join(ended)}"] if ended and at + 1 < len(self.lines) else [])]
+            lines += [line, *([f"del {', '.join(ended)}"] if ended and at + 1 < len(asked) else [])]
         return lines
 
     def _tensor(self, ref: Ref) -> str:
@@ -145,8 +150,10 @@ class Native(NamedTuple):
     refs: list[Ref | None]
 
     def write(self, to: Writer) -> None:
-        run = to.name(functools.partial(native.run, self.call, to.device))
-        to.lines.append(f"{run}(stream, {to.addresses([0 if ref is None else ref for ref in self.refs])})")
+        run, counted = to.name(self.call.run), to.name(native.counted(self.call, to.device))
+        addresses = to.addresses([0 if ref is None else ref for ref in self.refs])
+        asked = f"({run} if not launch.counters else {counted})"
+        to.lines.append(f"{asked}({to.device.index or 0}, stream, {addresses})")
 
 
 class Triton(NamedTuple):
@@ -184,7 +191,7 @@ class Plan:
             step.write(writer)
         writer.lines.append(f"return {writer.tensors(results)}")
         self.source = "def run(inputs):\n" + "".join(f"    {line}\n" for line in writer.freed())
-        self.steps = steps
+        self.inputs, self.steps = len(inputs), steps
         exec(compile(self.source, "<plan>", "exec"), writer.constants)
         run = writer.constants.pop("run")
         self.run = functools.partial(launch.on_device, writer.device, run) if writer.device.type == "cuda" else run

@@ -84,9 +84,9 @@ class Recorder(TorchDispatchMode):
             self.steps = None
 
     def plan(self, results: Any) -> Plan | None:
-        """What repeats the call that returned ``results``; None where nothing can."""
+        """What repeats the call that returned ``results``; None where nothing can, or where no kernel ran."""
         found = self._refs(results)
-        if self.steps is None:
+        if self.steps is None or not any(isinstance(step, Native | Triton) for step in self.steps):
             return None
         return Plan(self.inputs, *_with_one_scratch(self.steps, found, len(self.inputs)))
 
@@ -135,6 +135,7 @@ def _shares(base: Tensor, t: Tensor) -> bool:
 
 def _with_one_scratch(steps: list[Any], results: Any, inputs: int) -> tuple[list[Any], Any]:
     """The same steps with one allocation for all buffers that only launches see, and none for views of results."""
+    seen = {ref.slot for ref in _refs_in((results, steps))}
     kept: dict[int, set[Ref]] = {}
     for ref in _refs_in((results, [step[1:3] for step in steps if isinstance(step, Aten)])):
         kept.setdefault(ref.slot, set()).add(ref)
@@ -144,7 +145,9 @@ def _with_one_scratch(steps: list[Any], results: Any, inputs: int) -> tuple[list
     block, size = None, 0
     for step in steps:
         made = 1 if isinstance(step, New) else len(step.new) if isinstance(step, Aten) else 0
-        if isinstance(step, New) and slot not in kept:
+        if isinstance(step, New) and slot not in seen:
+            pass
+        elif isinstance(step, New) and slot not in kept:
             if block is None:
                 block, slots = (len(fewer), slots, step.device), slots + 1
                 fewer.append(None)
@@ -200,15 +203,15 @@ def recordable(tensors: list[Tensor]) -> bool:
 _recording = threading.Lock()
 
 
-def recorded(fn: Callable[..., Any], args: Sequence[Any], tensors: list[Tensor]) -> tuple[Any, Any]:
-    """``fn(*args)``, and its plan or None where there can be none; MISSING while another thread records."""
+def recorded(fn: Callable[[], Any], tensors: list[Tensor]) -> tuple[Any, Any]:
+    """``fn()`` of ``tensors``, and its plan or None where there is none; MISSING while another thread records."""
     if not _recording.acquire(blocking=False):
-        return fn(*args), MISSING
+        return fn(), MISSING
     recorder = Recorder(tensors)
     launch.local.recorder = recorder
     try:
         with recorder:
-            result = fn(*args)
+            result = fn()
         return result, recorder.plan(result)
     finally:
         launch.local.recorder = None

@@ -1,9 +1,9 @@
 """The short way in: what shapes and settings decide is worked out once, and calls of the same shapes repeat it.
 
-The second call of some shapes goes the long way, and shows how its arguments become those of the op (``Shortcut``). Its
-kernels are recorded (``recorder.py``), and their plan (``plans.py``) serves every later call of these shapes, strides,
-dtypes and settings, from which checks, strides, grids and the choice of kernels follow. Calls of which something must
-see the operators (``watched``) go the long way.
+The second call of some shapes goes the long way and is recorded (``recorder.py``). Its plan (``plans.py``) serves every
+later call of these shapes, strides, dtypes and settings, from which checks, strides, grids and the choice of kernels
+follow. Where a gradient is wanted, the plan is that of the op behind the call, and the call shows how its arguments
+become those of the op (``Shortcut``). Calls of which something must see the operators (``watched``) go the long way.
 """
 
 from __future__ import annotations
@@ -98,17 +98,16 @@ def cast(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Shortcut:
-    """The way from the plain tensors of a public call to its op, and from the op's results to the call's."""
+    """The way from the plain tensors of a public call to its differentiable op, and from the op's results to the
+    call's."""
 
     def __init__(self, function: Any, inner: Sequence[Any]) -> None:
         self.function = function
         self.inner = [None if isinstance(a, Tensor) else a for a in inner]
         self.at = [at for at, a in enumerate(inner) if isinstance(a, Tensor)]
-        self.wanted = torch.is_grad_enabled() and any(inner[at].requires_grad for at in self.at)
-        tensors = [inner[at] for at in self.at]
         # Composed forms read values or call the library: nothing to plan, and what they free must be free.
         composed = any(isinstance(a, str) and a == "composed" for a in self.inner)
-        self.planned = composed or not recordable(tensors)
+        self.planned = composed or not recordable([inner[at] for at in self.at])
         self.plan: Plan | None = None
         self.kept: _Context | None = None
         self.backwards: dict[Any, Plan | None] = {}
@@ -135,19 +134,14 @@ class Shortcut:
         given = [tensors[i] for i in self.order]
         for i, dtype in self.casts:
             given[i] = given[i].to(dtype)
-        if self.plan is not None and not self.wanted:
-            outputs = self.plan.run(given)
-        else:
-            inner = self.inner.copy()
-            for at, t in zip(self.at, given, strict=True):
-                inner[at] = t
-            outputs = self.start(inner)
+        inner = self.inner.copy()
+        for at, t in zip(self.at, given, strict=True):
+            inner[at] = t
+        outputs = self.start(inner)
         return outputs[self.returned[0]] if self.one else tuple(outputs[i] for i in self.returned)
 
     def start(self, inner: Sequence[Any]) -> tuple[Tensor, ...]:
         """The op on its own arguments."""
-        if not self.wanted:
-            return self.forward(inner)
         local.shortcut = self
         outputs: tuple[Tensor, ...] = self.function.short_apply(*inner)
         return outputs
@@ -159,7 +153,7 @@ class Shortcut:
             return self.plan.run(tensors)
         if self.planned:
             return self.function.forward(*inner)
-        outputs, plan = recorded(self.function.forward, inner, tensors)
+        outputs, plan = recorded(lambda: self.function.forward(*inner), tensors)
         if plan is not MISSING:
             self.plan, self.planned = plan, True
         return outputs
@@ -192,7 +186,7 @@ class Shortcut:
         key = tuple(parts)
         plan = self.backwards.get(key, MISSING)
         if plan is MISSING and recordable(tensors):
-            grads, plan = recorded(self.function.backward, (seen, *dys), tensors)
+            grads, plan = recorded(lambda: self.function.backward(seen, *dys), tensors)
             if plan is not MISSING:
                 _make_room(self.backwards)
                 self.backwards[key] = plan
@@ -265,7 +259,7 @@ def short(fn: Function) -> Function:
             known = shortcuts.get(key, MISSING)
         except Exception:  # an argument that cannot be looked up: the long way says what is wrong with it
             return fn(*args, **kwargs)
-        if isinstance(known, Shortcut):
+        if isinstance(known, Shortcut | Plan):
             try:
                 return known.run(tensors)
             except Declined:
@@ -323,14 +317,20 @@ def _learned(
     fn: Callable[..., Any], args: Any, kwargs: Any, tensors: list[Tensor], shortcuts: dict[Any, Any], key: Any
 ) -> Any:
     """The long way, and what it shows."""
+    if len({*map(id, tensors)}) < len(tensors):
+        return fn(*args, **kwargs)  # a key does not tell one tensor given twice from two
+    shortcuts[key] = None
+    if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+        if not recordable(tensors):
+            return fn(*args, **kwargs)
+        result, plan = recorded(lambda: fn(*args, **kwargs), tensors)
+        shortcuts[key] = SEEN if plan is MISSING else plan
+        return result
     before, local.capture = local.capture, Capture()
     try:
         result, capture = fn(*args, **kwargs), local.capture
     finally:
         local.capture = before
-    if len({*map(id, tensors)}) < len(tensors):
-        return result  # a key does not tell one tensor given twice from two
-    shortcuts[key] = None
     if len(capture.runs) == 1:
         shortcut = capture.runs[0][0]
         with contextlib.suppress(Declined):

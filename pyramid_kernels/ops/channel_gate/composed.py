@@ -23,6 +23,6 @@ def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
     return None if residual else "without a residual the unfused chain is one product as well"
 
 
-def channel_gate(x: Tensor, *layers: Tensor | None, activation: str | None, residual: bool) -> Tensor:
-    gate = gate_of(x, *layers, activation=activation)
+def channel_gate(x: Tensor, *layers: Tensor | None, activation: str | None, residual: bool, eps: float) -> Tensor:
+    gate = gate_of(x, *layers, activation=activation, eps=eps)
     return as_map(torch.addcmul(x, x, gate) if residual else x * gate, x)

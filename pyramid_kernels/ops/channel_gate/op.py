@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...backends import Backend, Op, Problem, describe, select
 from ...registration import OpFunction, public, register_op
-from .._shared.affine import ACTIVATIONS, dense_vectors
+from .._shared.affine import ACTIVATIONS, Norm, check_norm, dense_vectors
 from .._shared.autocast import autocast
 from .._shared.checks import check_choice, check_floating, check_like, check_map, check_vector
 from .._shared.layout import as_map, empty_map, is_channels_last
@@ -23,7 +23,7 @@ OP = Op("channel_gate", "memory", reference, composed)
 #: C + K up to which a block of the CUDA kernels keeps one image's means and hidden values in shared memory.
 WIDEST = 8192
 
-#: weight1, bias1, scale1, shift1, weight2, bias2, as kernels take them.
+#: weight1, bias1, scale1, shift1, mean1, var1, weight2, bias2, as kernels take them.
 Layers = Sequence[Tensor | None]
 
 
@@ -48,6 +48,7 @@ def channel_gate(
     *,
     scale1: Tensor | None = None,
     shift1: Tensor | None = None,
+    norm1: Norm | None = None,
     hidden_activation: str | None = None,
     residual: bool = False,
     backend: Backend = "auto",
@@ -62,8 +63,10 @@ def channel_gate(
         weight1: (K, C) or (K, C, 1, 1) in x's dtype; K is C unless there is a weight2.
         bias1: (K,) or None, float32 or x's dtype.
         weight2, bias2: (C, K) or (C, K, 1, 1), and (C,), or None.
-        scale1, shift1: (K,) each or None, float32 or x's dtype: an eval-mode norm behind the first convolution.
-        hidden_activation: None or "relu", behind scale1 and shift1.
+        scale1, shift1: (K,) each or None, float32 or x's dtype, behind the first convolution.
+        norm1: in their place an eval-mode BatchNorm: (gamma, beta, mean, var, eps), likewise, gamma and beta or None;
+            mean and var get no gradient.
+        hidden_activation: None or "relu", behind these.
         residual: add x: ``x * (1 + gate)``.
         backend: "auto", "cuda", "triton", "composed" or "reference".
 
@@ -90,12 +93,17 @@ def channel_gate(
     for name, (vector, length) in named.items():
         if vector is not None:
             check_vector(name, vector, length, x)
+    if norm1 is not None:
+        if scale1 is not None or shift1 is not None:
+            raise ValueError("norm1 must not be given together with scale1 or shift1; give one form or the other")
+        check_norm("norm1", norm1, weight1, x)
+    affine, eps = ((scale1, shift1, None, None), 0.0) if norm1 is None else (norm1[:4], float(norm1[4]))
     check_choice("hidden_activation", hidden_activation, ACTIVATIONS)
     backend = select(OP, *_problem(x, weight1, residual), backend)
-    layers = (weight1, *dense_vectors(bias1, scale1, shift1), weight2, *dense_vectors(bias2))
+    layers = (weight1, *dense_vectors(bias1, *affine), weight2, *dense_vectors(bias2))
     if backend in ("reference", "composed"):
-        return OP.python(backend)(x, *layers, activation=hidden_activation, residual=residual)
-    return ChannelGate.run(x, *layers, Settings(hidden_activation == "relu", residual), backend)[0]
+        return OP.python(backend)(x, *layers, activation=hidden_activation, residual=residual, eps=eps)
+    return ChannelGate.run(x, *layers, Settings(hidden_activation == "relu", residual, eps), backend)[0]
 
 
 def _check_weights(x: Tensor, weight1: Tensor, weight2: Tensor | None) -> None:
@@ -128,22 +136,22 @@ class ChannelGate(OpFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         x, *layers, ctx.settings, ctx.backend = inputs
-        weight1, _, scale1, shift1, weight2, _ = layers
+        weight1, _, *affine, weight2, _ = layers
         _, *small = output
         ctx.mark_non_differentiable(*small)
         ctx.dtypes = [None if t is None else t.dtype for t in layers]
-        ctx.save_for_backward(x, *small, weight1, scale1, shift1, weight2)
+        ctx.save_for_backward(x, *small, weight1, *affine, weight2)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, *rest = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[:7]
+        wanted = ctx.needs_input_grad[:9]
         want = wanted[0], any(wanted[1:])
         dx, dweight1, dweight2, vectors = _bwd(as_map(dy, x), x, *rest, *ctx.settings, *want, ctx.backend)
         k = dweight1.shape[0]
         dbias1, dscale1, dshift1, dbias2 = vectors.split([k, k, k, len(vectors) - 3 * k])
-        found = (dweight1, dbias1, dscale1, dshift1, dweight2, dbias2)
-        kept = [g.to(t) if w else None for g, w, t in zip(found, wanted[1:], ctx.dtypes, strict=True)]
+        found = (dweight1, dbias1, dscale1, dshift1, None, None, dweight2, dbias2)
+        kept = [g.to(t) if w and g is not None else None for g, w, t in zip(found, wanted[1:], ctx.dtypes, strict=True)]
         return dx if wanted[0] else None, *kept, None, None
 
 
@@ -158,14 +166,14 @@ def _allocate(x: Tensor, weight1: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tens
 
 def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     results = _allocate(x, *rest)
-    *layers, relu, residual, backend = rest
-    OP.kernels(backend).forward(x, layers, *results, Settings(relu, residual))
+    *layers, relu, residual, eps, backend = rest
+    OP.kernels(backend).forward(x, layers, *results, Settings(relu, residual, eps))
     return results
 
 
 def _allocate_gradients(
     dy: Tensor, x: Tensor, mean: Tensor, hidden: Tensor, gate: Tensor, weight1: Tensor, scale1: Any, shift1: Any,
-    weight2: Tensor | None, relu: bool, residual: bool, want_x: bool, *_: Any,
+    mean1: Any, var1: Any, weight2: Tensor | None, relu: bool, residual: bool, eps: float, want_x: bool, *_: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """dx, dweight1, dweight2 (empty where there is none), and one of the gradients of bias1, scale1, shift1, bias2."""
     k, c = weight1.shape[0], x.shape[1]
@@ -178,24 +186,25 @@ def _allocate_gradients(
 def _backward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     gradients = _allocate_gradients(*args)
     dx, *rest = gradients
-    dy, x, *saved, weight1, scale1, shift1, weight2, relu, residual, want_x, want_layers, backend = args
-    layers = (weight1, None, scale1, shift1, weight2, None)
+    dy, x, mean, hidden, gate, weight1, *affine, weight2, relu, residual, eps, want_x, want_layers, backend = args
+    saved, layers = (mean, hidden, gate), (weight1, None, *affine, weight2, None)
     OP.kernels(backend).backward(
-        dy, x, saved, layers, dx if want_x else None, rest if want_layers else None, Settings(relu, residual)
+        dy, x, saved, layers, dx if want_x else None, rest if want_layers else None, Settings(relu, residual, eps)
     )
     return gradients
 
 
-_LAYERS = "Tensor weight1, Tensor? bias1, Tensor? scale1, Tensor? shift1, Tensor? weight2, Tensor? bias2"
+_AFFINE = "Tensor? scale1, Tensor? shift1, Tensor? mean1, Tensor? var1"
+_SETTINGS = "bool relu, bool residual, float eps"
 _fwd = register_op(
-    f"channel_gate_fwd(Tensor x, {_LAYERS}, bool relu, bool residual, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"channel_gate_fwd(Tensor x, Tensor weight1, Tensor? bias1, {_AFFINE}, Tensor? weight2, Tensor? bias2, "
+    f"{_SETTINGS}, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
     _forward,
     _allocate,
 )
 _bwd = register_op(
-    "channel_gate_bwd(Tensor dy, Tensor x, Tensor mean, Tensor hidden, Tensor gate, Tensor weight1, Tensor? scale1, "
-    "Tensor? shift1, Tensor? weight2, bool relu, bool residual, bool want_x, bool want_layers, str backend) "
-    "-> (Tensor, Tensor, Tensor, Tensor)",
+    f"channel_gate_bwd(Tensor dy, Tensor x, Tensor mean, Tensor hidden, Tensor gate, Tensor weight1, {_AFFINE}, "
+    f"Tensor? weight2, {_SETTINGS}, bool want_x, bool want_layers, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
     _backward,
     _allocate_gradients,
 )

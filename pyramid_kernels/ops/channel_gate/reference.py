@@ -5,22 +5,23 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._shared.affine import affine
+from .._shared.affine import normalise
 from .._shared.layout import as_map
 
 
-def channel_gate(x: Tensor, *layers: Tensor | None, activation: str | None, residual: bool) -> Tensor:
+def channel_gate(x: Tensor, *layers: Tensor | None, activation: str | None, residual: bool, eps: float) -> Tensor:
     """x (N, C, H, W) times its gate, plus x where ``residual``."""
-    y = x * gate_of(x, *layers, activation=activation)
+    y = x * gate_of(x, *layers, activation=activation, eps=eps)
     return as_map(y + x if residual else y, x)
 
 
-def gate_of(x: Tensor, *layers: Tensor | None, activation: str | None) -> Tensor:
-    """The gate (N, C, 1, 1) of every channel; layers: weight1, bias1, scale1, shift1, weight2, bias2."""
-    weight1, bias1, scale1, shift1, weight2, bias2 = layers
+def gate_of(x: Tensor, *layers: Tensor | None, activation: str | None, eps: float) -> Tensor:
+    """The gate (N, C, 1, 1) of every channel; layers: weight1, bias1, scale1, shift1, mean1, var1, weight2, bias2."""
+    weight1, bias1, *affine, weight2, bias2 = layers
     assert weight1 is not None
     g = _project(x.mean((2, 3), keepdim=True), weight1, bias1)
-    g = affine(g, scale1, shift1, activation)
+    g = normalise(g, tuple(affine), eps)
+    g = g.relu() if activation == "relu" else g
     return (g if weight2 is None else _project(g, weight2, bias2)).sigmoid()
 
 

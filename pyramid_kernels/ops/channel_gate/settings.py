@@ -8,3 +8,4 @@ from typing import NamedTuple
 class Settings(NamedTuple):
     relu: bool
     residual: bool
+    eps: float

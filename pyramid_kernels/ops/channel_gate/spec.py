@@ -9,11 +9,12 @@ from .._shared.spec import Case, Cost, arg
 
 def _case(
     name: str, shape: tuple[int, ...], hidden: int = 0, *, square: bool = False, bias: tuple[str | None, ...] = (),
-    affine: tuple[str | None, ...] = (), **options: Any,
+    affine: tuple[str | None, ...] = (), norm: str | None = None, **options: Any,
 ) -> Case:  # fmt: skip
     """``hidden``: channels between two convolutions; 0 for one. ``square`` gives weights without their two ones.
 
-    ``bias``: the kinds of bias1 and bias2, ``affine`` of scale1 and shift1; a "gate" keeps ReLU's input far from zero.
+    ``bias``: the kinds of bias1 and bias2, ``affine`` of scale1 and shift1, ``norm`` of its beta; a "gate" keeps ReLU's
+    input far from zero.
     """
     c = shape[1]
     k, ones = hidden or c, () if square else (1, 1)
@@ -23,6 +24,9 @@ def _case(
     widths = {"bias1": k, "bias2": c, "scale1": k, "shift1": k}
     for names, kinds in ((("bias1", "bias2"), bias), (("scale1", "shift1"), affine)):
         args |= {n: arg(widths[n], kind=kind) for n, kind in zip(names, kinds, strict=False) if kind}
+    if norm:
+        mean, var = arg(k, kind="shift", grad=False), arg(k, kind="positive", grad=False)
+        args["norm1"] = arg(k, kind="vector"), arg(k, kind=norm), mean, var, 1e-3
     return Case(name, args | options, exact=False)
 
 
@@ -33,12 +37,12 @@ RELU: dict[str, Any] = {"hidden_activation": "relu"}
 
 CASES = [
     _case("arm-bias", (2, 24, 6, 9), bias=("shift",)),
-    _case("arm-norm-33x47-split", (1, 5, 33, 47), affine=("vector", "shift")),
+    _case("arm-norm-33x47-split", (1, 5, 33, 47), norm="shift"),
     _case("ffm", (2, 16, 12, 8), 4, bias=("gate", "shift"), residual=True, **RELU),
     _case("ffm-without-bias", (1, 12, 7, 5), 12, affine=(None, "gate"), residual=True, **RELU),
     _case("ffm-norms", (2, 13, 13, 17), 6, bias=(None, "shift"), affine=("vector", "gate"), residual=True, **RELU),
     _case("se", (3, 40, 5, 7), 6, bias=("gate", "shift"), **RELU),
-    _case("relu-then-sigmoid", (1, 9, 6, 4), affine=("vector", "gate"), **RELU),
+    _case("relu-then-sigmoid", (3, 9, 6, 4), norm="gate", **RELU),
     _case("matrices", (2, 6, 4, 4), 3, square=True),
     _case("wide-hidden", (1, 7, 3, 5), 70, bias=("gate",), **RELU),
     _case("wide-67", (2, 67, 3, 2), 33, affine=("vector",), residual=True),
@@ -47,8 +51,8 @@ CASES = [
 ]
 
 BENCH = [
-    _case("bisenet-arm-64x128", (1, 128, 64, 128), affine=("vector", "shift")),
-    _case("bisenet-arm-32x64", (1, 128, 32, 64), affine=("vector", "shift")),
+    _case("bisenet-arm-64x128", (1, 128, 64, 128), norm="shift"),
+    _case("bisenet-arm-32x64", (1, 128, 32, 64), norm="shift"),
     _case("bisenet-ffm-128x256", (1, 256, 128, 256), 64, residual=True, **RELU),
     _case("se-56x56", (16, 256, 56, 56), 16, bias=("shift", "shift"), **RELU),
 ]

@@ -55,9 +55,10 @@ def projected(
 
 @triton.jit
 def channel_gate_fwd_gate_kernel(
-    p_part, p_weight1, p_bias1, p_scale, p_shift, p_weight2, p_bias2, p_mean, p_hidden, p_gate,
+    p_part, p_weight1, p_bias1, affine, p_weight2, p_bias2, p_mean, p_hidden, p_gate,
     c, k, pixels, parts, strides1, strides2,
-    RELU: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constexpr, BK: tl.constexpr, BI: tl.constexpr, BO: tl.constexpr,
+    EPS: tl.constexpr, RELU: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constexpr, BK: tl.constexpr, BI: tl.constexpr,
+    BO: tl.constexpr,
 ):  # fmt: skip
     """One program owns BO gates of one image; between two convolutions it makes all hidden values itself."""
     n, leads = tl.program_id(0).to(tl.int64), tl.program_id(1) == 0
@@ -67,7 +68,7 @@ def channel_gate_fwd_gate_kernel(
             p_part, p_mean, p_weight1, p_bias1, p_hidden, n, own, c, k, pixels, parts, strides1, leads, own >= 0,
             PARTS, ACC, BI,
         )  # fmt: skip
-        g = activated(z, own, own < c, p_scale, p_shift, RELU, ACC)
+        g = activated(z, own, own < c, affine, EPS, RELU, ACC)
     else:
         g = vector(p_bias2, own, own < c, 0.0, ACC)
         for start in range(0, k, BK):
@@ -76,7 +77,7 @@ def channel_gate_fwd_gate_kernel(
                 p_part, p_mean, p_weight1, p_bias1, p_hidden, n, j, c, k, pixels, parts, strides1,
                 leads & (start == 0), leads, PARTS, ACC, BI,
             )  # fmt: skip
-            z = activated(z, j, j < k, p_scale, p_shift, RELU, ACC)
+            z = activated(z, j, j < k, affine, EPS, RELU, ACC)
             p_w = p_weight2 + own[:, None].to(tl.int64) * strides2[0] + j[None, :] * strides2[1]
             b_w = tl.load(p_w, (own < c)[:, None] & (j < k)[None, :], 0.0).to(ACC)  # [BO, BK]
             g += tl.sum(b_w * z[None, :], 1)
@@ -107,13 +108,14 @@ def forward(
 ) -> None:
     """Fill ``y`` (N, C, H, W), dense in its memory format, and ``mean`` (N, C), ``hidden`` (N, K), ``gate`` (N, C)."""
     n, c, h, w = x.shape
-    weight1, bias1, scale, shift, weight2, bias2 = layers
+    weight1, bias1, *affine, weight2, bias2 = layers
     part = sums(x, None)
     meta = products(x, part, hidden.shape[1])
     launch(
         channel_gate_fwd_gate_kernel, (n, triton.cdiv(c, meta["BO"])), x,
-        part, weight1, bias1, scale, shift, weight2, bias2, mean, hidden, gate, c, hidden.shape[1], h * w,
-        part.shape[1], matrix(weight1), matrix(weight2), RELU=settings.relu, **meta,
+        part, weight1, bias1, tuple(affine), weight2, bias2, mean, hidden, gate, c, hidden.shape[1], h * w,
+        part.shape[1], matrix(weight1), matrix(weight2), EPS=settings.eps, RELU=settings.relu, **meta,
+        maxnreg=255,  # or ptxas aims for more blocks at once and spills
     )  # fmt: skip
     grid, block = over_pixels(x)
     launch(channel_gate_fwd_kernel, grid, x, x, gate, y, c, w, h * w, x.stride(), RESIDUAL=settings.residual, **block)

@@ -17,7 +17,7 @@ from .._shared.resample import block, offset
 from .._shared.triton import divided
 from .op import Layers
 from .settings import Settings
-from .triton_tiles import activated, finished, matrix, over_pixels, products, sums, vector
+from .triton_tiles import activated, finished, inverse_deviation, matrix, over_pixels, products, sums, vector
 
 
 @triton.jit
@@ -31,9 +31,10 @@ def before_sigmoid(p_part, p_gate, p_dz, n, i, c, parts, write, PARTS: tl.conste
 
 @triton.jit
 def channel_gate_bwd_gate_kernel(
-    p_part, p_weight1, p_scale, p_shift, p_weight2, p_hidden, p_gate, p_dz, p_dhidden, p_dmean,
+    p_part, p_weight1, affine, p_weight2, p_hidden, p_gate, p_dz, p_dhidden, p_dmean,
     c, k, pixels, parts, strides1, strides2,
-    RELU: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constexpr, BK: tl.constexpr, BI: tl.constexpr, BO: tl.constexpr,
+    EPS: tl.constexpr, RELU: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constexpr, BK: tl.constexpr, BI: tl.constexpr,
+    BO: tl.constexpr,
 ):  # fmt: skip
     """One program owns what BO channels of one image gain through their mean; all hidden gradients it makes itself.
 
@@ -57,9 +58,9 @@ def channel_gate_bwd_gate_kernel(
             d = tl.where(j < k, d, 0.0)  # beyond the weight's columns zeros have met dz, which may be infinite
         if RELU:
             z = tl.load(p_hidden + n * k + j, j < k, 0.0)
-            d = tl.where(activated(z, j, j < k, p_scale, p_shift, False, ACC) <= 0, 0.0, d)
+            d = tl.where(activated(z, j, j < k, affine, EPS, False, ACC) <= 0, 0.0, d)
         tl.store(p_dhidden + n * k + j, d, (j < k) & leads)
-        d *= vector(p_scale, j, j < k, 1.0, ACC)
+        d *= vector(affine[0], j, j < k, 1.0, ACC) * inverse_deviation(affine, j, j < k, EPS, ACC)
         p_w = p_weight1 + j[:, None].to(tl.int64) * strides1[0] + own[None, :] * strides1[1]
         b_w = tl.load(p_w, (j < k)[:, None] & (own < c)[None, :], 0.0).to(ACC)  # [BK, BO]
         dmean += tl.sum(b_w * d[:, None], 0)
@@ -87,18 +88,19 @@ def channel_gate_bwd_dx_kernel(
 
 @triton.jit
 def first_layer(
-    p_mean, p_hidden, p_dhidden, p_scale, p_dweight, p_dvectors, u, images, c, k, strides,
-    ACC: tl.constexpr, BK: tl.constexpr, BI: tl.constexpr,
+    p_mean, p_hidden, p_dhidden, affine, p_dweight, p_dvectors, u, images, c, k, strides,
+    EPS: tl.constexpr, ACC: tl.constexpr, BK: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
     """Tile ``u`` of dweight1, and in its first column dbias1, dscale1 and dshift1."""
     columns = tl.cdiv(c, BI)
     j, i = u // columns * BK + tl.arange(0, BK), u % columns * BI + tl.arange(0, BI)
     acc, shift, scale = tl.zeros([BK, BI], ACC), tl.zeros([BK], ACC), tl.zeros([BK], ACC)
-    gain = vector(p_scale, j, j < k, 1.0, ACC)
+    inverse = inverse_deviation(affine, j, j < k, EPS, ACC)
+    gain, centre = vector(affine[0], j, j < k, 1.0, ACC) * inverse, vector(affine[2], j, j < k, 0.0, ACC)
     for n in range(images):
         d = tl.load(p_dhidden + n * k + j, j < k, 0.0)
         acc += (d * gain)[:, None] * tl.load(p_mean + n * c + i, i < c, 0.0)[None, :]
-        scale += d * tl.load(p_hidden + n * k + j, j < k, 0.0)
+        scale += d * ((tl.load(p_hidden + n * k + j, j < k, 0.0) - centre) * inverse)
         shift += d
     out = j[:, None].to(tl.int64) * strides[0] + i[None, :] * strides[1]
     tl.store(p_dweight + out, acc.to(p_dweight.dtype.element_ty), (j < k)[:, None] & (i < c)[None, :])
@@ -110,8 +112,8 @@ def first_layer(
 
 @triton.jit
 def second_layer(
-    p_hidden, p_dz, p_scale, p_shift, p_dweight, p_dbias, u, images, c, k, strides,
-    RELU: tl.constexpr, ACC: tl.constexpr, BK: tl.constexpr, BI: tl.constexpr,
+    p_hidden, p_dz, affine, p_dweight, p_dbias, u, images, c, k, strides,
+    EPS: tl.constexpr, RELU: tl.constexpr, ACC: tl.constexpr, BK: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
     """Tile ``u`` of dweight2, and in its first column dbias2."""
     columns = tl.cdiv(k, BI)
@@ -120,7 +122,7 @@ def second_layer(
     for n in range(images):
         d = tl.load(p_dz + n * c + i, i < c, 0.0)
         z = tl.load(p_hidden + n * k + j, j < k, 0.0)
-        acc += d[:, None] * activated(z, j, j < k, p_scale, p_shift, RELU, ACC)[None, :]
+        acc += d[:, None] * activated(z, j, j < k, affine, EPS, RELU, ACC)[None, :]
         bias += d
     out = i[:, None].to(tl.int64) * strides[0] + j[None, :] * strides[1]
     tl.store(p_dweight + out, acc.to(p_dweight.dtype.element_ty), (i < c)[:, None] & (j < k)[None, :])
@@ -129,20 +131,20 @@ def second_layer(
 
 @triton.jit
 def channel_gate_bwd_dweights_kernel(
-    p_mean, p_hidden, p_dz, p_dhidden, p_scale, p_shift, p_dweight1, p_dweight2, p_dvectors,
+    p_mean, p_hidden, p_dz, p_dhidden, affine, p_dweight1, p_dweight2, p_dvectors,
     images, c, k, strides1, strides2,
-    RELU: tl.constexpr, ACC: tl.constexpr, BK: tl.constexpr, BI: tl.constexpr,
+    EPS: tl.constexpr, RELU: tl.constexpr, ACC: tl.constexpr, BK: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
     """One program owns BK x BI of one weight's gradient and adds images in order."""
     u, tiles = tl.program_id(0), tl.cdiv(k, BK) * tl.cdiv(c, BI)
     if u < tiles:
         first_layer(
-            p_mean, p_hidden, p_dhidden, p_scale, p_dweight1, p_dvectors, u, images, c, k, strides1, ACC, BK, BI
+            p_mean, p_hidden, p_dhidden, affine, p_dweight1, p_dvectors, u, images, c, k, strides1, EPS, ACC, BK, BI
         )
     elif p_dweight2 is not None:
         second_layer(
-            p_hidden, p_dz, p_scale, p_shift, p_dweight2, p_dvectors + 3 * k, u - tiles, images, c, k, strides2,
-            RELU, ACC, BK, BI,
+            p_hidden, p_dz, affine, p_dweight2, p_dvectors + 3 * k, u - tiles, images, c, k, strides2,
+            EPS, RELU, ACC, BK, BI,
         )  # fmt: skip
 
 
@@ -153,15 +155,15 @@ def backward(
     """Fill ``dx`` and ``gradients``, of weight1, weight2 and all vectors, where given; ``dy`` is dense as y is."""
     n, c, h, w = x.shape
     mean, hidden, gate = saved
-    weight1, _, scale, shift, weight2, _ = layers
+    weight1, _, *affine, weight2, _ = layers
     part = sums(x, dy)
     meta = products(x, part, hidden.shape[1])
     sizes = (c, hidden.shape[1])
     dz, dhidden, dmean = torch.empty_like(gate), torch.empty_like(hidden), torch.empty_like(mean)
     launch(
         channel_gate_bwd_gate_kernel, (n, triton.cdiv(c, meta["BO"])), x,
-        part, weight1, scale, shift, weight2, hidden, gate, dz, dhidden, dmean, *sizes, h * w, part.shape[1],
-        matrix(weight1), matrix(weight2), RELU=settings.relu, **meta,
+        part, weight1, tuple(affine), weight2, hidden, gate, dz, dhidden, dmean, *sizes, h * w, part.shape[1],
+        matrix(weight1), matrix(weight2), EPS=settings.eps, RELU=settings.relu, **meta,
         maxnreg=255,  # or ptxas aims for more blocks at once and spills
     )  # fmt: skip
     if gradients is not None:
@@ -171,9 +173,9 @@ def backward(
         programs = sum(triton.cdiv(rows, bk) * triton.cdiv(cols, bi) for rows, cols in weights)
         launch(
             channel_gate_bwd_dweights_kernel, (programs,), x,
-            mean, hidden, dz, dhidden, scale, shift, dweight1, None if weight2 is None else dweight2, dvectors, n,
+            mean, hidden, dz, dhidden, tuple(affine), dweight1, None if weight2 is None else dweight2, dvectors, n,
             *sizes, matrix(dweight1), matrix(None if weight2 is None else dweight2),
-            RELU=settings.relu, ACC=meta["ACC"], BK=bk, BI=bi,
+            EPS=settings.eps, RELU=settings.relu, ACC=meta["ACC"], BK=bk, BI=bi,
         )  # fmt: skip
     if dx is not None:
         grid, block = over_pixels(dx)

@@ -36,9 +36,19 @@ def vector(p, i, m, default: tl.constexpr, ACC: tl.constexpr):
 
 
 @triton.jit
-def activated(z, j, m, p_scale, p_shift, RELU: tl.constexpr, ACC: tl.constexpr):
-    """The hidden value of the product ``z``; NaN stays."""
-    z = z * vector(p_scale, j, m, 1.0, ACC) + vector(p_shift, j, m, 0.0, ACC)
+def inverse_deviation(affine, j, m, EPS: tl.constexpr, ACC: tl.constexpr):
+    """1 / sqrt(var + eps), or one where there is no norm."""
+    if affine[3] is None:
+        return tl.zeros_like(j).to(ACC) + 1.0
+    else:
+        return tl.rsqrt(tl.load(affine[3] + j, m, 1.0).to(ACC) + EPS)
+
+
+@triton.jit
+def activated(z, j, m, affine, EPS: tl.constexpr, RELU: tl.constexpr, ACC: tl.constexpr):
+    """The hidden value of the product ``z``, by ``affine``: gain, bias, mean, variance. NaN stays."""
+    z = (z - vector(affine[2], j, m, 0.0, ACC)) * inverse_deviation(affine, j, m, EPS, ACC)
+    z = z * vector(affine[0], j, m, 1.0, ACC) + vector(affine[1], j, m, 0.0, ACC)
     if RELU:
         z = tl.where(z < 0, 0.0, z)
     return z
