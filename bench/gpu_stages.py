@@ -6,16 +6,14 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
+from pyramid_kernels.ops import all_ops
+
 PY = sys.executable
 BUILD = "build/cuda/90a-real"
 #: Seconds of one call.
 CALL = 480
 
-MEMORY = (
-    "pyramid_pool", "upsample_merge", "pyramid_project", "channel_gate", "max_pool_pyramid", "upsample_cross_entropy",
-    "upsample_argmax",
-)  # fmt: skip
-GEMM = ("dilated_branches", "dilated_branches_train", "aspp", "pyramid_conv", "separable_pyramid")
+MEMORY, GEMM = (tuple(name for name, op in all_ops().items() if op.bound == bound) for bound in ("memory", "gemm"))
 MODULES = (
     "nn.ASPP", "nn.ASPPv2", "nn.LargeFOV", "nn.SpatialPyramidPooling", "nn.HRFuse", "nn.PPM", "nn.DSPP", "nn.MDSPP",
     "nn.PSPHead", "nn.UPerHead", "nn.DeepLabV3PlusDecoder", "nn.HRNetV2Head", "nn.SPP", "nn.SPPF",

@@ -66,6 +66,19 @@ auto prepared(Status (*launch)(Queue, const Args&...)) {
     return [=](Args... args) { return Call(launch, std::move(args)...); };
 }
 
+/// What a file adds to the Python module when that is imported: `const Binding name([](py::module_& m) { ... });`.
+class Binding {
+  public:
+    using Bind = void (*)(py::module_&);
+
+    explicit Binding(Bind bind) { all().push_back(bind); }
+
+    static std::vector<Bind>& all() {
+        static std::vector<Bind> bindings;
+        return bindings;
+    }
+};
+
 /// The value of a field of a NamedTuple of settings.
 template <class T>
 T field(py::handle settings, const char* name) {

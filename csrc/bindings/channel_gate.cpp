@@ -65,11 +65,11 @@ Status bwd(Queue queue, const ChannelGateProblem& settings, const bool& channels
         queue);
 }
 
-}  // namespace
-
-void bind_channel_gate(py::module_& m) {
+const Binding binding([](py::module_& m) {
     m.def("channel_gate_fwd", prepared(gate_of, fwd));
     m.def("channel_gate_bwd", prepared(gate_of, bwd));
-}
+});
+
+}  // namespace
 
 }  // namespace pk::bindings

@@ -176,9 +176,7 @@ Status train_normalise(Queue queue, const BranchSettings& settings, const Tensor
     return launch_dilated_branches_train_normalise(p, queue);
 }
 
-}  // namespace
-
-void bind_dilated_branches(py::module_& m) {
+const Binding binding([](py::module_& m) {
     m.attr("dilated_branches_scratch") = branches_scratch_bytes;
     m.def("dilated_branches_pixel_tiles", pixel_tiles);
     m.def("dilated_branches_plan", plan);
@@ -190,6 +188,8 @@ void bind_dilated_branches(py::module_& m) {
     m.def("dilated_branches_bwd_dw", prepared(read_settings, bwd_dw));
     m.def("dilated_branches_train_stats", prepared(train_stats));
     m.def("dilated_branches_train_normalise", prepared(read_settings, train_normalise));
-}
+});
+
+}  // namespace
 
 }  // namespace pk::bindings

@@ -1,7 +1,7 @@
 // What of a public call's arguments decides how it runs, in one walk.
 #include <cstring>
 
-#include "bindings/tensor_ref.h"
+#include "bindings/call.h"
 
 namespace pk::bindings {
 
@@ -57,8 +57,8 @@ class Key {
         // Held for good: to look them up for each tensor takes longer than to call them.
         static PyObject* const wants_grad = py::object(tensor_.attr("requires_grad")).release().ptr();
         static PyObject* const is_neg = py::object(tensor_.attr("is_neg")).release().ptr();
-        const auto wants = py::reinterpret_steal<py::object>(
-            Py_TYPE(wants_grad)->tp_descr_get(wants_grad, a.ptr(), tensor_.ptr()));
+        const auto wants =
+            py::reinterpret_steal<py::object>(Py_TYPE(wants_grad)->tp_descr_get(wants_grad, a.ptr(), tensor_.ptr()));
         const auto negated = py::reinterpret_steal<py::object>(PyObject_CallOneArg(is_neg, a.ptr()));
         if (!wants || !negated) throw py::error_already_set();
         put('g', wants.ptr() == Py_True);
@@ -87,8 +87,8 @@ py::object key(py::handle tensor, py::handle parameter, const py::tuple& args, c
     return found.found();
 }
 
-}  // namespace
+const Binding binding([](py::module_& m) { m.def("key", key); });
 
-void bind_key(py::module_& m) { m.def("key", key); }
+}  // namespace
 
 }  // namespace pk::bindings

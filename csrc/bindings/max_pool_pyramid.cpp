@@ -41,11 +41,11 @@ Status bwd(Queue queue, const MaxPools& pools, const bool& channels_last, const 
     return launch_max_pool_pyramid_bwd({p, dy.data, indices.as<const std::uint8_t>(), dx.data}, queue);
 }
 
-}  // namespace
-
-void bind_max_pool_pyramid(py::module_& m) {
+const Binding binding([](py::module_& m) {
     m.def("max_pool_pyramid_fwd", prepared(pools_of, fwd));
     m.def("max_pool_pyramid_bwd", prepared(pools_of, bwd));
-}
+});
+
+}  // namespace
 
 }  // namespace pk::bindings

@@ -64,11 +64,11 @@ Status bwd_dlevels(Queue queue, const ConvSettings& settings, const bool& channe
     return launch_pyramid_conv_bwd_dlevels({problem_of(settings, channels_last, k, dlevels, "dz", dz), dz.data}, queue);
 }
 
-}  // namespace
-
-void bind_pyramid_conv(py::module_& m) {
+const Binding binding([](py::module_& m) {
     m.def("pyramid_conv_merge", prepared(read_settings, merge));
     m.def("pyramid_conv_bwd_dlevels", prepared(read_settings, bwd_dlevels));
-}
+});
+
+}  // namespace
 
 }  // namespace pk::bindings

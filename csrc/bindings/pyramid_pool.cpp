@@ -55,12 +55,12 @@ Status bwd(Queue queue, const PyramidPoolBins& pyramid, const int& processors, c
     return launch_pyramid_pool_bwd(p, queue);
 }
 
-}  // namespace
-
-void bind_pyramid_pool(py::module_& m) {
+const Binding binding([](py::module_& m) {
     m.def("pyramid_pool_parts", parts);
     m.def("pyramid_pool_fwd", prepared(bins_of, fwd));
     m.def("pyramid_pool_bwd", prepared(bins_of, bwd));
-}
+});
+
+}  // namespace
 
 }  // namespace pk::bindings

@@ -98,13 +98,13 @@ Status bwd_product(Queue queue, const ProjectSettings& settings, const bool& tf3
                   queue);
 }
 
-}  // namespace
-
-void bind_pyramid_project(py::module_& m) {
+const Binding binding([](py::module_& m) {
     m.def("pyramid_project_fwd", prepared(read_settings, fwd));
     m.def("pyramid_project_bwd_dz", prepared(read_settings, bwd_dz));
     m.def("pyramid_project_bwd_dpooled", prepared(read_settings, bwd_product<launch_pyramid_project_bwd_dpooled>));
     m.def("pyramid_project_bwd_dweights", prepared(read_settings, bwd_product<launch_pyramid_project_bwd_dweights>));
-}
+});
+
+}  // namespace
 
 }  // namespace pk::bindings

@@ -43,11 +43,11 @@ Status bwd_ddepthwise(Queue queue, const Grids& grids, const TensorRef& dy, cons
                                                    queue);
 }
 
-}  // namespace
-
-void bind_separable_pyramid(py::module_& m) {
+const Binding binding([](py::module_& m) {
     m.def("separable_pyramid_depthwise", prepared(depthwise));
     m.def("separable_pyramid_bwd_ddepthwise", prepared(bwd_ddepthwise));
-}
+});
+
+}  // namespace
 
 }  // namespace pk::bindings

@@ -14,8 +14,8 @@ Status fwd(Queue queue, const bool& align_corners, const TensorRef& logits, cons
     return launch_upsample_argmax_fwd({p, label_type_of("labels", labels), labels.data}, queue);
 }
 
-}  // namespace
+const Binding binding([](py::module_& m) { m.def("upsample_argmax_fwd", prepared(corners_of, fwd)); });
 
-void bind_upsample_argmax(py::module_& m) { m.def("upsample_argmax_fwd", prepared(corners_of, fwd)); }
+}  // namespace
 
 }  // namespace pk::bindings

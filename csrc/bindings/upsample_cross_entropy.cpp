@@ -55,13 +55,13 @@ Status bwd_dlogits(Queue queue, const Loss& loss, const TensorRef& dy, const Ten
     return launch_upsample_cross_entropy_bwd_dlogits(params, queue);
 }
 
-}  // namespace
-
-void bind_upsample_cross_entropy(py::module_& m) {
+const Binding binding([](py::module_& m) {
     m.def("upsample_cross_entropy_parts", parts);
     m.def("upsample_cross_entropy_fwd", prepared(loss_of, fwd));
     m.def("upsample_cross_entropy_sums", prepared(is_mean, sums));
     m.def("upsample_cross_entropy_bwd_dlogits", prepared(loss_of, bwd_dlogits));
-}
+});
+
+}  // namespace
 
 }  // namespace pk::bindings

@@ -63,13 +63,13 @@ Status sums(Queue queue, const TensorRef& dy, const TensorRef& part, const Tenso
     return launch_upsample_merge_sums({dtype_of("dy", dy), size[0], size[1], size[2], part.data, sums.data}, queue);
 }
 
-}  // namespace
-
-void bind_upsample_merge(py::module_& m) {
+const Binding binding([](py::module_& m) {
     m.def("upsample_merge_fwd", prepared(merging_of, fwd));
     m.def("upsample_merge_bwd_dmaps", prepared(merging_of, bwd_dmaps));
     m.def("upsample_merge_bwd_affine", prepared(merging_of, bwd_affine));
     m.def("upsample_merge_sums", prepared(sums));
-}
+});
+
+}  // namespace
 
 }  // namespace pk::bindings
