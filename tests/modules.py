@@ -163,8 +163,9 @@ def given(maps: list[Tensor]) -> Any:
 
 
 def results(module: Any, maps: list[Tensor]) -> list[Tensor]:
-    """What ``module`` gives for ``maps``, handed over as it takes them."""
-    spread = len(maps) == 1 or isinstance(getattr(module, "module", module), ReferenceFeatureFusionModule)
+    """What ``module``, compiled or wrapped or as it is, gives for ``maps``, handed over as it takes them."""
+    bare = getattr(module, "_orig_mod", getattr(module, "module", module))
+    spread = len(maps) == 1 or isinstance(bare, ReferenceFeatureFusionModule)
     y = module(*maps) if spread else module(maps)
     return y if isinstance(y, list) else [y]
 

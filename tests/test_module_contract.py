@@ -6,6 +6,7 @@ What only one module or family does has a file of its own; dtypes, training tool
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -117,9 +118,8 @@ def test_agrees_in_float32(name: str, mode: str) -> None:
     model = fair_(model, x := model.images(), "module").train(mode == "train")
     unfused = copy.deepcopy(model)
     unfused.module = model.module.to_reference()
-    # In its own format alone, the norm of an uneven SegFormer is at 1.1 of the limit: docs/numerics.md, Open.
-    formats = tuple(LAYOUTS.values()) if name == "segformer-odd" else ()
-    assert_agrees(model, unfused, x, formats=formats)
+    # The gradient of an uneven SegFormer's norm is a small sum, whose error differs much between draws.
+    assert_agrees(model, unfused, x, draws=64 if name == "segformer-odd" else 16)
 
 
 @pytest.mark.parametrize(
@@ -343,9 +343,11 @@ def test_compiles_whole(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["auto", "reference", "composed"])
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [*itertools.product(MODULES, ("auto", "reference")), *itertools.product(LEARNED, ("composed",))],
+)
 @pytest.mark.parametrize("mode", ["train", "eval"])
-@every
 def test_compiles_whole_through_aot_autograd(name: str, mode: str, backend: str) -> None:
     compiled_agrees(MODES[mode](build(name, torch.float32, backend=backend)), name, "aot_eager", (8, 3, 5))
 
