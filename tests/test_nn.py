@@ -1,13 +1,30 @@
-"""What ASPP, PPM, SPP-net's pyramid and HRNet's exchange do beside the contract of every module."""
+"""What single modules do beside the contract of every module, and the arguments that modules refuse."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from pyramid_kernels.nn import ASPP, PPM, SpatialPyramidPooling
-from tests.modules import MAP, build, maps_of
+from pyramid_kernels.nn import (
+    ASPP,
+    PPM,
+    ASPPv2,
+    AttentionRefinementModule,
+    DeepLabV3PlusDecoder,
+    FeatureFusionModule,
+    HRFuse,
+    HRNetV2Head,
+    PSPHead,
+    ReferenceASPPv2,
+    SegFormerHead,
+    SpatialPyramidPooling,
+    UPerHead,
+)
+from tests.modules import MAP, WIDTHS, build, maps_of
 from tests.third_party import PoolFirstASPP
 
 
@@ -64,3 +81,49 @@ def test_maps_that_do_not_halve_are_refused_as_in_pytorch() -> None:
     with pytest.raises(RuntimeError, match="must match the size of tensor"):
         fuse(maps)
     assert fuse.why_original(maps[:2]) == "the input is not a list of 3 maps"
+
+
+def odd_sum() -> Any:
+    sums = ReferenceASPPv2(4, 3, (1, 2))
+    sums.c1.stride = (2, 2)
+    return sums
+
+
+def odd_rows() -> Any:
+    rows = HRFuse(WIDTHS).to_reference()
+    rows[0][1] = nn.ReLU()
+    return rows
+
+
+BAD: list[tuple[Callable[[], Any], str]] = [
+    (lambda: ASPP(4, (2,), 4, project_kernel=5), "project_kernel must be 1 or 3, got 5"),
+    (lambda: ASPPv2(4, 3, ()), "rates must not be empty"),
+    (lambda: SpatialPyramidPooling(windows="fixed"), "windows must be one of 'adaptive', 'ceil'"),
+    (lambda: HRFuse(WIDTHS, mode="bicubic"), "mode must be one of 'nearest', 'bilinear'"),
+    (lambda: HRFuse((4,)), r"channels must be those of two maps or more, got \(4,\)"),
+    (lambda: PSPHead(4, 4, ()), "bins must not be empty"),
+    (lambda: SegFormerHead((), 4, 2), "in_channels must not be empty"),
+    (lambda: UPerHead((4,), 4, 2, ()), "in_channels and bins must not be empty"),
+    (lambda: AttentionRefinementModule(4, norm="batch"), "norm must be one of 'used', 'unused', None, got 'batch'"),
+    (lambda: FeatureFusionModule(4, 4, kernel_size=5), "kernel_size must be one of 1, 3, got 5"),
+    (lambda: ASPPv2.from_reference(odd_sum()), r"as ReferenceASPPv2 makes it: c1 has stride=\(2, 2\), not 1"),
+    (lambda: HRFuse.from_reference(odd_rows()), "0.1 is a ReLU, not a Sequential"),
+    (lambda: HRNetV2Head.from_reference(nn.Sequential(nn.Conv2d(4, 4, 1))), "in_channels must not be empty"),
+    *[
+        (lambda kind=kind: kind.from_reference(nn.Linear(1, 1)), f"module must {what}")
+        for kind, what in {
+            ASPP: "be an ASPP .* got a Linear",
+            PPM: "be a PPM .* got a Linear",
+            PSPHead: "have ppm and cls",
+            ASPPv2: "be a ReferenceASPPv2, got a Linear",
+            HRFuse: "be a list of lists, as fuse_layers in HRNet, got a Linear",
+            **dict.fromkeys((SegFormerHead, UPerHead, DeepLabV3PlusDecoder, HRNetV2Head), ".* got a Linear"),
+        }.items()
+    ],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "message"), BAD, ids=range(len(BAD)))
+def test_bad_arguments_are_named(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
