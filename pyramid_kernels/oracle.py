@@ -85,9 +85,19 @@ def spec(op: str) -> ModuleType:
 
 def cannot_check(op: str, case: Case, backend: str, dtype: torch.dtype, channels_last: bool, device: str) -> str | None:
     """Why ``backend`` cannot run ``case``; None if it can."""
-    tensors = materialise(case, dtype, device, channels_last)
-    entries: list[tuple[Op, Any, Any]] = getattr(functional, op).problems(**tensors)
+    entries = _problems_of(op, case, dtype, channels_last, device)
     return next((reason for part, problem, _ in entries if (reason := cannot(part, problem, backend))), None)
+
+
+@functools.cache
+def _problems_of(
+    op: str, case: Case, dtype: torch.dtype, channels_last: bool, device: str
+) -> list[tuple[Op, Any, Any]]:
+    """What the op is asked about a case; every backend is asked the same."""
+    entries: list[tuple[Op, Any, Any]] = getattr(functional, op).problems(
+        **materialise(case, dtype, device, channels_last)
+    )
+    return entries
 
 
 def check(

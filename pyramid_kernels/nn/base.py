@@ -145,12 +145,12 @@ class Fused(_Base):
 
     def why_original(self, x: Any) -> str | None:
         """Why this call takes the original forward; None if it runs the ops."""
+        if torch.jit.is_tracing():
+            return EXPORTED
         if torch.compiler.is_compiling():
             if torch.onnx.is_in_onnx_export():
                 return EXPORTED
             return self.why_not_structure() or self.why_not_ranks() or self.why_not_call(x)
-        if torch._C._is_tracing():  # which Dynamo cannot trace
-            return EXPORTED
         if what := transform():
             return f"{what} goes through PyTorch's own operators"
         snapshot = self._snapshot()
