@@ -109,7 +109,7 @@ def suite(scope: Scope) -> list[Job]:
     tests = ("tests/test_ops.py", *(("-k", "test_oracle and one-class", "-m", "not slow") if scope.dry else ()))
     jobs = [Job(f"{op}-{backend}", (*pytest, *tests, "--only-op", op, "--only-backend", backend))
             for backend in scope.backends for op in scope.ops]  # fmt: skip
-    rest = ("test_contract", "test_nn", "test_heads", "test_gates", "test_losses", "test_large")
+    rest = ("test_contract", "test_module_contract", "test_nn", "test_heads", "test_gates", "test_losses", "test_large")
     return jobs if scope.dry else [*jobs, *(Job(name, (*pytest, f"tests/{name}.py")) for name in rest)]
 
 

@@ -19,7 +19,7 @@ from pyramid_kernels import ledger
 from pyramid_kernels.backends import KERNELS
 from pyramid_kernels.ops import all_ops
 
-from . import networks, systems
+from . import networks
 from .modules import MODULES
 from .subjects import MODES, SAME, op_names
 
@@ -35,10 +35,7 @@ Row = dict[str, str]
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.report", description="Generate tables from results.")
     parser.add_argument("--write", action="store_true", help="write the files")
-    parser.add_argument("--passed", type=Path, metavar="FILE", help="first record what a whole run of the suite passed")
     args = parser.parse_args(argv)
-    if args.passed:
-        systems.record(args.passed.read_text().splitlines())
     write = args.write
     pages = {path: text() for path, text in generated().items()}
     stale = [path for path, text in pages.items() if not path.is_file() or path.read_text() != text]
@@ -60,7 +57,7 @@ def generated() -> dict[Path, Callable[[], str]]:
 
 
 def readme() -> str:
-    return fill(ROOT / "README.md", measured=measured(), systems=systems.table(ratios()))
+    return fill(ROOT / "README.md", measured=measured())
 
 
 def fill(page: Path, **tables: str) -> str:
@@ -78,22 +75,6 @@ def measured() -> str:
     """One table per device: the newest row of every case, slower ones included."""
     parts = [_device(newest(path)) for path in _files()]
     return "\n".join(parts) if parts else "No measurement is committed yet.\n"
-
-
-def ratios() -> dict[str, dict[str, str]]:
-    """Device -> op or module -> eager's time over that of ``auto``: the least and the largest of its newest rows."""
-    found: dict[str, dict[str, list[str]]] = {"CPU": {}, "GPU": {}}
-    for path in _files():
-        device = found["CPU" if path.stem.startswith("cpu-") else "GPU"]
-        for key, by in grouped(newest(path)).items():
-            device.setdefault(key[0], []).append(ratio(by))
-    return {device: {op: _span(values) for op, values in rows.items()} for device, rows in found.items()}
-
-
-def _span(values: list[str]) -> str:
-    measured = sorted((value.removesuffix(SAME) for value in values), key=float)
-    ends = " to ".join(dict.fromkeys((measured[0], measured[-1])))
-    return f"{ends}{' (same path)' if all(value.endswith(SAME) for value in values) else ''}"
 
 
 def _files() -> list[Path]:

@@ -9,6 +9,7 @@ lies before the pyramid needs neither: it runs the same code in both forms.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -16,8 +17,31 @@ import torch
 from torch import Tensor, nn
 
 from pyramid_kernels.testing import module_error_ratios
+from tests.modules import Size, results
 
 NORMS = nn.modules.batchnorm._BatchNorm
+
+
+class Fed(nn.Module):
+    """A module behind one convolution for every map it takes, and everything it gives as one tensor."""
+
+    def __init__(self, module: nn.Module, shapes: Sequence[Size], call: Any = results) -> None:
+        super().__init__()
+        self.shapes, self.call = shapes, call
+        self.backbone = nn.ModuleList(nn.Conv2d(3, c, 1) for c, _, _ in shapes)
+        self.module = module
+
+    def images(self) -> Tensor:
+        """Eight, as large as the largest map."""
+        size = [max(sides) for sides in zip(*(shape[1:] for shape in self.shapes), strict=True)]
+        return torch.randn(8, 3, *size, generator=torch.Generator().manual_seed(0))
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        pool = nn.functional.adaptive_avg_pool2d
+        return [stem(pool(x, shape[1:])) for stem, shape in zip(self.backbone, self.shapes, strict=True)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([y.flatten(1) for y in self.call(self.module, self.maps(x))], 1)
 
 
 def fair_(model: nn.Module, x: Tensor, head: str = "") -> nn.Module:

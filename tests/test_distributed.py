@@ -19,7 +19,7 @@ from torch.testing import assert_close
 
 from pyramid_kernels.nn import ASPP, AttentionRefinementModule
 from tests.agreement import count_fused
-from tests.modules import IMAGES, MODULES, build, loss, maps_of
+from tests.modules import IMAGES, LEARNED, build, loss, maps_of
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 
@@ -60,8 +60,8 @@ def _rank(rank: int, check: Callable[..., None], path: str, *args: Any) -> None:
         dist.destroy_process_group()
 
 
-def data_parallel(share: slice) -> None:
-    for name in MODULES:
+def data_parallel(share: slice, names: list[str]) -> None:
+    for name in names:
         module, whole = build(name), maps_of(name)
         expected = gradients(module.to_reference(), whole)
         maps = [m[share] for m in whole]
@@ -74,8 +74,8 @@ def data_parallel(share: slice) -> None:
             assert_close(grad, expected[key], rtol=1e-6, atol=1e-9, msg=lambda m, at=(name, key): f"{at}: {m}")
 
 
-def sharded(share: slice) -> None:
-    for name in MODULES:
+def sharded(share: slice, names: list[str]) -> None:
+    for name in names:
         module, maps = build(name), [m[share] for m in maps_of(name)]
         module.eval()  # statistics of the batch are not what is sharded
         with pytest.MonkeyPatch.context() as patch:
@@ -97,9 +97,18 @@ def _step(module: Any, maps: list[Tensor]) -> dict[str, Tensor]:
     return {name: p.detach().full_tensor() for name, p in module.named_parameters()}
 
 
-def test_data_parallel_gradients_are_those_of_the_joint_batch(tmp_path: Path) -> None:
-    on_every_rank(data_parallel, tmp_path)
+#: A module of every family, and in the slow tier all.
+NAMES = [
+    pytest.param(["aspp", "ppm", "aspp-v2-hidden", "sppf", "dspp", "hrfuse", "segformer", "arm", "ffm"], id="some"),
+    pytest.param(LEARNED, id="all", marks=pytest.mark.slow),
+]
 
 
-def test_fully_sharded_step(tmp_path: Path) -> None:
-    on_every_rank(sharded, tmp_path)
+@pytest.mark.parametrize("names", NAMES)
+def test_data_parallel_gradients_are_those_of_the_joint_batch(names: list[str], tmp_path: Path) -> None:
+    on_every_rank(data_parallel, tmp_path, names)
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_fully_sharded_step(names: list[str], tmp_path: Path) -> None:
+    on_every_rank(sharded, tmp_path, names)

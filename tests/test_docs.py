@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from bench import report
+from pyramid_kernels import nn
 from pyramid_kernels.cli import COMMANDS
+from pyramid_kernels.models import networks
 from pyramid_kernels.ops import all_ops
+from tests.foreign import FOREIGN
 from tests.kernels import cuda_kernels
+from tests.modules import MODULES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -61,6 +65,17 @@ def test_every_op_has_a_page(op: str) -> None:
     titles = {page.name: page.read_text().splitlines()[0].removeprefix("# ").split(", ") for page in PAGES[2:]}
     (page,) = [name for name, title in titles.items() if op in title]
     assert f"[{op}](docs/{page})" in (ROOT / "README.md").read_text()
+
+
+def test_the_table_of_systems_names_what_is_there() -> None:
+    """Modules, networks and ops by their public names, adapters by the first word of their cases' names."""
+    text = (ROOT / "README.md").read_text()
+    table = text.partition("## Systems")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([^`]+)`", table))
+    adapters = {name.partition("-")[0] for name in FOREIGN if name != "research-aspp"}
+    modules = {type(case.make()).__name__ for case in MODULES.values()} | {"UpsampleCrossEntropyLoss"}
+    assert modules <= set(nn.__all__)
+    assert named == modules | set(networks()) | set(all_ops()) | adapters
 
 
 def test_settings_are_documented() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 import subprocess
 import sys
@@ -31,26 +30,11 @@ from torchvision.ops import FrozenBatchNorm2d  # noqa: E402
 
 X = torch.randn(8, 8, 7, 5, generator=torch.Generator().manual_seed(0))
 
-LIBRARY = {
-    "torchvision": lambda: deeplabv3.ASPP(8, (2, 3), 6),
-    "smp": lambda: smp_deeplab.ASPP(8, 6, (1, 2, 3), separable=False, dropout=0.5),
-    "smp-separable": lambda: smp_deeplab.ASPP(8, 6, (1, 2, 3), separable=True, dropout=0.5),
-    "smp-psp": lambda: PSPModule(8, (1, 2, 3)),
-    "plain-aspp": lambda: ReferenceASPP(8, (2,), 6, project_kernel=3),
-    "plain-ppm": lambda: ReferencePPM(8, 3, (1, 2)),
-}
-
 
 @pytest.fixture(autouse=True)
 def only_shipped_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
     registry.load_libraries()
     monkeypatch.setattr(registry, "adapters", dict(registry.adapters))
-
-
-@pytest.fixture(params=list(LIBRARY))
-def module(request: pytest.FixtureRequest) -> nn.Module:
-    torch.manual_seed(0)
-    return LIBRARY[request.param]()
 
 
 @pytest.fixture
@@ -67,79 +51,6 @@ def why_skipped(model: nn.Module, **kwargs: Any) -> str:
     return report.skipped[0].detail
 
 
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-def test_agrees(module: nn.Module, train: bool) -> None:
-    unfused = fair_(module, X).train(train)
-    ours = copy.deepcopy(unfused)
-    assert pk.fuse_(ours, backend="reference").fused
-    assert ours.why_original(X) is None
-    assert_agrees(ours, unfused, X)
-
-
-def test_dropout_draws_the_same_mask(aspp: Any) -> None:
-    unfused = copy.deepcopy(aspp)
-    pk.fuse_(aspp)
-    results = []
-    for m in (aspp, unfused):
-        torch.manual_seed(3)
-        results.append(m(X))
-    assert torch.equal(results[0] == 0, results[1] == 0)
-    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
-
-
-def test_class_swap_keeps_everything(module: nn.Module) -> None:
-    cls, keys = type(module), list(module.state_dict())
-    parameters = [(p, p.clone(), p.stride()) for p in module.parameters()]
-    flags, attributes = [m.training for m in module.modules()], set(vars(module))
-    report = pk.fuse_(module)
-    assert [e.path for e in report.fused] == [""] and type(module) is not cls and isinstance(module, cls)
-    assert type(module).original is cls
-    assert list(module.state_dict()) == keys and flags == [m.training for m in module.modules()]
-    module(X)
-    for (p, value, stride), now in zip(parameters, module.parameters(), strict=True):
-        assert p is now and torch.equal(p, value) and p.stride() == stride
-    assert pk.unfuse_(module) == [""]
-    assert type(module) is cls and set(vars(module)) == attributes
-
-
-def test_unfuse_is_bitwise_and_fuse_idempotent(module: nn.Module) -> None:
-    module.eval()
-    expected = module(X)
-    first = pk.fuse_(module)
-    cls = type(module)
-    again = pk.fuse_(module, backend="reference")
-    assert "already fused" in again.fused[0].detail and type(module) is cls and module.kernel_backend == "reference"
-    assert "already" not in first.fused[0].detail
-    pk.unfuse_(module)
-    assert pk.unfuse_(module) == []
-    assert torch.equal(module(X), expected)
-
-
-def test_copies_pickles_and_checkpoints(module: nn.Module) -> None:
-    plain = copy.deepcopy(module)
-    pk.fuse_(module.eval(), backend="reference")
-    expected = module(X)
-    file = io.BytesIO()
-    torch.save(module, file)
-    file.seek(0)
-    loaded = torch.load(file, weights_only=False)
-    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), loaded):
-        assert type(other) is type(module) and torch.equal(other(X), expected)
-        assert pk.unfuse_(other) == [""] and type(other) is type(plain)
-    plain.load_state_dict(module.state_dict())
-    module.load_state_dict(plain.state_dict())
-    assert torch.equal(module(X), expected)
-
-
-def test_sync_batch_norm_conversion_after_fusing(module: nn.Module) -> None:
-    pk.fuse_(fair_(module, X), backend="reference")
-    unfused = copy.deepcopy(module)
-    pk.unfuse_(unfused)
-    module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    assert module.why_original(X) is None
-    assert_agrees(module, unfused, X)
-
-
 def test_frozen_batch_norm(aspp: Any) -> None:
     unfused = fair_(aspp, X)
     for parent in list(unfused.modules()):
@@ -151,21 +62,6 @@ def test_frozen_batch_norm(aspp: Any) -> None:
     ours = copy.deepcopy(unfused)
     assert pk.fuse_(ours, backend="reference").fused and ours.why_original(X) is None
     assert_agrees(ours, unfused, X)
-
-
-def test_one_optimiser_step(aspp: Any) -> None:
-    unfused = fair_(aspp, X)
-    ours = copy.deepcopy(unfused)
-    pk.fuse_(ours, backend="reference")
-    for m in (unfused, ours):
-        optimiser = torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9)
-        for _ in range(2):
-            optimiser.zero_grad()
-            m(X).square().mean().backward()
-            optimiser.step()
-    pk.unfuse_(ours)
-    for (name, a), b in zip(ours.state_dict().items(), unfused.state_dict().values(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, msg=name)
 
 
 def test_kernels_run_through_a_fused_model(aspp: Any) -> None:
@@ -219,16 +115,6 @@ def test_export_takes_the_argument_by_its_name(aspp: Any) -> None:
 # What is declined.
 
 
-def test_declines_an_instance_with_its_own_forward(aspp: Any) -> None:
-    aspp.forward = lambda x: x
-    assert "own forward" in why_skipped(aspp)
-
-
-def test_declines_a_child_with_its_own_forward(aspp: Any) -> None:
-    aspp.convs[1].forward = lambda x: x
-    assert "convs.1 has its own forward" in why_skipped(aspp)
-
-
 def test_declines_a_subclass_that_overrides_forward() -> None:
     class Other(deeplabv3.ASPP):
         def forward(self, x: Tensor) -> Tensor:
@@ -272,73 +158,6 @@ def test_declines_weights_that_are_not_plain_parameters(aspp: Any) -> None:
 
     aspp.convs[1][0].weight = Distributed(aspp.convs[1][0].weight.detach())
     assert "convs.1.0 holds its weight as a Distributed" in why_skipped(aspp)
-
-
-@pytest.mark.parametrize(
-    "norm", [nn.GroupNorm(2, 6), nn.InstanceNorm2d(6), nn.LayerNorm([6, 7, 5]), nn.BatchNorm3d(6), nn.LazyBatchNorm2d()]
-)
-def test_declines_other_norms(aspp: Any, norm: nn.Module) -> None:
-    aspp.convs[0][1] = norm
-    assert type(norm).__name__ in why_skipped(aspp)
-
-
-def conv(**kwargs: Any) -> nn.Conv2d:
-    return nn.Conv2d(8, 6, **({"kernel_size": 3, "padding": 2, "dilation": 2, "bias": False} | kwargs))
-
-
-@pytest.mark.parametrize(
-    ("child", "reason"),
-    [
-        (conv(padding=1), "padding=(1, 1), not 2"),
-        (conv(stride=2), "stride=(2, 2)"),
-        (conv(groups=2), "groups=2"),
-        (conv(padding_mode="reflect"), "padding_mode='reflect'"),
-        (conv(dilation=(2, 1)), "dilation=(2, 1)"),
-        (conv(kernel_size=5, padding=4), "kernel_size=(5, 5)"),
-        (conv(kernel_size=(1, 3)), "kernel_size=(1, 3)"),
-        (conv(bias=True), "bias in front of its norm"),
-        (nn.Conv1d(8, 6, 1), "holds [Conv1d, BatchNorm2d, ReLU]"),
-    ],
-)
-def test_declines_other_convolutions(aspp: Any, child: nn.Module, reason: str) -> None:
-    aspp.convs[1][0] = child
-    assert reason in why_skipped(aspp)
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda m: m.convs[1].__setitem__(2, nn.LeakyReLU()), "not [Conv2d, Module, ReLU]"),
-        (lambda m: m.convs[-1].__setitem__(0, nn.AdaptiveAvgPool2d(2)), "pools to 2, not 1"),
-        (lambda m: m.convs[-1].__setitem__(0, nn.AdaptiveMaxPool2d(1)), "AdaptiveMaxPool2d"),
-        (lambda m: m.convs.__setitem__(3, nn.Sequential(*m.convs[3])), "not ASPPPooling"),
-        (lambda m: m.project.__setitem__(0, nn.Conv2d(24, 6, 3, padding=2, dilation=2, bias=False)), "dilation=(2, 2)"),
-        (lambda m: m.project.__setitem__(0, nn.Conv2d(18, 6, 1, bias=False)), "takes 18 channels"),
-        (lambda m: m.project.append(nn.ReLU()), "project holds"),
-        (lambda m: setattr(m, "convs", nn.ModuleList()), "convs and project are not"),
-        (lambda m: m.convs.__setitem__(1, nn.Linear(8, 6)), "convs.1 is a Linear"),
-    ],
-)
-def test_declines_other_structures(aspp: Any, change: Any, reason: str) -> None:
-    change(aspp)
-    assert reason in why_skipped(aspp)
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda m: setattr(m, "blocks", nn.ModuleList()), "blocks is not"),
-        (lambda m: m.blocks.__setitem__(0, nn.Identity()), "blocks.0 is a Identity"),
-        (lambda m: m.blocks[1].pool.__setitem__(0, nn.AvgPool2d(2)), "blocks.1.pool holds"),
-        (lambda m: m.blocks[1].pool.__setitem__(0, nn.AdaptiveAvgPool2d((None, 2))), "not a fixed grid"),
-        (lambda m: m.blocks[1].pool[1].__setitem__(2, nn.SiLU()), "blocks.1.pool.1 holds"),
-        (lambda m: m.blocks[1].pool[1].__setitem__(0, nn.Conv2d(8, 2, 3, padding=1, bias=False)), "kernel_size=(3, 3)"),
-    ],
-)
-def test_declines_other_psp_modules(change: Any, reason: str) -> None:
-    module = PSPModule(8, (1, 2, 3))
-    change(module)
-    assert reason in why_skipped(module)
 
 
 def test_smp_norms_other_than_batch_norm_are_declined() -> None:
@@ -387,32 +206,6 @@ def test_what_is_in_very_many_classes_is_no_look_alike(ordinary: Any) -> None:
 
 
 # Registered classes.
-
-
-@pytest.mark.parametrize(
-    ("make", "adapter"),
-    [
-        (lambda: user.SemsegPPM(8, 2, (1, 2, 3)), PPMForward),
-        (lambda: user.ResearchASPP(8, (2, 3), 6), ASPPForward),
-    ],
-    ids=["semseg-ppm", "research-aspp"],
-)
-def test_registered_classes_are_fused_and_pickled(make: Any, adapter: Any) -> None:
-    unfused = make()
-    cls = type(unfused)
-    pk.register_adapter(cls, adapter)
-    ours = copy.deepcopy(fair_(unfused, X))
-    state = copy.deepcopy(ours.state_dict())
-    random = torch.get_rng_state()
-    assert pk.fuse_(ours, backend="reference").fused
-    assert torch.equal(random, torch.get_rng_state()) and ours.training
-    assert all(torch.equal(a, b) for a, b in zip(state.values(), ours.state_dict().values(), strict=True))
-    assert isinstance(ours, cls) and type(ours).__name__ == f"Fused{cls.__name__}"
-    for other in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
-        assert type(other) is type(ours)
-        assert_agrees(other, copy.deepcopy(unfused), X)
-    pk.unfuse_(ours)
-    assert type(ours) is cls
 
 
 @pytest.mark.parametrize(

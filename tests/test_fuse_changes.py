@@ -15,7 +15,6 @@ import pyramid_kernels as pk
 from pyramid_kernels.fuse import ASPPForward, Parts, PPMForward, Unit
 from pyramid_kernels.nn import ReferenceASPP, ReferenceSegFormerHead
 from pyramid_kernels.nn.ppm import Level
-from tests.modules import MODULES, build, maps_of, results
 
 X = torch.randn(2, 8, 9, 9, generator=torch.Generator().manual_seed(0))
 
@@ -120,38 +119,6 @@ def test_copies_are_examined_by_themselves(aspp: Any) -> None:
         patch(other.convs[0][0])
         assert "own forward" in other.why_original(X)
     assert aspp.why_original(X) is None
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("images", [1, 2])
-def test_dropout_draws_the_mask_of_the_unfused_module(images: int, layout: torch.memory_format) -> None:
-    drawn = 0
-    for name in MODULES:
-        ours = build(name, torch.float32, dropout=None).train()
-        plain = ours.to_reference()
-        masks = []
-        for module in (ours, plain):
-            for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm2d)):
-                norm.eval()  # of one image there are no statistics
-            seen: list[Tensor] = []
-            for layer in (m for m in module.modules() if isinstance(m, nn.Dropout)):
-                # Not a hook, with which the original forward would run.
-                layer.__class__ = type("Seen", (nn.Dropout,), {"forward": seen_by(seen)})
-            torch.manual_seed(1)
-            results(module, [m.contiguous(memory_format=layout) for m in maps_of(name, torch.float32, images)])
-            masks.append(seen)
-        drawn += len(masks[0])
-        for mask, expected in zip(*masks, strict=True):
-            assert torch.equal(mask, expected), name
-    assert drawn
-
-
-def seen_by(seen: list[Tensor]) -> Callable[..., Tensor]:
-    def forward(self: nn.Dropout, x: Tensor) -> Tensor:
-        seen.append(torch.nn.functional.dropout(torch.ones_like(x), self.p))
-        return seen[-1] * x
-
-    return forward
 
 
 def test_torch_jit_script_of_a_fused_model_is_the_unfused_graph() -> None:

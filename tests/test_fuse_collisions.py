@@ -16,7 +16,7 @@ import pyramid_kernels as pk
 from pyramid_kernels.fuse import registry
 from pyramid_kernels.nn import ReferenceASPP, ReferenceAttentionRefinementModule, ReferenceLargeFOV
 from tests import third_party as user
-from tests.repositories import why_skipped
+from tests.foreign import why_skipped
 
 
 @pytest.fixture(autouse=True)

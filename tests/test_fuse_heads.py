@@ -1,10 +1,8 @@
-"""Heads of transformers and segmentation_models_pytorch: what is declined and why, and that nothing else moves."""
+"""``fuse_`` on heads of libraries and repositories: what single ones do beside the contract of every adapter."""
 
 from __future__ import annotations
 
 import copy
-import pickle
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,79 +10,41 @@ import torch
 from torch import Tensor, nn
 
 import pyramid_kernels as pk
-from pyramid_kernels.fuse import registry
+from pyramid_kernels.fuse import mmseg as adapters
+from pyramid_kernels.nn import HRNetV2Head
+from tests import third_party as user
+from tests.agreement import fair_
+from tests.foreign import (
+    WIDTHS,
+    build,
+    inputs,
+    mm_head,
+    mm_uper,
+    segformer,
+    smp,
+    under_their_own_names,
+    why_skipped,
+)
+from tests.libraries import mmseg
 
-smp = pytest.importorskip("segmentation_models_pytorch", reason="needs segmentation_models_pytorch")
-transformers = pytest.importorskip("transformers", reason="needs transformers")
-from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder  # noqa: E402
-from segmentation_models_pytorch.decoders.pspnet.decoder import PSPDecoder  # noqa: E402
-from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder  # noqa: E402
-from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder  # noqa: E402
-from transformers.models.segformer.modeling_segformer import SegformerDecodeHead  # noqa: E402
-from transformers.models.upernet.modeling_upernet import UperNetHead  # noqa: E402
+__all__ = ["under_their_own_names"]
 
-WIDTHS = [4, 5, 6, 7]
-
-HEADS: dict[str, Callable[[], nn.Module]] = {
-    "segformer": lambda: SegformerDecodeHead(
-        transformers.SegformerConfig(hidden_sizes=WIDTHS, decoder_hidden_size=8, num_labels=3)
-    ),
-    "upernet": lambda: UperNetHead(transformers.UperNetConfig(hidden_size=8, num_labels=3), WIDTHS),
-    "smp-segformer": lambda: SegformerDecoder([3, 0, *WIDTHS], 5, 8),
-    "smp-upernet": lambda: UPerNetDecoder([3, 4, *WIDTHS], 5, 8),
-    "smp-psp": lambda: PSPDecoder([3, 4, 8], out_channels=8),
-    "smp-deeplabv3plus": lambda: DeepLabV3PlusDecoder([3, 4, *WIDTHS], 5, 8, (1, 2, 3), 16, True, 0.5),
-}
+X = torch.randn(8, 3, 16, 24, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(autouse=True)
-def only_shipped_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry.load_libraries()
-    monkeypatch.setattr(registry, "adapters", dict(registry.adapters))
+def head_and_maps(name: str) -> tuple[Any, Any]:
+    head = build(name, torch.float32).eval()
+    return head, inputs(head)[0]
 
 
-def maps_of(head: nn.Module) -> list[torch.Tensor]:
-    adapter: Any = registry.adapters[type(head)]
-    return adapter.example(head, lambda channels, stride: torch.randn(2, channels, 64 // stride, 96 // stride))
-
-
-def why_skipped(head: nn.Module) -> str:
-    """The reason in the head's own line; pyramids inside it may still be fused."""
-    cls = type(head)
-    own = next(e for e in pk.fuse_(head, backend="reference", only="").entries if e.path == "")
-    assert not own.fused and type(head) is cls
-    return own.detail
-
-
-@pytest.mark.parametrize("name", list(HEADS))
-def test_swaps_and_undoes_exactly(name: str) -> None:
-    torch.manual_seed(0)
-    head = HEADS[name]().eval()
-    cls, maps, keys = type(head), maps_of(head), list(head.state_dict())
-    expected = head(maps)
-    parameters = [(p, p.clone(), p.stride()) for p in head.parameters()]
-    report = pk.fuse_(head, backend="reference", only="")
-    assert [e.path for e in report.fused] == [""] and isinstance(head, cls) and list(head.state_dict()) == keys
-    assert all(p.stride() == stride and torch.equal(p, value) for p, value, stride in parameters)
-    assert head.why_original(maps) is None
-    for other in (head, copy.deepcopy(head), pickle.loads(pickle.dumps(head))):
-        assert type(other) is type(head)
-        torch.testing.assert_close(other(maps), expected, rtol=1e-4, atol=1e-4)
-    assert pk.unfuse_(head) == [""] and type(head) is cls
-    assert torch.equal(head(maps), expected)
-
-
-def test_keyword_arguments_of_transformers() -> None:
-    for name in ("segformer", "upernet"):
-        head = HEADS[name]().eval()
-        maps = maps_of(head)
-        pk.fuse_(head, backend="reference")
-        assert torch.equal(head(encoder_hidden_states=tuple(maps)), head(maps))
+def overriding(head: Any, **methods: Any) -> Any:
+    """``head`` in a subclass of its class that has ``methods``."""
+    head.__class__ = type("Own", (type(head),), methods)
+    return head
 
 
 def test_a_pyramid_has_an_align_corners_of_its_own() -> None:
-    head: Any = HEADS["upernet"]().eval()
-    maps = maps_of(head)
+    head, maps = head_and_maps("transformers-upernet")
     head.psp_modules.align_corners = True
     for _ in range(2):
         expected = head(maps)
@@ -97,146 +57,15 @@ def test_a_pyramid_has_an_align_corners_of_its_own() -> None:
         head.psp_modules.align_corners = False
 
 
-def test_dropout_draws_the_same_mask() -> None:
-    head = HEADS["segformer"]()
-    maps, unfused = maps_of(head), copy.deepcopy(head)
-    pk.fuse_(head, backend="composed")
-    results = []
-    for module in (head, unfused):
-        torch.manual_seed(3)
-        results.append(module(maps))
-    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
-
-
-def conv(out: int, channels: int, **kwargs: Any) -> nn.Conv2d:
-    return nn.Conv2d(channels, out, **({"kernel_size": 3, "padding": 1, "bias": False} | kwargs))
-
-
-SPATIAL = [
-    ({"stride": 2}, "stride=(2, 2)"),
-    ({"dilation": 2, "padding": 2}, "dilation=(2, 2), not 1"),
-    ({"padding": 0}, "padding=(0, 0), not 1"),
-    ({"padding_mode": "reflect"}, "padding_mode='reflect'"),
-    ({"groups": 2}, "groups=2"),
-    ({"kernel_size": 5, "padding": 2}, "kernel_size=(5, 5)"),
-    ({"bias": True}, "bias in front of its norm"),
-]
-
-
-@pytest.mark.parametrize(("change", "reason"), SPATIAL, ids=[reason for _, reason in SPATIAL])
-@pytest.mark.parametrize("name", ["upernet", "smp-upernet", "smp-psp"])
-def test_declines_other_convolutions(name: str, change: dict[str, Any], reason: str) -> None:
-    head: Any = HEADS[name]()
-    if name == "upernet":
-        head.fpn_bottleneck.conv = conv(8, 32, **change)
-    elif name == "smp-upernet":
-        head.fusion_block[0] = conv(8, 32, **change)
-    else:
-        head.conv[0] = conv(8, 16, **change)
-    assert reason in why_skipped(head)
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "reason"),
-    [
-        ("segformer", lambda m: setattr(m, "activation", nn.GELU()), "activation is a GELU"),
-        ("segformer", lambda m: setattr(m, "dropout", nn.Dropout2d()), "dropout is a Dropout2d"),
-        ("segformer", lambda m: setattr(m, "batch_norm", nn.GroupNorm(2, 8)), "GroupNorm"),
-        ("segformer", lambda m: setattr(m, "linear_fuse", conv(8, 32)), "kernel_size=(3, 3), not 1"),
-        ("segformer", lambda m: setattr(m, "linear_fuse", conv(8, 24, kernel_size=1, padding=0)), "takes 24 channels"),
-        (
-            "segformer",
-            lambda m: setattr(m, "linear_fuse", conv(8, 32, kernel_size=1, padding=0, stride=2)),
-            "stride=(2, 2)",
-        ),
-        (
-            "segformer",
-            lambda m: setattr(m.linear_projections[1], "proj", nn.Sequential(nn.Linear(5, 8), nn.ReLU())),
-            "a projection is a Sequential, not a Linear",
-        ),
-        ("segformer", lambda m: m.linear_projections.__setitem__(0, nn.Linear(4, 8)), "is a Linear, not SegformerMLP"),
-        ("upernet", lambda m: setattr(m.bottleneck, "activation", nn.SiLU()), "bottleneck.activation is a SiLU"),
-        ("upernet", lambda m: setattr(m.bottleneck, "conv", conv(8, 30)), "takes 30 channels"),
-        ("upernet", lambda m: setattr(m.fpn_bottleneck, "conv", conv(8, 31)), "31 channels, and the maps have 32"),
-        ("upernet", lambda m: m.psp_modules.add_module("1", nn.Identity()), "psp_modules are not its children"),
-        (
-            "upernet",
-            lambda m: m.psp_modules.blocks[1].add_module("1", nn.Identity()),
-            "the layers of psp_modules.1 are not its two children",
-        ),
-        ("upernet", lambda m: m.fpn_convs.append(m.fpn_convs[0]), "3 lateral convolutions and 4 after them"),
-        ("upernet", lambda m: setattr(m, "classifier", nn.Identity()), "classifier is a Identity, not a Conv2d"),
-        ("smp-segformer", lambda m: m.mlp_stage.__setitem__(0, nn.Linear(7, 8)), "mlp_stage.0 is a Linear, not MLP"),
-        ("smp-segformer", lambda m: m.fuse_stage.__setitem__(2, nn.SiLU()), "fuse_stage holds"),
-        ("smp-upernet", lambda m: setattr(m, "psp", nn.Conv2d(7, 8, 1)), "psp is a Conv2d, not PSPModule"),
-        ("smp-upernet", lambda m: m.fpn_lateral_blocks.__setitem__(0, nn.Identity()), "Identity, not FPNLateralBlock"),
-        ("smp-upernet", lambda m: m.fusion_block.__setitem__(1, nn.InstanceNorm2d(8)), "InstanceNorm2d"),
-        ("smp-upernet", lambda m: m.fusion_block.__setitem__(0, conv(8, 31)), "31 channels, and the maps have 32"),
-        ("smp-psp", lambda m: setattr(m, "psp", nn.Identity()), "psp is a Identity, not PSPModule"),
-        ("smp-psp", lambda m: m.conv.__setitem__(2, nn.LeakyReLU()), "conv holds"),
-        ("smp-deeplabv3plus", lambda m: setattr(m.up, "mode", "nearest"), "not a bilinear Upsample"),
-        ("smp-deeplabv3plus", lambda m: setattr(m.up, "scale_factor", 1.5), "not a bilinear Upsample"),
-        ("smp-deeplabv3plus", lambda m: m.block2.__setitem__(2, nn.SiLU()), "block2 holds"),
-        ("smp-deeplabv3plus", lambda m: m.block1.append(nn.ReLU()), "block1 holds"),
-        (
-            "smp-deeplabv3plus",
-            lambda m: m.block2[0].__setitem__(0, conv(56, 56, groups=56, bias=True)),
-            "block2.0.0 has a bias",
-        ),
-        (
-            "smp-deeplabv3plus",
-            lambda m: m.block2[0].__setitem__(0, conv(56, 56, groups=56, dilation=2, padding=2)),
-            "dilation=(2, 2), not 1",
-        ),
-        (
-            "smp-deeplabv3plus",
-            lambda m: m.block2[0].__setitem__(0, conv(55, 55, groups=55)),
-            "takes 55 channels, and the maps have 56",
-        ),
-        (
-            "smp-deeplabv3plus",
-            lambda m: m.block2[0].__setitem__(0, conv(56, 56, groups=28)),
-            "block2.0.0 is not depthwise",
-        ),
-    ],
-)  # fmt: skip
-def test_declines_other_structures(name: str, change: Callable[[Any], Any], reason: str) -> None:
-    head = HEADS[name]()
-    change(head)
-    assert reason in why_skipped(head)
-
-
-class FineFirst(SegformerDecodeHead):
-    """The same layers, concatenated in another order."""
-
-    def forward(self, encoder_hidden_states: Any, **kwargs: Any) -> torch.Tensor:
-        size = encoder_hidden_states[0].shape[2:]
-        levels = []
-        for m, project in zip(encoder_hidden_states, self.linear_projections, strict=True):
-            level = project(m).transpose(1, 2).unflatten(2, m.shape[2:])
-            levels.append(nn.functional.interpolate(level, size=size, mode="bilinear", align_corners=False))
-        y = self.activation(self.batch_norm(self.linear_fuse(torch.cat(levels, 1))))
-        return self.classifier(self.dropout(y))
-
-
-def test_another_concat_order_is_found_out() -> None:
-    head = FineFirst(transformers.SegformerConfig(hidden_sizes=WIDTHS, decoder_hidden_size=8, num_labels=3))
-    assert "overrides the forward of SegformerDecodeHead" in why_skipped(head)
-    pk.register_adapter(FineFirst, pk.fuse.SegFormerForward)
-    assert "gives another result in eval mode" in why_skipped(head)
-
-
 def test_maps_that_do_not_fit_take_the_original_forward() -> None:
-    decoder: Any = HEADS["smp-deeplabv3plus"]().eval()
-    *maps, last = maps_of(decoder)
+    decoder, (*maps, last) = head_and_maps("smp-deeplabv3plus")
     pk.fuse_(decoder, backend="reference", only="")
     assert "4 times as large" in decoder.why_original([*maps, last[..., :-1]])
-    segformer: Any = HEADS["segformer"]().eval()
-    maps = maps_of(segformer)
-    pk.fuse_(segformer, backend="reference")
+    head, maps = head_and_maps("transformers-segformer")
+    pk.fuse_(head, backend="reference")
     flat = [*maps[:-1], maps[-1].flatten(2).transpose(1, 2)]
-    assert "not a batch of maps" in segformer.why_original(flat)
-    assert "not a list of 4 maps" in segformer.why_original(maps[:3])
+    assert "not a batch of maps" in head.why_original(flat)
+    assert "not a list of 4 maps" in head.why_original(maps[:3])
 
 
 def test_a_layer_replaced_after_fusing_takes_the_original_forward() -> None:
@@ -246,8 +75,7 @@ def test_a_layer_replaced_after_fusing_takes_the_original_forward() -> None:
         def forward(self, input: Tensor) -> Tensor:
             return super().forward(input) + input.mean()
 
-    head: Any = HEADS["segformer"]().eval()
-    maps = maps_of(head)
+    head, maps = head_and_maps("transformers-segformer")
     pk.fuse_(head, backend="reference")
     head.linear_projections[0].proj = LowRank(4, 8)
     assert "a projection is a LowRank" in head.why_original(maps)
@@ -255,8 +83,172 @@ def test_a_layer_replaced_after_fusing_takes_the_original_forward() -> None:
 
 
 def test_smps_convolutional_encoders_have_a_map_finer_than_the_result() -> None:
-    decoder: Any = SegformerDecoder([3, *WIDTHS, 8], 5, 8).eval()
+    decoder = smp("segformer.decoder", "SegformerDecoder")([3, *WIDTHS, 8], 5, 8).eval()
     maps = [torch.randn(2, c, 64 >> i, 64 >> i) for i, c in enumerate([3, *WIDTHS, 8])]
     expected = decoder(maps)
     assert pk.fuse_(decoder, backend="composed").fused
     torch.testing.assert_close(decoder(maps), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_more_maps_than_the_check_has_sizes_for() -> None:
+    """A fifth map at a stride of 64 is smaller than a pixel of the images on which fuse_ checks a swap."""
+    widths = [*WIDTHS, 8]
+    head = mm_uper(in_channels=widths, in_index=list(range(5)))
+    assert pk.fuse_(head, backend="reference", only="").fused
+
+
+def test_norms_folded_into_convolutions() -> None:
+    head, maps = head_and_maps("mmseg-uper")
+    for module in head.modules():
+        if type(module).__name__ == "ConvModule":
+            module.conv = nn.utils.fuse_conv_bn_eval(module.conv, module.bn)
+            module.bn = nn.Identity()
+    expected = head(maps)
+    assert pk.fuse_(head, backend="reference").fused and head.why_original(maps) is None
+    torch.testing.assert_close(head(maps), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("path", ["uper", "uper.psp_modules", "psp.psp_modules", "hrnetv2", "segformer"])
+def test_align_corners_is_read_on_every_call(path: str) -> None:
+    name, _, owner = path.partition(".")
+    head, maps = head_and_maps(f"mmseg-{name}")
+    pk.fuse_(head, backend="reference")
+    before = head(maps)
+    head.get_submodule(owner).align_corners = True
+    unfused = copy.deepcopy(head)
+    pk.unfuse_(unfused)
+    torch.testing.assert_close(head(maps), unfused(maps), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(head(maps), before, rtol=1e-3, atol=1e-3)
+
+
+def test_the_pyramid_inside_a_vainf_head_has_its_own_forward() -> None:
+    report = pk.fuse_(build("vainf"), backend="reference")
+    assert [e.path for e in report.fused] == ["", "aspp"]
+
+
+def test_official_hrnet_takes_the_heads_in_place_of_its_layers() -> None:
+    model: Any = fair_(user.HighResolutionNet((4, 5, 6), 3), X)
+    assert "put nn.HRNetV2Head in the place of aux_head and of conv3x3_ocr" in why_skipped(model)
+    ours = copy.deepcopy(model)
+    for name in ("aux_head", "conv3x3_ocr"):
+        layers = HRNetV2Head.from_reference(getattr(ours, name), (4, 5, 6), align_corners=True, backend="reference")
+        setattr(ours, name, layers)
+    ours.load_state_dict(model.state_dict())
+    assert list(ours.state_dict()) == list(model.state_dict())
+    for train in (True, False):
+        for edited in (False, True):  # before the edit of the model's forward, the heads take the concat
+            ours.joined = not edited
+            got, expected = copy.deepcopy(ours).train(train)(X), copy.deepcopy(model).train(train)(X)
+            for a, b in zip(got, expected, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="0 takes 15 channels, and the maps have 16"):
+        HRNetV2Head.from_reference(model.aux_head, (4, 5, 7))
+
+
+def test_a_pyramid_that_another_head_concatenates_is_left_alone() -> None:
+    pyramid = mmseg("models.decode_heads.psp_head").PPM((1, 2), 4, 3, None, {"type": "BN"}, {"type": "ReLU"}, False)
+    assert not pk.fuse_(nn.Sequential(pyramid)).entries
+
+
+def test_one_map_is_no_pyramid() -> None:
+    assert "input_transform is None" in why_skipped(mm_head("fcn_head", "FCNHead", in_channels=4, in_index=2))
+
+
+def test_a_norm_between_the_layers_of_a_level_is_not_composed() -> None:
+    head, maps = head_and_maps("mmseg-segformer")
+    pk.fuse_(head, backend="reference")
+    assert [tuple(m.shape) for m in head.levels(maps)] == [(4, 8, 16 >> i, 24 >> i) for i in range(4)]
+
+
+def test_subclasses_that_override_what_the_forward_calls() -> None:
+    """Another ``_forward_feature`` is another function; scores of its own are called by the fused forward too."""
+    head, maps = head_and_maps("mmseg-uper")
+    cls = type(head)
+    features = overriding(copy.deepcopy(head), _forward_feature=lambda self, x: 2 * cls._forward_feature(self, x))
+    assert "overrides the _forward_feature of UPerHead" in why_skipped(features)
+    scores = overriding(head, cls_seg=lambda self, feat: 2 * cls.cls_seg(self, feat))
+    expected = scores(maps)
+    assert pk.fuse_(scores, backend="reference").fused
+    torch.testing.assert_close(scores(maps), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_class_without_an_adapter_is_named() -> None:
+    hrnet = mmseg("models.backbones.hrnet")
+    module = hrnet.HRModule(2, mmseg("models.backbones.resnet").BasicBlock, [1, 1], [4, 5], [4, 5])
+    assert "resizes them a second time" in why_skipped(module)
+
+
+class Backwards(nn.Module):
+    """``block`` on the four parts of its map in the other order."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(torch.cat(x.chunk(4, 1)[::-1], 1))
+
+
+def joined_backwards(head: Any, method: str, block: str) -> Any:
+    """``head``, whose ``method`` concatenates what ``block`` reads in another order; no layer shows it."""
+    cls = type(head)
+
+    def call(self: Any, *args: Any, **named: Any) -> Any:
+        own = self._modules[block]
+        self._modules[block] = Backwards(own)
+        try:
+            return getattr(cls, method)(self, *args, **named)
+        finally:
+            self._modules[block] = own
+
+    return overriding(head, **{method: call})
+
+
+def test_another_concat_order_is_found_out() -> None:
+    fine_first = joined_backwards(segformer(), "forward", "linear_fuse")
+    assert "overrides the forward of SegformerDecodeHead" in why_skipped(fine_first)
+    assert "overrides the forward of DeepLabHeadV3Plus" in why_skipped(user.AsppFirst(7, 4, 3))
+    for head, adapter in (
+        (fine_first, pk.fuse.SegFormerForward),
+        (user.AsppFirst(7, 4, 3), pk.fuse.repositories.DeepLabHeadV3PlusForward),
+        (joined_backwards(mm_uper(), "_forward_feature", "fpn_bottleneck"), adapters.UPerHeadForward),
+        (user.ReversedPPM(8, 2, (1, 2, 3)), pk.fuse.PPMForward),
+    ):
+        pk.register_adapter(type(head), adapter)
+        assert "gives another result in eval mode" in why_skipped(head)
+
+
+def test_inputs_that_do_not_fit_take_the_original_forward() -> None:
+    (uper, maps), (hrnet, _), (vainf, _) = (head_and_maps(name) for name in ("mmseg-uper", "mmseg-hrnetv2", "vainf"))
+    for head in (uper, hrnet, vainf):
+        pk.fuse_(head, backend="reference", only="")
+    assert uper.why_original(maps) is None and hrnet.why_original(maps) is None
+    assert "not a list of 4 maps" in uper.why_original(maps[:3])
+    assert "not a list of 4 maps" in hrnet.why_original(maps[0])
+    assert "4, 5, 6, 6 channels" in hrnet.why_original([*maps[:3], maps[3][:, 1:]])
+    assert "not a list of 2 maps" in vainf.why_original({"low_level": maps[0]})
+    assert "differ in batch" in vainf.why_original({"low_level": maps[0], "out": maps[3][:1]})
+    assert vainf.why_original({"low_level": maps[0], "out": maps[3], "aux": maps[2]}) is None
+
+
+class HalfScores(nn.Sequential):
+    """HRNetV2's layers in a class that does not say which maps it joins."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / 2
+
+
+def test_a_registered_head_that_does_not_say_its_maps() -> None:
+    pk.register_adapter(HalfScores, pk.fuse.HRNetV2Forward)
+    layers = nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4), nn.ReLU()
+    assert "does not say its in_channels" in why_skipped(HalfScores(*layers))
+    assert "the head holds [Conv2d, BatchNorm2d], not" in why_skipped(HalfScores(*layers[:2]))
+
+
+def test_a_users_own_adapter_wins() -> None:
+    class Own(adapters.PSPHeadForward):
+        """Another forward for the same class."""
+
+    head = build("mmseg-psp")
+    pk.register_adapter(type(head), Own)
+    assert pk.fuse_(head, backend="reference").fused and isinstance(head, Own)

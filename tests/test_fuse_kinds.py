@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import pyramid_kernels as pk
 from pyramid_kernels.nn import ReferenceASPP, ReferencePPM
 from tests.agreement import assert_agrees, fair_
-from tests.repositories import why_skipped
+from tests.foreign import why_skipped
 
 X = torch.randn(8, 8, 7, 5, generator=torch.Generator().manual_seed(0))
 PYRAMIDS: dict[str, Callable[[], nn.Module]] = {

@@ -88,10 +88,20 @@ def output(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return next(iter(y.values())) if isinstance(y, dict) else y
 
 
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-def test_agrees(model: Any, train: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def tiers(*quick: tuple[str, Any], of: Any) -> list[Any]:
+    """Every model with each ``of``; all but the ``quick`` pairs, which show the same in less time, are marked slow."""
+    pairs = [(name, value) for name in MODELS for value in of]
+    return [pytest.param(*pair, marks=[] if pair in quick else [pytest.mark.slow]) for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    ("model", "mode"),
+    tiers(("smp-pspnet", "eval"), ("smp-pspnet", "train"), ("upernet", "train"), of=("eval", "train")),
+    indirect=["model"],
+)
+def test_agrees(model: Any, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     original, paths, x = model
-    unfused = copy.deepcopy(original).train(train)
+    unfused = copy.deepcopy(original).train(mode == "train")
     ours = copy.deepcopy(unfused)
     report = pk.fuse_(ours, backend="reference", example_input=x[:2])
     assert [e.path for e in report.fused] == paths
@@ -131,7 +141,7 @@ OPTIMISERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 }
 
 
-@pytest.mark.parametrize("optimiser", list(OPTIMISERS))
+@pytest.mark.parametrize(("model", "optimiser"), tiers(("smp-pspnet", "sgd"), of=OPTIMISERS), indirect=["model"])
 def test_one_optimiser_step_on_the_composed_form(model: Any, optimiser: str) -> None:
     original, paths, x = model
     if paths[0] in ("classifier.0", "decoder.aspp"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from typing import Any
 
@@ -68,9 +69,24 @@ def pair(name: str, backend: str) -> tuple[Network, Network]:
     return fused, plain
 
 
-@pytest.mark.parametrize("image", [photograph, noise], ids=["photograph", "noise"])
-@pytest.mark.parametrize("mode", ["train", "eval"])
-@pytest.mark.parametrize("name", TINY)
+#: Steps of these take seconds; `make test` runs them once, on the kernels or as fuse_ makes them.
+LONG_STEPS = ("DeepLabV1", "DeepLabV2-vgg", "HRNet")
+LONG_LAUNCHES = ("PSPNet", "SPEED", "SPPNet")
+
+
+def tiers(quick: Any, *arguments: Any) -> Any:
+    """The product of ``arguments``, all but what ``quick`` picks of it marked slow."""
+    every = itertools.product(*arguments)
+    return [pytest.param(*values, marks=[] if quick(*values) else [pytest.mark.slow]) for values in every]
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "image"),
+    tiers(
+        lambda name, mode, image: name not in LONG_STEPS and (mode, image) == ("train", noise),
+        TINY, ("train", "eval"), (photograph, noise),
+    ),
+)  # fmt: skip
 def test_fused_agrees_with_plain(name: str, mode: str, image: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fused, plain = pair(name, TINY[name][1])
     kinds = {type(m) for m in fused.modules() if isinstance(m, Fused)}
@@ -82,7 +98,7 @@ def test_fused_agrees_with_plain(name: str, mode: str, image: Any, monkeypatch: 
     assert {kind for kind in kinds if not runs[kind]} == {PPM} & kinds
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", tiers(lambda name: name not in LONG_LAUNCHES, TINY))
 def test_the_fused_network_launches_its_ops(name: str) -> None:
     fused, plain = pair(name, "triton")
     side = max(16, fused.stride)
@@ -96,6 +112,7 @@ def test_the_fused_network_launches_its_ops(name: str) -> None:
     assert not launches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["HRNetPose", "SPPNet"])
 def test_a_training_step_through_the_kernels(name: str) -> None:
     fused, plain = (net.to(DEVICE) for net in pair(name, "triton"))
@@ -148,7 +165,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...], s
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", SHAPES)
+@pytest.mark.parametrize("case", tiers(lambda case: case[-4:] not in ("-w48", "-w18"), SHAPES))
 def test_shapes_of_the_whole_networks(case: str) -> None:
     name, settings, image, result, path, inner = SHAPES[case]
     seen = []
@@ -271,7 +288,7 @@ def test_bisenet_learns_from_its_scores_as_from_its_maps() -> None:
         torch.testing.assert_close(mine, other, rtol=1e-8, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("width", [18, 32, 48])
+@pytest.mark.parametrize("width", tiers(lambda width: width == 18, (18, 32, 48)))
 def test_hrnet_has_timms_keys(width: int) -> None:
     with torch.device("meta"):
         theirs = library("timm").create_model(f"hrnet_w{width}", features_only=True, feature_location="")

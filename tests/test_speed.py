@@ -26,6 +26,7 @@ def test_parameters_and_running_statistics() -> None:
     assert sum(counts) == 2_671_313
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not all(map(importlib.util.find_spec, ("keras", "h5py"))), reason="needs keras and h5py")
 def test_a_file_that_keras_wrote(tmp_path: Path) -> None:
     """The source's own graph in Keras, random weights, in every form that Keras saves: the same depths."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
 
 import pyramid_kernels as pk
-from tests.modules import MODULES, build, loss, maps_of
+from tests.modules import LEARNED, build, loss, maps_of
 
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda p, **kw: torch.optim.SGD(p, 0.1, momentum=0.9, **kw),
@@ -58,17 +58,17 @@ def assert_unmoved(name: str, optimiser: str, form: str) -> None:
         assert fused and apart <= 1e-6, f"{optimiser} {form}, fused {when}: {apart:.2g} apart"
 
 
-@pytest.mark.parametrize("name", list(MODULES))
+@pytest.mark.parametrize("name", LEARNED)
 def test_training_with_an_optimiser_that_walks_over_memory(name: str) -> None:
     """Such as the fused ones, which pair a parameter's memory with that of its state."""
-    assert_unmoved(name, list(OPTIMISERS)[list(MODULES).index(name) % len(OPTIMISERS)], "fused")
+    assert_unmoved(name, list(OPTIMISERS)[LEARNED.index(name) % len(OPTIMISERS)], "fused")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", list(FORMS))
 @pytest.mark.parametrize("optimiser", list(OPTIMISERS))
 def test_training_with_every_optimiser(optimiser: str, form: str) -> None:
-    for name in MODULES:
+    for name in LEARNED:
         assert_unmoved(name, optimiser, form)
 
 
@@ -103,7 +103,7 @@ def pruned(module: Any, maps: list[Tensor], folder: Path) -> None:
 
 @pytest.mark.parametrize("tool", [saved, flattened, second_order, pruned])
 def test_tools_take_fused_modules_as_they_take_plain_ones(tool: Callable[..., None], tmp_path: Path) -> None:
-    for name in MODULES:
+    for name in LEARNED:
         plain, maps = build(name).train().to_reference(), maps_of(name)
         fused = copy.deepcopy(plain)
         assert pk.fuse_(fused, backend="reference").fused, name

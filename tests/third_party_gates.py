@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-
-from tests.third_party_mmseg import ConvModule
 
 
 class ConvBNReLU(nn.Module):
@@ -142,60 +138,3 @@ class OooFFM(nn.Module):
         feature = self.convblock(torch.cat((input_1, input_2), dim=1))
         x = self.sigmoid(self.conv2(self.relu(self.conv1(self.avgpool(feature)))))
         return torch.add(torch.mul(feature, x), feature)
-
-
-def conv_module(*args: Any, act: bool = True, **kwargs: Any) -> ConvModule:
-    """mmcv's; with ``act_cfg=None`` it has no activation, whatever its order says."""
-    module = ConvModule(*args, **kwargs)
-    if not act:
-        del module.activate
-        module.with_activation = False
-    return module
-
-
-class MMSegARM(nn.Module):
-    def __init__(self, in_channels: int, out_channel: int) -> None:
-        super().__init__()
-        self.conv_layer = conv_module(in_channels, out_channel, 3, 1)
-        self.atten_conv_layer = nn.Sequential(
-            nn.AdaptiveAvgPool2d((1, 1)), conv_module(out_channel, out_channel, 1, act=False), nn.Sigmoid()
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_layer(x)
-        return x * self.atten_conv_layer(x)
-
-
-class MMSegSTDCFFM(nn.Module):
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        channels = out_channels // 4
-        self.conv0 = conv_module(in_channels, out_channels, 1)
-        squeeze, expand = (out_channels, channels, 1), (channels, out_channels, 1)
-        self.attention = nn.Sequential(
-            nn.AdaptiveAvgPool2d((1, 1)), _bare(*squeeze), _bare(*expand, act=False), nn.Sigmoid()
-        )
-
-    def forward(self, spatial_inputs: Tensor, context_inputs: Tensor) -> Tensor:
-        x = self.conv0(torch.cat([spatial_inputs, context_inputs], dim=1))
-        return x * self.attention(x) + x
-
-
-def _bare(*args: Any, act: bool = True) -> ConvModule:
-    module = conv_module(*args, norm=None, act=act)
-    module.conv.register_parameter("bias", None)
-    return module
-
-
-class ReluGateFFM(nn.Module):
-    """mmsegmentation's of BiSeNetV1: a ReLU before the sigmoid."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.conv1 = conv_module(in_channels, out_channels, 1)
-        self.gap = nn.AdaptiveAvgPool2d((1, 1))
-        self.conv_atten = nn.Sequential(conv_module(out_channels, out_channels, 1), nn.Sigmoid())
-
-    def forward(self, x_sp: Tensor, x_cp: Tensor) -> Tensor:
-        x = self.conv1(torch.cat([x_sp, x_cp], dim=1))
-        return x * self.conv_atten(self.gap(x)) + x

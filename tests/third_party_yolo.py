@@ -1,4 +1,4 @@
-"""YOLO's pooling modules in our own words, as ultralytics, YOLOv5 and YOLOX have them, and look-alikes."""
+"""YOLO's pooling modules in our own words, as YOLOv5, YOLOX and mmdetection have them, and look-alikes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Conv(nn.Module):
 
 
 class SPP(nn.Module):
-    """ultralytics, YOLOv5: parallel pools."""
+    """YOLOv5: parallel pools."""
 
     def __init__(self, c1: int, c2: int, k: tuple[int, ...] = (5, 9, 13)) -> None:
         super().__init__()
@@ -41,28 +41,18 @@ class SPP(nn.Module):
 
 
 class SPPF(nn.Module):
-    """ultralytics from 8.4 on: no activation behind cv1, ``n`` pools, a shortcut."""
+    """YOLOv5, and what old pickles of ultralytics hold: an activation behind cv1, three pools and no count of them."""
 
-    def __init__(self, c1: int, c2: int, k: int = 5, n: int = 3, shortcut: bool = False) -> None:
+    def __init__(self, c1: int, c2: int, k: int = 5) -> None:
         super().__init__()
-        self.cv1, self.cv2 = Conv(c1, c1 // 2, act=False), Conv(c1 // 2 * (n + 1), c2)
+        self.cv1, self.cv2 = Conv(c1, c1 // 2), Conv(c1 * 2, c2)
         self.m = nn.MaxPool2d(kernel_size=k, stride=1, padding=k // 2)
-        self.n = n
-        self.add = shortcut and c1 == c2
 
     def forward(self, x: Tensor) -> Tensor:
-        y = [self.cv1(x)]
-        y.extend(self.m(y[-1]) for _ in range(getattr(self, "n", 3)))
-        y = self.cv2(torch.cat(y, 1))
-        return y + x if getattr(self, "add", False) else y
-
-
-def older_sppf(c1: int, c2: int) -> SPPF:
-    """YOLOv5 and ultralytics before 8.4, and what old pickles hold: SiLU behind cv1, neither ``n`` nor ``add``."""
-    module = SPPF(c1, c2)
-    module.cv1 = Conv(c1, c1 // 2)
-    del module.n, module.add
-    return module
+        x = self.cv1(x)
+        y1 = self.m(x)
+        y2 = self.m(y1)
+        return self.cv2(torch.cat((x, y1, y2, self.m(y2)), 1))
 
 
 class LargestFirstSPP(SPP):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ..nn.base import Fused, has_hooks
 from ..nn.norm import synchronises
@@ -51,9 +51,10 @@ def preserved(model: nn.Module) -> Iterator[None]:
 def run(model: nn.Module, example_input: Any) -> Any:
     """The model's output on ``example_input`` (a tensor, positional arguments, or keyword arguments) as it stands."""
     with preserved(model):
-        if isinstance(example_input, dict):
-            return model(**example_input)
-        return model(*example_input) if isinstance(example_input, list | tuple) else model(example_input)
+        given = tree_map(lambda leaf: leaf, example_input)  # HRNet's modules write into the list that they are given
+        if isinstance(given, dict):
+            return model(**given)
+        return model(*given) if isinstance(given, list | tuple) else model(given)
 
 
 def difference(expected: Any, got: Any) -> str | None:

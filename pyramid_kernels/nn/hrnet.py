@@ -128,6 +128,8 @@ class HRFuseForward(Fused):
         reason = next(filter(None, (why_not_map(m, conv) for m in x)), None)
         if reason is None and not all(map(self.follows, x, x[1:])):
             reason = "a map is not half as large as the one before"
+        if reason is None and any(len(m) != len(x[0]) for m in x[1:]):  # the plain sum broadcasts one image
+            reason = "the maps differ in batch"
         return reason
 
     @staticmethod
