@@ -30,7 +30,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project with a further op, whose core holds no other: theirs would only take time to compile."""
     root = tmp_path_factory.mktemp("tree")
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    cores = {path.parent.name for path in (ROOT / "csrc").glob("*/*.cu")} - {"common", "tests", PATTERN[0]}
+    cores = {path.parent.name for path in (ROOT / "csrc").glob("*/*.cu")} - {"common", PATTERN[0]}
     for name in tracked:
         path = Path(name)
         if not (path.parts[0] == "csrc" and ({path.parent.name, path.stem} & cores)) and (ROOT / path).exists():
