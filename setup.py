@@ -1,4 +1,4 @@
-"""Packages the tree, with ``bench/`` as ``pyramid_kernels._bench``, and has CMake build the CUDA core where nvcc is.
+"""Packages the tree, and has CMake build the CUDA core where nvcc is.
 
 Never imports torch, so it runs under build isolation. docs/build.md lists the environment variables read here.
 """
@@ -232,8 +232,7 @@ class BuildCore(build_ext):
 if __name__ == "__main__":
     core = [] if isinstance(plan(), str) else [Extension("pyramid_kernels._cuda", sources=[])]
     setup(
-        packages=[*find_packages(include=["pyramid_kernels", "pyramid_kernels.*"]), "pyramid_kernels._bench"],
-        package_dir={"pyramid_kernels._bench": "bench"},
+        packages=find_packages(include=["pyramid_kernels", "pyramid_kernels.*"]),
         ext_modules=core,
         cmdclass={"build_py": BuildPython, "build_ext": BuildCore},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyramid_kernels.cli.common import table
+from pyramid_kernels.console import table
 
 from . import test_bench
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from pyramid_kernels import oracle
+from pyramid_kernels.benchmark import timing
 from pyramid_kernels.ops import all_ops
+from pyramid_kernels.verification import oracle
 from tests.kernels import DEVICE, DTYPES, HALF, backends, cases, cuda_kernels, short
 
-from . import timing
 from .session_rows import add
 
 DTYPE_NAMES = tuple(map(short, DTYPES))

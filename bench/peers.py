@@ -17,12 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyramid_kernels.cli.common import UsageError, commit, table
-
-from . import timing
-from .rows import device_name, device_slug, recordable
-from .run import DTYPES
-from .subjects import can_compile, compile_call
+from pyramid_kernels.benchmark import timing
+from pyramid_kernels.benchmark.rows import device_name, device_slug, recordable
+from pyramid_kernels.benchmark.run import DTYPES
+from pyramid_kernels.benchmark.subjects import can_compile, compile_call
+from pyramid_kernels.console import UsageError, commit, table
 
 COLUMNS = ("question", "case", "best_ms", "rate", "unit", "note")
 Row = dict[str, Any]

@@ -15,13 +15,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyramid_kernels import ledger
 from pyramid_kernels.backends import KERNELS
+from pyramid_kernels.benchmark import networks
+from pyramid_kernels.benchmark.modules import MODULES
+from pyramid_kernels.benchmark.subjects import MODES, SAME, op_names
 from pyramid_kernels.ops import all_ops
-
-from . import networks
-from .modules import MODULES
-from .subjects import MODES, SAME, op_names
+from pyramid_kernels.verification import ledger
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

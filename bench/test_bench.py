@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from . import timing
-from .subjects import COMPILE, EAGER, MODULES, Subject, can_compile, op_names, subjects, work
+from pyramid_kernels.benchmark import timing
+from pyramid_kernels.benchmark.subjects import COMPILE, EAGER, MODULES, Subject, can_compile, op_names, subjects, work
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = torch.float32 if DEVICE == "cpu" else torch.bfloat16

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from . import ledger
+from .verification import ledger
 
 Backend = Literal["auto", "cuda", "triton", "composed", "reference"]
 KERNELS: tuple[Backend, ...] = ("cuda", "triton")

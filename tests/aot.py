@@ -136,7 +136,7 @@ def _mock(value: Any) -> Any:
 
 def _calls(op: str, source: str, wanted: set[str], dtype: torch.dtype) -> Iterator[Any]:
     """A forward and backward call for every case, layout and fp32 precision."""
-    from pyramid_kernels import oracle
+    from pyramid_kernels.verification import oracle
 
     spec = oracle.spec(op)
     for case in getattr(spec, source):
@@ -149,8 +149,8 @@ def _calls(op: str, source: str, wanted: set[str], dtype: torch.dtype) -> Iterat
 
 
 def _call(op: str, case: Any, dtype: torch.dtype, channels_last: bool, tf32: bool) -> None:
-    from pyramid_kernels import oracle
     from pyramid_kernels.ops._shared.spec import materialise
+    from pyramid_kernels.verification import oracle
 
     torch.backends.cudnn.allow_tf32 = tf32
     arguments = materialise(case, dtype, "cpu", channels_last)

@@ -15,7 +15,7 @@ if not torch.cuda.is_available():
 # A user's own verified kernels and tables must not change what is tested.
 os.environ["PYRAMID_KERNELS_HOME"] = tempfile.mkdtemp(prefix="pyramid_kernels_")
 
-from bench.modules import define_detection_schemas  # noqa: E402
+from pyramid_kernels.benchmark.modules import define_detection_schemas  # noqa: E402
 from pyramid_kernels.ops._shared import launch  # noqa: E402
 from tests import hostsim  # noqa: E402
 from tests.kernels import expected_launches  # noqa: E402

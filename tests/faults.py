@@ -262,7 +262,7 @@ def look(op: str, first: str, backend: str, dtype: str) -> str | None:
     """The oracle's first complaint about ``op``, looking at case ``first`` before the others."""
     import torch
 
-    from pyramid_kernels import oracle
+    from pyramid_kernels.verification import oracle
 
     for case in sorted(oracle.spec(op).CASES, key=lambda c: c.id != first):
         for channels_last in (False, True):

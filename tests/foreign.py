@@ -170,7 +170,7 @@ FOREIGN: dict[str, Foreign] = {
     "mmseg-uper-corners": Foreign(lambda: mm_uper(pool_scales=(1, 2), align_corners=True), fuse.UPerForward),
     "mmseg-hrnetv2": Foreign(lambda: mm_fcn(dropout_ratio=-1), fuse.HRNetV2Forward),
     "mmseg-fcn-3x3": Foreign(lambda: mm_fcn(num_convs=2, kernel_size=3, align_corners=True), fuse.HRNetV2Forward),
-    "mmseg-segformer": Foreign(mm_segformer, fuse.mmseg.SegformerHeadForward),
+    "mmseg-segformer": Foreign(mm_segformer, fuse.adapters.mmseg.SegformerHeadForward),
     "mmseg-aspp": Foreign(mm_aspp, fuse.ASPPForward),
     "mmseg-separable": Foreign(mm_separable, Fused),
     "mmseg-arm": Foreign(mm_arm, fuse.ARMForward),

@@ -16,7 +16,7 @@ import torch
 from pyramid_kernels import _native, ops
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared.spec import Case
-from pyramid_kernels.oracle import cannot_check, spec
+from pyramid_kernels.verification.oracle import cannot_check, spec
 
 ROOT = Path(__file__).resolve().parent.parent
 _GLOBAL = re.compile(r"__global__[^;{]*?\b(\w+_kernel)\(")

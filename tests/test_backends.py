@@ -15,10 +15,11 @@ import pytest
 import torch
 
 import pyramid_kernels as pk
-from pyramid_kernels import _native, backends, ledger
+from pyramid_kernels import _native, backends
 from pyramid_kernels.backends import BackendError, Problem, resolve
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared import triton as shared
+from pyramid_kernels.verification import ledger
 from tests.test_errors import GOOD
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from bench import report, rows, run, schedule, timing
-from bench.modules import MODULES
-from bench.subjects import SAME, op_names, subjects, work
-from pyramid_kernels import _native, models, progress
-from pyramid_kernels.cli import common, main
-from pyramid_kernels.cli.common import bench_module
+from bench import report, schedule
+from pyramid_kernels import _native, console, models
+from pyramid_kernels.benchmark import rows, run, timing
+from pyramid_kernels.benchmark.modules import MODULES
+from pyramid_kernels.benchmark.subjects import SAME, op_names, subjects, work
+from pyramid_kernels.cli import main
 
 ROOT = Path(__file__).parents[1]
 needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
@@ -92,28 +90,6 @@ def test_a_tree_with_changes_records_nothing(
         assert main(["bench", *command, "--out", str(tmp_path / "new")]) == 2
         assert "changes that no commit holds" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_the_benchmarks_are_of_the_tree_that_runs(tmp_path: Path) -> None:
-    """From a copy of the tree, with this one installed and another ``bench`` in the way."""
-    copy = tmp_path / "copy"
-    for name in ("pyramid_kernels", "bench"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-    (tmp_path / "bench").mkdir()
-    (tmp_path / "bench" / "__init__.py").write_text("raise ImportError('not this one')")
-    code = "from pyramid_kernels.cli.common import bench_module; print(bench_module('timing').__file__)"
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[:0] = ['{tmp_path}', '{copy}']; {code}"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert Path(done.stdout.strip()) == copy / "bench" / "timing.py", done.stderr
-
-
-def test_the_benchmarks_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside an installed package somebody else's ``bench`` may lie."""
-    monkeypatch.setattr(common, "__file__", str(tmp_path / "pyramid_kernels" / "cli" / "common.py"))
-    with pytest.raises(common.UsageError, match="the benchmarks are not installed"):
-        bench_module("timing")
 
 
 @pytest.mark.parametrize("name", op_names())
@@ -276,9 +252,9 @@ def test_peak_memory_keeps_the_allocators_remark_to_itself(capfd: pytest.Capture
 def test_off_a_terminal_lines_say_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(progress, "LINES", -1.0)
-    for item in progress.progress(["first", "second"], "work"):
-        progress.say(f"did {item}")
+    monkeypatch.setattr(console, "LINES", -1.0)
+    for item in console.progress(["first", "second"], "work"):
+        console.say(f"did {item}")
     out, err = capsys.readouterr()
     assert out == "did first\ndid second\n"
     assert err == "work: 0 of 2 done, now first\nwork: 1 of 2 done, now second\n"

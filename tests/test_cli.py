@@ -21,14 +21,16 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from pyramid_kernels import backends, ledger, models, oracle, progress
+from pyramid_kernels import backends, console, models, verification
 from pyramid_kernels.backends import BACKENDS
-from pyramid_kernels.cli import COMMANDS, demo, demo_network, info, main, tune, verify
-from pyramid_kernels.cli.common import UsageError
-from pyramid_kernels.cli.demo_model import load_photo
-from pyramid_kernels.cli.networks import pair, paths
+from pyramid_kernels.benchmark.pairs import pair, paths
+from pyramid_kernels.cli import COMMANDS, demo, info, main, tune, verify
+from pyramid_kernels.cli.demo import network
+from pyramid_kernels.cli.demo.model import load_photo
+from pyramid_kernels.console import UsageError
 from pyramid_kernels.nn import DeepLabV3PlusDecoder, HRFuse, SpatialPyramidPooling
 from pyramid_kernels.ops import all_ops
+from pyramid_kernels.verification import ledger, oracle
 
 needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 
@@ -310,7 +312,7 @@ def test_info_check_fails_on_a_wrong_result(
 ) -> None:
     from pyramid_kernels.ops.pyramid_pool import composed
 
-    monkeypatch.setattr(info, "verify", functools.partial(verify.verify, backends=["composed"]))
+    monkeypatch.setattr(info, "verify", functools.partial(verification.rows.verify, backends=["composed"]))
     right = composed.pyramid_pool
     monkeypatch.setattr(composed, "pyramid_pool", lambda *args, **kwargs: right(*args, **kwargs) * 1.001)
     assert main(["info", "--check"]) == 1
@@ -574,7 +576,7 @@ def test_demo_gives_a_network_a_size_that_it_takes(
             pair(name, x.to("meta"))["unfused"](x.to("meta"))
         raise UsageError("both forms were made")
 
-    monkeypatch.setattr(demo_network, "pair", on_meta)
+    monkeypatch.setattr(network, "pair", on_meta)
     assert main(["demo", "--model", name]) == 2
     assert "both forms were made" in capsys.readouterr().err
 
@@ -593,8 +595,8 @@ class Terminal(io.StringIO):
 def test_a_bar_comes_after_a_delay(delay: float, shown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    monkeypatch.setattr(progress, "DELAY", delay)
-    for _ in progress.progress(["first", "second"], "waiting"):
+    monkeypatch.setattr(console, "DELAY", delay)
+    for _ in console.progress(["first", "second"], "waiting"):
         time.sleep(0.05)
     assert ("waiting" in terminal.getvalue() and "second" in terminal.getvalue()) == shown
     assert shown or not terminal.getvalue()

@@ -18,10 +18,10 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
 
 from pyramid_kernels import backends as decisions
-from pyramid_kernels import oracle
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared import launch
 from pyramid_kernels.ops._shared.spec import VECTORS, Arg, Case, arguments_of, map_args, materialise
+from pyramid_kernels.verification import oracle
 from tests.kernels import DEVICE, DTYPES, backends, cases, specified_ops
 
 F32, _, _, F64 = DTYPES

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pyramid_kernels import _native, explain, ledger, oracle
+from pyramid_kernels import _native, explain
 from pyramid_kernels.backends import Problem
 from pyramid_kernels.functional import dilated_branches
 from pyramid_kernels.ops._shared import native
 from pyramid_kernels.ops.dilated_branches import cuda
 from pyramid_kernels.ops.dilated_branches.spec import BENCH, CASES
+from pyramid_kernels.verification import ledger, oracle
 from tests.kernels import DEVICE
 
 pytestmark = pytest.mark.skipif(isinstance(_native.module(DEVICE), str), reason="no compiled core and no simulator")

@@ -210,7 +210,7 @@ def test_another_concat_order_is_found_out() -> None:
     assert "overrides the forward of DeepLabHeadV3Plus" in why_skipped(user.AsppFirst(7, 4, 3))
     for head, adapter in (
         (fine_first, pk.fuse.SegFormerForward),
-        (user.AsppFirst(7, 4, 3), pk.fuse.repositories.DeepLabHeadV3PlusForward),
+        (user.AsppFirst(7, 4, 3), pk.fuse.adapters.repositories.DeepLabHeadV3PlusForward),
         (joined_backwards(mm_uper(), "_forward_feature", "fpn_bottleneck"), adapters.UPerHeadForward),
         (user.ReversedPPM(8, 2, (1, 2, 3)), pk.fuse.PPMForward),
     ):

@@ -18,9 +18,9 @@ import torch
 from bench import contact
 from bench.gpu_session import Session
 from bench.gpu_stages import CALL, CALLS, TINY, Job, Scope, Stage
-from bench.modules import MODULES
-from pyramid_kernels import oracle
+from pyramid_kernels.benchmark.modules import MODULES
 from pyramid_kernels.ops import all_ops
+from pyramid_kernels.verification import oracle
 from tests.conftest import NO_SIMULATOR
 from tests.kernels import HALF, backends, cuda_kernels, kernel_dtypes, only, short
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from pyramid_kernels import oracle
 from pyramid_kernels.ops._shared.spec import Case, arguments_of, map_args, materialise
+from pyramid_kernels.verification import oracle
 from tests.kernels import DEVICE, backends, specified_ops
 from tests.test_contract import BATCHED, cheapest
 

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from pyramid_kernels import ledger, testing
+from pyramid_kernels import testing
 from pyramid_kernels.backends import Problem, resolve
 from pyramid_kernels.ops import all_ops
+from pyramid_kernels.verification import ledger
 
 ROOT = Path(__file__).resolve().parent.parent
 GPU = "NVIDIA A100"
@@ -292,7 +293,7 @@ def test_a_write_that_stops_half_way_changes_nothing(home: Path, monkeypatch: py
 
 WRITER = """
 import sys
-from pyramid_kernels import ledger
+from pyramid_kernels.verification import ledger
 for i in range(40):
     ledger.record("verified", {"op": f"{sys.argv[1]}{i}", "backend": "triton", "arch": 80, "result": "passed"})
     assert ledger.read()["verified"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import pyramid_kernels as pk
-from pyramid_kernels.cli.demo_model import load_photo
+from pyramid_kernels.cli.demo.model import load_photo
 from pyramid_kernels.models import Network, Segmenter, networks
 from pyramid_kernels.models.base import library
 from pyramid_kernels.nn import PPM

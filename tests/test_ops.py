@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from pyramid_kernels import oracle
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared.spec import Case, arguments_of, materialise
+from pyramid_kernels.verification import oracle
 from tests.kernels import DEVICE, DTYPES, backends, cases, short, specified_ops
 
 F32, F16, BF16, F64 = DTYPES

@@ -17,12 +17,13 @@ from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
-from pyramid_kernels import functional, ledger, oracle
+from pyramid_kernels import functional
 from pyramid_kernels.functional import pyramid_pool, upsample_merge
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared import launch, recorder, shortcuts
 from pyramid_kernels.ops._shared.plans import Aten, Plan
 from pyramid_kernels.ops._shared.spec import materialise
+from pyramid_kernels.verification import ledger, oracle
 from tests.kernels import DEVICE, ROOT, backends, cases, specified_ops
 
 #: The simulator is quick; where it cannot be built the interpreter does.

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.timing import peak_memory
-from pyramid_kernels import oracle
 from pyramid_kernels.backends import BackendError, select
+from pyramid_kernels.benchmark.timing import peak_memory
 from pyramid_kernels.functional import compose_levels, pyramid_conv
 from pyramid_kernels.ops.pyramid_conv import spec
 from pyramid_kernels.ops.pyramid_conv.layout import inside, split
+from pyramid_kernels.verification import oracle
 from tests.kernels import DEVICE, kernel_dtypes
 
 Shape = tuple[int, ...]

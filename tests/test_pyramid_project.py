@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from pyramid_kernels import _native, oracle
+from pyramid_kernels import _native
 from pyramid_kernels.functional import pyramid_project
 from pyramid_kernels.ops._shared.precision import ieee_convolutions
 from pyramid_kernels.ops.pyramid_project.spec import CASES, launches
 from pyramid_kernels.testing import count_launches
+from pyramid_kernels.verification import oracle
 from tests.kernels import DEVICE
 
 HAS_CUDA = not isinstance(_native.module(DEVICE), str)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from pyramid_kernels import _native, ledger
+from pyramid_kernels import _native
 from pyramid_kernels import functional as PF
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared.precision import ieee_convolutions
+from pyramid_kernels.verification import ledger
 from tests.kernels import DEVICE
 
 

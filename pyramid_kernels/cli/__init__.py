@@ -14,8 +14,8 @@ from typing import NoReturn
 
 from .._version import __version__
 from ..backends import BackendError, check_settings
-from ..ledger import LedgerError
-from .common import UsageError, unknown
+from ..console import UsageError, unknown
+from ..verification.ledger import LedgerError
 
 COMMANDS = {
     "info": "what is installed here, and which backends each op has",

@@ -1,15 +1,4 @@
-"""``bench``: the benchmarks of ``bench/run.py``."""
+"""``bench``: the benchmarks."""
 
-from __future__ import annotations
-
-import argparse
-
-from .common import bench_module
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    bench_module("run").add_arguments(parser)
-
-
-def run(args: argparse.Namespace) -> int:
-    return bench_module("run").run(args)
+from ..benchmark.run import add_arguments as add_arguments
+from ..benchmark.run import run as run

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from .. import _native, functional, ledger
+from .. import _native, functional
 from .._version import __version__
 from ..backends import BACKENDS, BackendError, Op, Problem, cannot, capability, gpu_name, select, why_not_taken
+from ..console import interpret_without_gpu, table
 from ..ops import all_ops
-from .common import interpret_without_gpu, table
-from .verify import HEADER, Row, printed, verify
+from ..verification import ledger
+from ..verification.rows import HEADER, Row, printed, verify
 
 #: One memory-bound op and one built on matrix products, small enough for the interpreter.
 CHECKED = ("pyramid_pool", "dilated_branches")

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from .. import ledger
 from ..backends import KERNELS
+from ..benchmark import subjects, timing
+from ..console import Lines, UsageError, gpu_facts, op_name, progress
 from ..ops import all_ops
-from ..progress import progress
-from .common import Lines, UsageError, bench_module, gpu_facts, op_name
+from ..verification import ledger
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 USUAL = ("float32", "float16", "bfloat16")
@@ -43,7 +43,6 @@ def run(args: argparse.Namespace) -> int:
 
 def slowest(op: str, dtype: torch.dtype, channels_last: bool) -> dict[str, tuple[float, str]]:
     """Per kernel backend the smallest ratio over the op's BENCH cases, forward and training, and where."""
-    subjects, timing = bench_module("subjects"), bench_module("timing")
     worst: dict[str, tuple[float, str]] = {}
     for subject in subjects.subjects(op, "cuda", dtype, channels_last=channels_last, compiled=False):
         calls: dict[str, Any] = {k: v for k, v in subject.calls.items() if k in (*KERNELS, subjects.EAGER)}

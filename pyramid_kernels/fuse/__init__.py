@@ -16,9 +16,9 @@ from ..nn.ppm import PPMForward
 from ..nn.segformer import SegFormerForward
 from ..nn.spp import SPPFForward, SPPForward
 from ..nn.upernet import UPerForward
-from . import mmseg, repositories
+from .adapters import mmseg, repositories
+from .adapters.hrnet import HighResolutionModuleForward
 from .freeze import freeze_, unfreeze_
-from .hrnet import HighResolutionModuleForward
 from .registry import register_adapter
 from .report import Entry, FuseError, FuseReport
 from .swap import fuse_, fused, unfuse_

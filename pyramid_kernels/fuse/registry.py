@@ -30,7 +30,7 @@ from ..nn.segformer import ReferenceSegFormerHead, SegFormerForward, SegFormerHe
 from ..nn.spatial_pyramid_pooling import ReferenceSpatialPyramidPooling, SpatialPyramidPooling
 from ..nn.spp import SPP, SPPF, ReferenceSPP, ReferenceSPPF, SPPFForward, SPPForward
 from ..nn.upernet import ReferenceUPerHead, UPerForward, UPerHead
-from . import gates, hrnet, mmseg, mobile, repositories
+from .adapters import gates, hrnet, mmseg, mobile, repositories
 
 #: Module whose presence means that the library is in use, and the file here that holds its adapters.
 LIBRARIES = {
@@ -108,7 +108,7 @@ def load_libraries() -> None:
     """Register the adapters of every supported library that is already imported."""
     for module, file in LIBRARIES.items():
         if module in sys.modules:
-            importlib.import_module(f"{__package__}.{file}")
+            importlib.import_module(f"{__package__}.adapters.{file}")
     for (module, name), adapter in NAMED.items():
         cls = getattr(sys.modules.get(module), name, None)
         if cls is None:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..backends import Backend
+from ..console import progress
 from ..ops._shared.bands import Band, accumulation, cutter, upsampled
-from ..progress import progress
 from .logits import Logits, logits_of
 
 #: Elements of a band of added logits: 16 MiB of float32, whatever the image.

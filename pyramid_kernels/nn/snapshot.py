@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
-from .. import ledger
+from ..verification import ledger
 
 #: Hooks that are set on all modules.
 GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (

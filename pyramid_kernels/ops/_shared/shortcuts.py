@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves
 
-from ... import _native, ledger
+from ... import _native
 from ...backends import setting
+from ...verification import ledger
 from . import constants
 from .plans import MISSING, Declined, Plan
 from .recorder import recordable, recorded

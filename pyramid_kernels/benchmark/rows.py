@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pyramid_kernels.cli.common import UsageError, commit, driver
+from ..console import UsageError, commit, driver
 
 
 def recordable(out: Path) -> None:

@@ -9,7 +9,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ class Stats(NamedTuple):
 
 
 def interleaved(
-    calls: dict[str, Call], device: str, rounds: int, budget: float, cold: bool = False, least: int = 3
+    calls: Mapping[str, Call], device: str, rounds: int, budget: float, cold: bool = False, least: int = 3
 ) -> dict[str, list[float]]:
     """Seconds of every call, one sample of each per round: a drifting clock then slows all of them alike.
 

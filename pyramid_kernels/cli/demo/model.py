@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..nn import ReferenceASPP
-from .common import UsageError
+from ...console import UsageError
+from ...nn import ReferenceASPP
 
 CLASSES = 5
 #: Output stride 8 and the rates that go with it.

@@ -1,23 +1,28 @@
-"""What the commands share: usage errors, choices with a hint, progress, tables, where things run."""
+"""What commands and benchmarks share: usage errors, choices with a hint, progress, tables, where things run."""
 
 from __future__ import annotations
 
 import difflib
-import importlib
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import torch
 
-from ..backends import BACKENDS
+from .backends import BACKENDS
+
+T = TypeVar("T")
+
+#: Seconds after which a bar is shown.
+DELAY = 2.0
+#: Seconds between the lines that stand for the bar off a terminal.
+LINES = 10.0
 
 
 class UsageError(Exception):
@@ -34,7 +39,7 @@ def unknown(kind: str, got: str, choices: Iterable[str]) -> str:
 
 def op_name(text: str) -> str:
     """An argparse type: the name of an op."""
-    from ..ops import all_ops
+    from .ops import all_ops
 
     return _one_of("op", text, all_ops())
 
@@ -63,12 +68,12 @@ def commit() -> str:
     """That of the source tree this package runs from, or the one it was built from; PYRAMID_KERNELS_COMMIT, if set."""
     if named := os.environ.get("PYRAMID_KERNELS_COMMIT"):
         return named
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[1]
     git = shutil.which("git")
     if git and (root / ".git").exists():
         done = subprocess.run([git, "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True)
         return done.stdout.strip() or "unknown"
-    built = Path(__file__).parents[1] / "build_info.json"  # a source tree's says when it was installed, not what runs
+    built = Path(__file__).parent / "build_info.json"  # a source tree's says when it was installed, not what runs
     return json.loads(built.read_text())["commit"] if built.is_file() else "unknown"
 
 
@@ -132,21 +137,19 @@ def _numeric(text: str) -> bool:
     return text[:1].isdigit() or text in ("-", "")
 
 
-def bench_module(name: str) -> ModuleType:
-    """A module of the benchmarks of the very tree that this package runs from, whatever else is called bench.
+def progress(items: Sequence[T], text: str, name: Callable[[T], str] = str) -> Iterable[T]:
+    """``items`` behind a bar on stderr that shows the one at work; it comes after a delay and disappears when done.
 
-    They are ``pyramid_kernels._bench``: a folder of an installed package, in a source tree ``bench/`` beside it.
+    Off a terminal a line now and then says how far it is.
     """
-    package = Path(__file__).parents[1]
-    path = f"{__package__.rpartition('.')[0]}._bench"
-    places = (package / "_bench", package.parent / "bench")
-    folder = next((place for place in places if (place / f"{name}.py").is_file()), None)
-    if folder is None:
-        raise UsageError("the benchmarks are not installed; reinstall pyramid_kernels with pip")
-    if path not in sys.modules:
-        # By its place: an editable install of another tree would answer to the same name.
-        spec = importlib.util.spec_from_file_location(path, folder / "__init__.py")
-        assert spec and spec.loader
-        sys.modules[path] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[path])
-    return importlib.import_module(f"{path}.{name}")
+    from tqdm import tqdm
+
+    shown = sys.stderr.isatty()
+    bar = tqdm(items, desc=text, leave=False, disable=not shown, dynamic_ncols=True, delay=DELAY)
+    said = time.monotonic()
+    for done, item in enumerate(bar):
+        bar.set_postfix_str(name(item), refresh=shown and bar.format_dict["elapsed"] > DELAY)
+        if not shown and time.monotonic() - said > LINES:
+            said = time.monotonic()
+            print(f"{text}: {done} of {len(items)} done, now {name(item)}", file=sys.stderr, flush=True)
+        yield item

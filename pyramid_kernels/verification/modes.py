@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from .ops._shared import launch
+from ..ops._shared import launch
 
 #: Bytes of guard band on either side of every buffer; all bits set, which is NaN in every floating dtype.
 GUARD = 1 << 16

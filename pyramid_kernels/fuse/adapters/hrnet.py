@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..nn import structure
-from ..nn.base import Fused
-from ..nn.hrnet import HRFuseForward, rows_of
-from ..nn.kinds import why_not_kind
-from ..nn.mixing import first_conv
+from ...nn import structure
+from ...nn.base import Fused
+from ...nn.hrnet import HRFuseForward, rows_of
+from ...nn.kinds import why_not_kind
+from ...nn.mixing import first_conv
 
 
 class HighResolutionModuleForward(HRFuseForward):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torchvision.models.segmentation import deeplabv3
 
-from ..nn.aspp import ASPPForward
-from .registry import adapters, notes
+from ...nn.aspp import ASPPForward
+from ..registry import adapters, notes
 
 
 class FusedASPP(ASPPForward, deeplabv3.ASPP):

@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import MaxNLocator
 
-from .common import UsageError
-from .demo_model import CLASSES
+from ...console import UsageError
+from .model import CLASSES
 
 if TYPE_CHECKING:
-    from .demo import Outcome
-    from .demo_network import Outcome as NetworkOutcome
+    from . import Outcome
+    from .network import Outcome as NetworkOutcome
 
 COLOURS = {"unfused": "#7f8c9b", "fused": "#d1495b"}
 LABELS = ListedColormap(["#264653", "#2a9d8f", "#e9c46a", "#f4a261", "#e76f51"])

@@ -7,11 +7,11 @@ from typing import Any
 from torch import nn
 from transformers.models.upernet import modeling_upernet as upernet
 
-from ..nn.heads import Bottleneck
-from ..nn.kinds import why_not_kind
-from ..nn.ppm import Level, why_not_grids
-from ..nn.upernet import UPerForward
-from .registry import adapters
+from ...nn.heads import Bottleneck
+from ...nn.kinds import why_not_kind
+from ...nn.ppm import Level, why_not_grids
+from ...nn.upernet import UPerForward
+from ..registry import adapters
 
 
 class FusedUperNetHead(UPerForward, upernet.UperNetHead):

@@ -9,11 +9,11 @@ from segmentation_models_pytorch.decoders.deeplabv3 import decoder as deeplabv3
 from segmentation_models_pytorch.decoders.pspnet import decoder as pspnet
 from torch import nn
 
-from ..nn import structure
-from ..nn.aspp import ASPPForward
-from ..nn.base import Unit
-from ..nn.ppm import Level, PPMForward
-from .registry import adapters
+from ...nn import structure
+from ...nn.aspp import ASPPForward
+from ...nn.base import Unit
+from ...nn.ppm import Level, PPMForward
+from ..registry import adapters
 
 
 class FusedASPP(ASPPForward, deeplabv3.ASPP):

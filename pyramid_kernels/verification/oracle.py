@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from . import functional
-from .backends import KERNELS, Op, cannot
-from .observe import Rounded, Watched, watched
-from .ops._shared.precision import conv_precision, ieee_convolutions
-from .ops._shared.spec import Case, arguments_of, materialise
-from .testing import Errors, count_launches, errors, limits, over_limit
+from .. import functional
+from ..backends import KERNELS, Op, cannot
+from ..ops._shared.precision import conv_precision, ieee_convolutions
+from ..ops._shared.spec import Case, arguments_of, materialise
+from ..testing import count_launches
+from .errors import Errors, errors, limits, over_limit
+from .modes import Rounded, Watched, watched
 
 #: Draws of the data over which the unfused chain's error is taken.
 DRAWS = 6

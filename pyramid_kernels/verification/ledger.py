@@ -24,14 +24,15 @@ from typing import Any
 
 import torch
 
-from ._version import __version__
+from .._version import __version__
 
 if sys.platform != "win32":
     import fcntl
 
-SHIPPED = Path(__file__).with_name("gpu_ledger.json")
-BUILD_INFO = Path(__file__).with_name("build_info.json")
-OPS = Path(__file__).with_name("ops")
+_PACKAGE = Path(__file__).parents[1]
+SHIPPED = _PACKAGE / "gpu_ledger.json"
+BUILD_INFO = _PACKAGE / "build_info.json"
+OPS = _PACKAGE / "ops"
 COMMAND = "python -m pyramid_kernels"
 
 Entries = dict[str, list[dict[str, Any]]]

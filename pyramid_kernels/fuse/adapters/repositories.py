@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..nn import structure
-from ..nn.aspp import ASPPForward
-from ..nn.base import Fused, Unit
-from ..nn.deeplabv3plus import DeepLabV3PlusForward, Parts
-from ..nn.dilated import ASPPv2Forward
-from ..nn.spp import SPPFForward, SPPForward
+from ...nn import structure
+from ...nn.aspp import ASPPForward
+from ...nn.base import Fused, Unit
+from ...nn.deeplabv3plus import DeepLabV3PlusForward, Parts
+from ...nn.dilated import ASPPv2Forward
+from ...nn.spp import SPPFForward, SPPForward
 
 
 class DeepLabHeadV3PlusForward(DeepLabV3PlusForward):

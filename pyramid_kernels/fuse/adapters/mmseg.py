@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backends import Backend, Op, Problem
-from ..nn import aspp, structure
-from ..nn.aspp import ASPPForward
-from ..nn.base import Fused, Unit
-from ..nn.heads import Bottleneck, PSPForward
-from ..nn.hrnetv2 import HRNetV2Forward, Parts
-from ..nn.mixing import HeadForward, Layers, first_conv, run_all
-from ..nn.ppm import Level, why_not_grids, why_not_levels
-from ..nn.upernet import UPerForward
+from ...backends import Backend, Op, Problem
+from ...nn import aspp, structure
+from ...nn.aspp import ASPPForward
+from ...nn.base import Fused, Unit
+from ...nn.heads import Bottleneck, PSPForward
+from ...nn.hrnetv2 import HRNetV2Forward, Parts
+from ...nn.mixing import HeadForward, Layers, first_conv, run_all
+from ...nn.ppm import Level, why_not_grids, why_not_levels
+from ...nn.upernet import UPerForward
 
 ORDER = ("conv", "norm", "act")
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers.models.segformer import modeling_segformer as segformer
 
-from ..nn.segformer import SegFormerForward
-from .registry import adapters
+from ...nn.segformer import SegFormerForward
+from ..registry import adapters
 
 
 class FusedSegformerDecodeHead(SegFormerForward, segformer.SegformerDecodeHead):

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from ..nn import structure
-from ..nn.aspp import ASPPForward, Parts
-from ..nn.base import Fused, Unit
+from ...nn import structure
+from ...nn.aspp import ASPPForward, Parts
+from ...nn.base import Fused, Unit
 
 LAYERS = ("MobileViTConvLayer", "MobileViTV2ConvLayer", "MobileNetV2ConvLayer")
 

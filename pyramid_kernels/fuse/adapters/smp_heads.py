@@ -11,19 +11,19 @@ from segmentation_models_pytorch.decoders.segformer import decoder as segformer
 from segmentation_models_pytorch.decoders.upernet import decoder as upernet
 from torch import Tensor, nn
 
-from ..backends import Op, Problem
-from ..nn import deeplabv3plus, structure
-from ..nn import segformer as segformer_head
-from ..nn import upernet as upernet_head
-from ..nn.aspp import unit_of
-from ..nn.base import Fused, Unit
-from ..nn.deeplabv3plus import DeepLabV3PlusForward
-from ..nn.heads import Bottleneck, PSPForward
-from ..nn.mixing import Layers, Size, first_conv
-from ..nn.ppm import Level, why_not_grids, why_not_levels
-from ..nn.segformer import SegFormerForward
-from ..nn.upernet import UPerForward
-from .registry import adapters
+from ...backends import Op, Problem
+from ...nn import deeplabv3plus, structure
+from ...nn import segformer as segformer_head
+from ...nn import upernet as upernet_head
+from ...nn.aspp import unit_of
+from ...nn.base import Fused, Unit
+from ...nn.deeplabv3plus import DeepLabV3PlusForward
+from ...nn.heads import Bottleneck, PSPForward
+from ...nn.mixing import Layers, Size, first_conv
+from ...nn.ppm import Level, why_not_grids, why_not_levels
+from ...nn.segformer import SegFormerForward
+from ...nn.upernet import UPerForward
+from ..registry import adapters
 from .smp import FusedPSPModule
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import models
+from ..console import UsageError, unknown
 from ..nn.base import Fused
-from .common import UsageError, bench_module, unknown
+from .modules import define_detection_schemas
 
 #: Rows and columns that the norms' statistics are taken over: enough for those of the last maps.
 SETTLED = 256
@@ -29,7 +30,7 @@ def network_class(name: str) -> type[models.Network]:
 def pair(name: str, x: Tensor) -> dict[str, models.Network]:
     """The network "unfused" and "fused", in evaluation, on the device and in the dtype of x (N, 3, H, W)."""
     cls = network_class(name)
-    bench_module("modules").define_detection_schemas()
+    define_detection_schemas()
     torch.manual_seed(0)
     try:
         plain, fused = cls(fused=False), cls()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pyramid_kernels import nn
+from .. import nn
 
 RESNET = (256, 512, 1024, 2048)
 

@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from pyramid_kernels import models
-from pyramid_kernels.cli.common import table
-from pyramid_kernels.cli.networks import ORIGINAL, decisions, network_class, pair
-from pyramid_kernels.fuse.check import difference
-from pyramid_kernels.models import Network
-from pyramid_kernels.progress import progress
-
+from .. import models
+from ..console import progress, table
+from ..fuse.check import difference
+from ..models import Network
 from . import timing
 from .modules import define_detection_schemas
+from .pairs import ORIGINAL, decisions, network_class, pair
 from .rows import environment, keep
 from .subjects import SAME
 

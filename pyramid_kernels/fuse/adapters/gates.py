@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..nn import structure
-from ..nn.base import Fused
-from ..nn.bisenet import ARMForward, FFMForward, Parts
-from ..nn.gates import Gate
+from ...nn import structure
+from ...nn.base import Fused
+from ...nn.bisenet import ARMForward, FFMForward, Parts
+from ...nn.gates import Gate
 from .mmseg import unit, why_not_block
 
 

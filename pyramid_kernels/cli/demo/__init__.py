@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import models, testing
-from ..fuse import fuse_
-from ..nn import ASPP
-from ..progress import progress
-from . import demo_network
-from .common import UsageError, bench_module, interpret_without_gpu, table, unknown
-from .demo_kernels import prove_kernels
-from .demo_model import DeepLabV3, as_batch, load_photo, require, segments, step
+from ... import models, testing
+from ...benchmark import timing
+from ...console import UsageError, interpret_without_gpu, progress, table, unknown
+from ...fuse import fuse_
+from ...nn import ASPP
+from . import network
+from .kernels import prove_kernels
+from .model import DeepLabV3, as_batch, load_photo, require, segments, step
 
 #: The demo's own model; ``models.DeepLabV3`` is another.
 TRAINED = "deeplabv3-narrow"
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     _check(args)
     if args.model != TRAINED:
-        return demo_network.run(args)
+        return network.run(args)
     device = interpret_without_gpu()
     photo = load_photo(args.image, args.side)
     x, y = as_batch(photo, target := segments(photo), device)
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     _report(outcome, ratios)
     measure(forms, x, y, device, outcome)
     proven = prove_kernels(model, x, device)
-    from .demo_picture import draw
+    from .picture import draw
 
     draw(outcome, args.out)
     print(f"\nPicture: {args.out}")
@@ -158,7 +158,6 @@ def _report(outcome: Outcome, ratios: dict[str, float]) -> None:
 
 def measure(forms: dict[str, nn.Module], x: Tensor, y: Tensor, device: str, outcome: Outcome) -> None:
     """Time and peak memory of a training step of each form."""
-    timing = bench_module("timing")
     calls = {name: (lambda form=form: step(form.train(), x, y)) for name, form in forms.items()}
     samples = timing.interleaved(calls, device, rounds=8, budget=10.0)
     for name, call in calls.items():

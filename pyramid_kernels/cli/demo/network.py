@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import testing
-from ..progress import progress
-from .common import bench_module, interpret_without_gpu, table
-from .demo_model import as_image, load_photo
-from .networks import network_class, pair, paths
+from ... import testing
+from ...benchmark import timing
+from ...benchmark.pairs import network_class, pair, paths
+from ...console import interpret_without_gpu, progress, table
+from .model import as_image, load_photo
 
 FORMS = ("unfused", "fused")
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     print("fused modules:", ", ".join(decisions) or "none", "\n")
     ratio = compare(forms, x, outcome)
     measure(forms, x, device, not decisions, outcome)
-    from .demo_picture import draw_network
+    from .picture import draw_network
 
     draw_network(outcome, args.out)
     print(f"\nPicture: {args.out}")
@@ -75,7 +75,6 @@ def view(y: Tensor) -> Tensor:
 
 def measure(forms: dict[str, Any], x: Tensor, device: str, same: bool, outcome: Outcome) -> None:
     """Time and peak memory of one image through each form."""
-    timing = bench_module("timing")
 
     def infer(network: Any) -> None:
         with torch.no_grad():

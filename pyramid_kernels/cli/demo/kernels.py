@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import testing
-from ..backends import BackendError
-from ..nn import ASPP, PPM
-from ..progress import progress
-from .common import table
+from ... import testing
+from ...backends import BackendError
+from ...console import progress, table
+from ...nn import ASPP, PPM
 
 CROP, CHANNELS, WIDTH = 17, 32, 32
 

@@ -15,11 +15,10 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from pyramid_kernels import functional, fuse_
-from pyramid_kernels.backends import KERNELS, Op, cannot, select
-from pyramid_kernels.ops import all_ops
-from pyramid_kernels.ops._shared.spec import Arg, Case, Cost, arguments_of, map_args, materialise
-
+from .. import functional, fuse_
+from ..backends import KERNELS, Op, cannot, select
+from ..ops import all_ops
+from ..ops._shared.spec import Arg, Case, Cost, arguments_of, map_args, materialise
 from . import timing
 from .modules import MODULES, QUICK, Build
 

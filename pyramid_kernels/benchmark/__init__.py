@@ -1,0 +1,1 @@
+"""What the commands measure with: subjects, providers side by side, timing, rows."""

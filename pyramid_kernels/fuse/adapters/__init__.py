@@ -1,0 +1,1 @@
+"""Adapters of foreign classes, one file per library or family of repositories."""
