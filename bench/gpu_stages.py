@@ -40,7 +40,7 @@ class Scope(NamedTuple):
     modules: tuple[str, ...] = MODULES
     dtypes: tuple[str, ...] = ("bfloat16", "float16", "float32", "float64")
     backends: tuple[str, ...] = ("cuda", "triton")
-    published: tuple[str, ...] = ("dilated_branches", "aspp")
+    published: tuple[str, ...] = ("dilated_branches",)
 
     @property
     def ops(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Every op as a function: one export line per op, whose ``as`` tells type checkers that it is one."""
 
-from .ops.aspp.op import aspp as aspp
+from .ops.aspp import aspp as aspp
 from .ops.channel_gate.op import channel_gate as channel_gate
 from .ops.dilated_branches.op import dilated_branches as dilated_branches
 from .ops.dilated_branches_train.op import dilated_branches_train as dilated_branches_train

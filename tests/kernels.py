@@ -50,7 +50,7 @@ def backends(op: str) -> tuple[str, ...]:
 def triton_modules() -> dict[str, ModuleType]:
     """Every module of Triton kernels by the folder it is in."""
     found: dict[str, Any] = {}
-    for folder in pkgutil.iter_modules(ops.__path__):
+    for folder in filter(lambda found: found.ispkg, pkgutil.iter_modules(ops.__path__)):
         package = importlib.import_module(f"{ops.__name__}.{folder.name}")
         names = [m.name for m in pkgutil.iter_modules(package.__path__) if "triton" in m.name]
         found |= {f"{folder.name}.{name}": importlib.import_module(f"{package.__name__}.{name}") for name in names}

@@ -172,10 +172,10 @@ def test_contact_takes_cases_until_every_body_has_run(tmp_path: Path, monkeypatc
         return type("Report", (), {"run": run, "worst": 0.5, "failures": lambda self: []})()
 
     monkeypatch.setattr(oracle, "check", check)
-    assert contact.contact("aspp", "cuda", [torch.float32]) == 1
+    assert contact.contact("pyramid_pool", "cuda", [torch.float32]) == 1
     ended = [(row["case"], row["result"]) for row in rows(tmp_path)]
     assert ended == [(case, result) for case, last in (("a", "passed"), ("c", "failed"), ("d", "passed"))
                      for result in ("started", last)]  # fmt: skip
     monkeypatch.setattr(contact, "context_lost", lambda: True)
-    assert contact.contact("aspp", "cuda", [torch.float32]) == 3
+    assert contact.contact("pyramid_pool", "cuda", [torch.float32]) == 3
     assert [row["case"] for row in rows(tmp_path)][6:] == ["a", "a", "c", "c"]

@@ -93,7 +93,7 @@ def test_results_of_other_versions_and_sources_do_not_count(
     ):
         (ops / folder).mkdir(parents=True)
         (ops / folder / "triton.py").write_text(text)
-    built.write_text(json.dumps({"sources": {"pyramid_pool": "1", "aspp": "1"}}))
+    built.write_text(json.dumps({"sources": {"pyramid_pool": "1", "upsample_merge": "1"}}))
     monkeypatch.setattr(ledger, "OPS", ops)
     monkeypatch.setattr(ledger, "BUILD_INFO", built)
     memories = (ledger.versions, ledger.source, ledger._compiled)
@@ -106,15 +106,15 @@ def test_results_of_other_versions_and_sources_do_not_count(
 
     ledger.record("verified", ENTRY | {"op": "separable_pyramid", "backend": backend})
     assert counted()
-    built.write_text(json.dumps({"sources": {"pyramid_pool": "1", "aspp": "2"}}))
-    (ops / "aspp").mkdir()
-    (ops / "aspp" / "triton.py").write_text("of another op")
+    built.write_text(json.dumps({"sources": {"pyramid_pool": "1", "upsample_merge": "2"}}))
+    (ops / "upsample_merge").mkdir()
+    (ops / "upsample_merge" / "triton.py").write_text("of another op")
     assert counted()
     changed = {"kernel": "separable_pyramid", "shared": "_shared", "used": "pyramid_pool"}
     if part in changed:
         (ops / changed[part] / "triton.py").write_text("from ..pyramid_pool.op import y")
     elif part == "core":
-        built.write_text(json.dumps({"sources": {"pyramid_pool": "2", "aspp": "2"}}))
+        built.write_text(json.dumps({"sources": {"pyramid_pool": "2", "upsample_merge": "2"}}))
     elif part == "package":
         monkeypatch.setattr(ledger, "__version__", "0.0.1")
     elif part == "torch":

@@ -208,8 +208,7 @@ class ASPPForward(Fused):
         ops = [functional.dilated_branches] * (False in trained) + [functional.dilated_branches_train] * (
             True in trained
         )
-        found = problems_of(functional.pyramid_pool, x, [1])
-        return found + [problem for op in ops for problem in problems_of(op, x, weights, dilations=dilations)]
+        return [problem for op in ops for problem in problems_of(op, x, weights, dilations=dilations)]
 
     def _is_whole(self, parts: Parts) -> bool:
         """Whether one op computes it all: dense branches, every norm in eval mode."""
@@ -233,7 +232,7 @@ class ASPPForward(Fused):
     def _stepwise(self, x: Tensor, parts: Parts) -> Tensor:
         """The image-level branch stays one vector per image: the projection adds what it would contribute."""
         backend = self.kernel_backend
-        pooled = parts.pool.conv(functional.pyramid_pool(x, [1], backend=backend)[..., None])
+        pooled = parts.pool.conv(x.mean((2, 3), keepdim=True))
         pooled = torch.relu(parts.pool.norm(pooled))  # [N, O, 1, 1]
         if all(unit.depthwise is None for unit in parts.branches):
             y = conv_norm_relu(x, parts.branches, backend)

@@ -1,4 +1,8 @@
-"""``aspp``: DeepLab v3's module in eval mode, composed of the other ops."""
+"""``aspp``: DeepLab v3's module in eval mode, a composite of ops.
+
+The projection is linear, and the image-level branch is constant over the map, so its columns of the projection weight
+act once per image instead of once per pixel: nothing is broadcast, and the concat holds the other branches only.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +11,20 @@ from typing import Any
 
 from torch import Tensor
 
-from ...backends import KERNELS, Backend, Op, Problem, describe, select
-from ...registration import public
-from .._shared.affine import Norm, check_affine, check_norm
-from .._shared.autocast import autocast
-from .._shared.checks import check_floating, check_like
-from .._shared.layout import is_channels_last
-from ..dilated_branches import op as branches_op
-from ..dilated_branches.op import check_branches
-from ..pyramid_pool import op as pool_op
-from . import composed, reference
-
-OP = Op("aspp", "gemm", reference, composed)
-
-
-def _problem(x: Tensor, with_pool: bool) -> Problem:
-    return describe(x, is_channels_last(x), with_pool)
+from ..backends import Backend
+from ..registration import public
+from ._shared.affine import Norm, check_affine, check_norm
+from ._shared.autocast import autocast
+from ._shared.checks import check_floating, check_like
+from .dilated_branches import op as branches_op
+from .dilated_branches.op import check_branches, dilated_branches
+from .pyramid_project.op import pyramid_project
 
 
 def _problems(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    project_weight: Tensor,
-    *,
-    dilations: Sequence[int],
-    pool_weight: Tensor | None = None,
-    **_: Any,
+    x: Tensor, weights: Sequence[Tensor], project_weight: Tensor, *, dilations: Sequence[int], **_: Any
 ) -> list[Any]:
-    own = (OP, _problem(x, pool_weight is not None), tuple(x.shape))
-    pool = pool_op._problems(x, [1]) if pool_weight is not None else []
-    return [own, *branches_op._problems(x, weights, dilations=dilations), *pool]
+    return branches_op._problems(x, weights, dilations=dilations)
 
 
 @public(_problems)
@@ -86,14 +74,29 @@ def aspp(
         channels += pool_weight.shape[0]
     project_weight = _check_conv("project_weight", project_weight, x, channels, (1, 3))
     check_norm("project_norm", project_norm, project_weight, x)
-    settings: dict[str, Any] = {
-        "dilations": dilations, "norms": norms, "project_norm": project_norm, "pool_weight": pool_weight,
-        "pool_norm": pool_norm, "pool_first": pool_first,
-    }  # fmt: skip
-    backend = select(OP, _problem(x, pool_weight is not None), tuple(x.shape), backend)
-    if backend in KERNELS:
-        return composed.aspp(x, weights, project_weight, **settings, backend=backend)
-    return OP.python(backend)(x, weights, project_weight, **settings)
+    branches = dilated_branches(x, weights, dilations=dilations, norm=norms, activation="relu", backend=backend)
+    image_bias = None
+    if pool_weight is not None and pool_norm is not None:
+        # One mean per channel is the library's: its one launch is not to be beaten.
+        pooled = x.mean((2, 3)).unsqueeze(-1)  # [N, C, 1]
+        width = branches.shape[1]
+        widths = (pool_weight.shape[0], width) if pool_first else (width, pool_weight.shape[0])
+        columns = project_weight.split(widths, 1)
+        project_weight, pool_columns = columns[::-1] if pool_first else columns
+        image_bias = _image_bias(pooled, pool_weight, pool_norm, pool_columns, backend)
+    return dilated_branches(
+        branches, [project_weight], dilations=[1], norm=[project_norm], image_bias=image_bias, activation="relu",
+        backend=backend,
+    )  # fmt: skip
+
+
+def _image_bias(pooled: Tensor, weight: Tensor, norm: Norm, columns: Tensor, backend: Backend) -> Tensor:
+    """(N, C, 1) through the image-level branch, and the projection's (O, P, k, k) columns of it: (N, O, k*k)."""
+    backend = "reference" if backend == "composed" else backend  # pyramid_project has no composed form
+    branch = pyramid_project(pooled, [(1, 1)], [weight], norm=[norm], activation="relu", backend=backend)
+    o, p, kernel, _ = columns.shape
+    taps = columns.permute(0, 2, 3, 1).reshape(o * kernel * kernel, p)
+    return pyramid_project(branch, [(1, 1)], [taps], backend=backend).view(-1, o, kernel * kernel)
 
 
 def _check_conv(name: str, weight: Tensor, x: Tensor, channels: int, kernels: tuple[int, ...]) -> Tensor:
