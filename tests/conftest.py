@@ -18,7 +18,7 @@ os.environ["PYRAMID_KERNELS_HOME"] = tempfile.mkdtemp(prefix="pyramid_kernels_")
 from pyramid_kernels.benchmark.modules import define_detection_schemas  # noqa: E402
 from pyramid_kernels.ops._shared import launch  # noqa: E402
 from tests import hostsim  # noqa: E402
-from tests.kernels import expected_launches  # noqa: E402
+from tests.kernels import DEVICE, expected_launches  # noqa: E402
 
 NO_SIMULATOR = None if torch.cuda.is_available() else hostsim.build()
 
@@ -30,6 +30,18 @@ define_detection_schemas()
 def _seeded() -> None:
     """Modules take their first weights from the global generator: the same ones whatever ran before."""
     torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    """What the simulator runs as well, `make test` leaves to it: Triton's interpreter takes ten to a hundred times as
+    long. Its kernels' share is that of tests/test_ops.py."""
+    asked = [item for item in items if "backend" in getattr(getattr(item, "callspec", None), "params", ())]
+    simulated = {(i.path, i.originalname) for i in asked if DEVICE == "cpu" and i.callspec.params["backend"] == "cuda"}
+    for item in asked:
+        both = (item.path, item.originalname) in simulated and item.path.name != "test_ops.py"
+        if both and item.callspec.params["backend"] == "triton":
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

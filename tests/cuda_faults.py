@@ -277,14 +277,13 @@ FAULTS: list[Fault] = [
     _fault("channel_gate", "arm-bias", "x is added unasked",
            f"{GATE}/{GATE}_fwd.cuh", "gate[v], residual);", "gate[v], true);"),
     _fault("channel_gate", "ffm-norms", "the mask of the ReLU is inverted",
-           f"{GATE}/{GATE}_bwd.cuh", "j) <= 0 ? 0 : s_d[j]", "j) > 0 ? 0 : s_d[j]"),
+           f"{GATE}/{GATE}_bwd.cuh", "false) <= 0 ? 0 : s_d[j]", "false) > 0 ? 0 : s_d[j]"),
     _fault("channel_gate", "wide-hidden", "hidden gradients of the first 32 only",
            f"{GATE}/{GATE}_bwd.cuh", "for (int j = 0; j < l.k; j += 32)", "for (int j = 0; j < 32; j += 32)"),
     _fault("channel_gate", "arm-bias", "a pixel gains nothing by its mean",
            f"{GATE}/{GATE}_bwd.cuh", "residual) + mean[v];", "residual);"),
     _fault("channel_gate", "se", "dweight2 takes hidden values before their ReLU",
-           f"{GATE}/{GATE}_bwd.cuh", "activated(l, affine<T>(l, p.hidden[n * l.k + j], j))",
-           "affine<T>(l, p.hidden[n * l.k + j], j)"),
+           f"{GATE}/{GATE}_bwd.cuh", "p.hidden[n * l.k + j], l.relu)", "p.hidden[n * l.k + j], false)"),
 ]  # fmt: skip
 
 

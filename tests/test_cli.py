@@ -321,6 +321,7 @@ def test_info_check_fails_on_a_wrong_result(
     assert "error over limit" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @needs_cpu
 def test_verify_in_a_fresh_process_interprets_the_kernels() -> None:
     done = run("verify", "--op", "pyramid_project", "--backend", "triton")
@@ -332,6 +333,7 @@ def test_verify_in_a_fresh_process_interprets_the_kernels() -> None:
     assert "nothing is recorded" in done.stdout
 
 
+@pytest.mark.slow
 def test_demo_writes_the_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from skimage import data, io
 

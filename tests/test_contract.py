@@ -37,13 +37,7 @@ def contract(*names: str, gradients: bool = False) -> Any:
     ops = [op for op in specified_ops() if not gradients or any(a.grad for a in arguments_of(cases(op)[0]))]
     found = [(op, backend) for op in ops for backend in ("reference", *backends(op))]
     chosen = [pair for pair in found if not names or pair[1] in names]
-    # The operators are the same ones, and the simulator runs them in a fraction of the interpreter's time.
-    slow = DEVICE == "cpu" and all("cuda" in backends(op) for op in ops)
-    marked = [
-        pytest.param(*pair, id="-".join(pair), marks=[pytest.mark.slow] if slow and pair[1] == "triton" else [])
-        for pair in chosen
-    ]
-    return pytest.mark.parametrize("op,backend", marked)
+    return pytest.mark.parametrize("op,backend", chosen, ids=["-".join(pair) for pair in chosen])
 
 
 def cheapest(op: str, backend: str, count: int = 1) -> list[Case]:

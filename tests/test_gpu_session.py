@@ -121,6 +121,7 @@ def test_a_tree_with_changes_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @needs_cpu
 @needs_simulator
 @pytest.mark.parametrize("call", CALLS)

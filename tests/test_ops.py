@@ -1,11 +1,13 @@
 """Numbers and memory, for every op, case, backend, dtype and layout. An op is tested by having a ``spec.py``.
 
 On a GPU every combination runs. On a CPU, where a launch takes up to seconds, ``make test`` takes a share of them,
-drawn so that an op's cases together see every dtype and layout; ``make test-all`` takes the rest.
+drawn so that an op's cases together see every dtype and layout, and every Triton kernel runs; ``make test-all`` takes
+the rest.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import Counter
@@ -19,7 +21,7 @@ import torch
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared.spec import Case, arguments_of, materialise
 from pyramid_kernels.verification import oracle
-from tests.kernels import DEVICE, DTYPES, backends, cases, short, specified_ops
+from tests.kernels import DEVICE, DTYPES, backends, cases, kernel_dtypes, short, specified_ops
 
 F32, F16, BF16, F64 = DTYPES
 PYTHON = ("reference", "composed")
@@ -36,7 +38,7 @@ def combinations(exact: bool = False, sliced: bool = False) -> list[Any]:
 
 def _combinations(exact: bool, sliced: bool) -> Iterator[Any]:
     for op in specified_ops():
-        smallest = min(cases(op), key=lambda c: sum(prod(a.shape) for a in arguments_of(c)))
+        smallest = by_size(op)[0]
         for place, case in enumerate(cases(op)):
             if exact and not case.exact:
                 continue
@@ -47,9 +49,10 @@ def _combinations(exact: bool, sliced: bool) -> Iterator[Any]:
                             continue  # rounds between its steps
                         if oracle.cannot_check(op, case, backend, dtype, channels_last, DEVICE):
                             continue
-                        core = _is_core(backend, place, dtype, channels_last, exact, sliced)
-                        if sliced and backend == "triton":
-                            core &= case is smallest
+                        if backend == "triton" and not exact:
+                            core = case is smallest if sliced else (case, dtype, channels_last) in covering(op)
+                        else:
+                            core = _is_core(backend, place, dtype, channels_last, exact, sliced)
                         slow = DEVICE == "cpu" and not core
                         layout = "channels_last" if channels_last else "contiguous"
                         yield pytest.param(
@@ -59,11 +62,32 @@ def _combinations(exact: bool, sliced: bool) -> Iterator[Any]:
                         )  # fmt: skip
 
 
+def by_size(op: str) -> list[Case]:
+    """The op's cases, those of the fewest elements first."""
+    return sorted(cases(op), key=lambda c: sum(prod(a.shape) for a in arguments_of(c)))
+
+
+@functools.cache
+def covering(op: str) -> frozenset[tuple[Case, torch.dtype, bool]]:
+    """Small cases that together launch every Triton kernel of the op in every dtype."""
+    seen: set[tuple[str, torch.dtype]] = set()
+    chosen = set()
+    for channels_last in (False, True):
+        for place, case in enumerate(by_size(op)):
+            for dtype in kernel_dtypes(op):
+                last = channels_last ^ bool((place + DTYPES.index(dtype)) % 2)
+                launched = {(name, dtype) for names in oracle.spec(op).launches(case, last, "triton") for name in names}
+                if not launched <= seen and not oracle.cannot_check(op, case, "triton", dtype, last, DEVICE):
+                    seen |= launched
+                    chosen.add((case, dtype, last))
+    return frozenset(chosen)
+
+
 def _is_core(backend: str, place: int, dtype: torch.dtype, channels_last: bool, exact: bool, sliced: bool) -> bool:
     """A CPU's share of a case.
 
-    The interpreter takes one dtype in one layout, where data is exact of every second case. The simulator takes half of
-    all, where data is exact one dtype per layout, and one of all where slices are, whose calls are repeated.
+    The simulator takes half of all, where data is exact one dtype per layout, and one of all slices, whose calls are
+    repeated; the interpreter every second case of exact data in one dtype and layout.
     """
     place_of_dtype = DTYPES.index(dtype)
     if backend in PYTHON:
@@ -72,9 +96,8 @@ def _is_core(backend: str, place: int, dtype: torch.dtype, channels_last: bool, 
         if sliced:
             return place_of_dtype == place % len(DTYPES) and channels_last == bool(place // len(DTYPES) % 2)
         return (place + place_of_dtype + channels_last) % (len(DTYPES) if exact else 2) == 0
-    turn = place // 2 if exact else place
-    chosen = channels_last == bool(turn // 3 % 2) and dtype == (F32, F16, F64)[turn % 3]
-    return chosen and not (exact and place % 2)
+    turn = place // 2
+    return place % 2 == 0 and channels_last == bool(turn // 3 % 2) and dtype == (F32, F16, F64)[turn % 3]
 
 
 @pytest.mark.parametrize("op,case,backend,dtype,channels_last", combinations())
@@ -131,13 +154,15 @@ def test_hygiene(op: str, case: Case, backend: str, dtype: torch.dtype, channels
     assert_passes(oracle.check(op, case, backend, dtype, channels_last, sliced=True, device=DEVICE))
 
 
-@pytest.mark.parametrize(
-    "op,number,backend",
-    [
-        pytest.param(op, i, b, marks=[pytest.mark.slow] if b == "triton" and DEVICE == "cpu" and i % 6 else [])
-        for op in specified_ops() for i in range(len(cases(op))) for b in backends(op)
-    ],
-)  # fmt: skip
+def travellers() -> Iterator[Any]:
+    """(op, case, backend); of the interpreter's one case an op is not slow."""
+    for op, backend in ((name, b) for name in specified_ops() for b in backends(name)):
+        for number, case in enumerate(cases(op)):
+            slow = backend == "triton" and DEVICE == "cpu" and case is not by_size(op)[0]
+            yield pytest.param(op, number, backend, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize("op,number,backend", travellers())
 def test_nan_and_infinity_travel(op: str, number: int, backend: str) -> None:
     """From every map, and from the incoming gradient, to the results and gradients that they reach in PyTorch.
 

@@ -88,11 +88,7 @@ _HAND = [
 
 
 BACKENDS = ("composed", "triton", *CUDA)
-#: Triton's interpreter takes seconds for each: every twelfth, and the rest in `make test-all`.
-_LISTED = [
-    pytest.param(*listed, b, id=f"{i}-{b}", marks=[pytest.mark.slow] if b == "triton" and i % 12 else [])
-    for b in BACKENDS for i, listed in enumerate(_HAND)
-]  # fmt: skip
+_LISTED = [pytest.param(*listed, b, id=f"{i}-{b}") for b in BACKENDS for i, listed in enumerate(_HAND)]
 
 
 @pytest.mark.parametrize("shapes,size,k,options,backend", _LISTED)

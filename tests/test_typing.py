@@ -32,6 +32,7 @@ pk.functional.pyramid_pool(x)
 """
 
 
+@pytest.mark.slow
 def test_a_user_of_mypy_sees_signatures_and_wrong_backends(tmp_path: Path) -> None:
     (tmp_path / "user.py").write_text(USER)
     command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "user.py"]
