@@ -48,13 +48,13 @@ UNEVEN: list[Size] = [(4, 9, 7), (5, 5, 3), (6, 2, 1)]
 WIDTHS = (4, 5, 6)
 DECODER: dict[str, Any] = {"low_width": 6, "low_index": 0}
 #: Ops of several modules.
-DENSE = "pyramid_pool dilated_branches pyramid_project"
-SEPARABLE = "pyramid_pool dilated_branches"
+DENSE = "dilated_branches pyramid_project"
+SEPARABLE = "dilated_branches"
 POOLED = "pyramid_pool pyramid_project upsample_merge"
 JOINED = "pyramid_conv upsample_merge"
 HEAD = f"{POOLED} pyramid_conv"
 SEPARATE = f"{POOLED} separable_pyramid"
-DECODED = "pyramid_pool dilated_branches pyramid_conv"
+DECODED = "dilated_branches pyramid_conv"
 
 MODULES: dict[str, Case] = {
     "aspp": Case(lambda **kw: ASPP(6, (2, 3), 16, **kw), MAP, DENSE),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def _rank(rank: int, check: Callable[..., None], path: str, *args: Any) -> None:
         dist.barrier()  # a rank that leaves closes connections that the other may still read from
     finally:
         dist.destroy_process_group()
+    os._exit(0)  # threads of PyTorch's that are still there when the interpreter ends abort it now and then
 
 
 def data_parallel(share: slice, names: list[str]) -> None:

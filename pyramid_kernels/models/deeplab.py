@@ -157,7 +157,7 @@ class DeepLabV3(Segmenter):
     Source: Chen et al., Rethinking Atrous Convolution for Semantic Image Segmentation, 2017.
     """
 
-    ops = ("dilated_branches", "pyramid_pool")
+    ops = ("dilated_branches",)
     published_size = (513, 513)
 
     def __init__(
@@ -198,7 +198,7 @@ class DeepLabV3Plus(Segmenter):
     Source: Chen et al., Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation, 2018.
     """
 
-    ops = ("dilated_branches", "pyramid_conv", "pyramid_pool")
+    ops = ("dilated_branches", "pyramid_conv")
     published_size = (513, 513)
 
     def __init__(

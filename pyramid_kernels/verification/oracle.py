@@ -34,8 +34,8 @@ DRAWS = 6
 #: Kinds of tensors in which NaN or an infinity may come along: no weights, whose products with padding are anyone's.
 TRAVELLING = ("map", "distinct", "cells")
 
-#: What an fp32 chain's error becomes in float64, where the truth may carry as much as is allowed to ours: a CPU's library
-#: sums float64 convolutions in another order than fp32 ones.
+#: What an fp32 chain's error becomes in float64, where the truth may carry as much as is allowed to ours: libraries sum
+#: float64 convolutions in another order.
 _TO_FLOAT64 = 2 * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
 
 Arguments = dict[str, Any]
