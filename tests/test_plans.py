@@ -124,6 +124,14 @@ def test_the_setting_switches_them_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not pyramid_pool.shortcuts
 
 
+def test_a_cpu_without_kernels_pays_nothing_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shortcuts, "_kernels", lambda: False)
+    monkeypatch.setattr(shortcuts, "_keyer", None)
+    for _ in range(3):
+        pool(a_map())
+    assert not pyramid_pool.shortcuts
+
+
 def test_plans_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shortcuts, "MOST", 3)
     for n in range(1, 6):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import threading
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -251,7 +252,7 @@ def short(fn: Function) -> Function:
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        found = None if watched() else _keyer()(args, kwargs)
+        found = None if not _kernels() or watched() else _keyer()(args, kwargs)
         if found is None:
             return fn(*args, **kwargs)
         parts, tensors = found
@@ -277,13 +278,20 @@ def short(fn: Function) -> Function:
 
 
 @functools.cache
+def _kernels() -> bool:
+    """Whether kernels may run here at all: without them there is nothing to plan."""
+    built = torch.version.cuda or torch.version.hip
+    return bool(built) or _native.simulated() or os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
 def _keyer() -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
     """The core's ``key``, wherever there is a core; else Python's."""
     found = next((m.key for m in map(_native.module, ("cuda", "cpu")) if hasattr(m, "key")), None)
     return key_of if found is None else functools.partial(found, Tensor, nn.Parameter)
 
 
-ledger.forget.append(_keyer.cache_clear)
+ledger.forget += [_kernels.cache_clear, _keyer.cache_clear]
 
 
 def key_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], list[Tensor]] | None:
