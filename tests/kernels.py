@@ -47,6 +47,10 @@ def backends(op: str) -> tuple[str, ...]:
     return (*composed, "triton", *cuda)
 
 
+#: The kernels that are quick here: the simulator's, where it can be built, and not those of Triton's interpreter.
+QUICKEST = backends("pyramid_pool")[-1]
+
+
 def triton_modules() -> dict[str, ModuleType]:
     """Every module of Triton kernels by the folder it is in."""
     found: dict[str, Any] = {}

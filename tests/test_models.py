@@ -19,7 +19,7 @@ from pyramid_kernels.nn import PPM
 from pyramid_kernels.nn.base import Fused
 from pyramid_kernels.ops import all_ops
 from tests.agreement import assert_agrees, count_fused, fair_
-from tests.kernels import DEVICE
+from tests.kernels import DEVICE, QUICKEST
 
 for name in ("torchvision", "timm"):
     pytest.importorskip(name, reason=f"needs {name}")
@@ -69,9 +69,8 @@ def pair(name: str, backend: str) -> tuple[Network, Network]:
     return fused, plain
 
 
-#: Steps of these take seconds; `make test` runs them once, on the kernels or as fuse_ makes them.
+#: Steps of these take seconds.
 LONG_STEPS = ("DeepLabV1", "DeepLabV2-vgg", "HRNet")
-LONG_LAUNCHES = ("PSPNet", "SPEED", "SPPNet")
 
 
 def tiers(quick: Any, *arguments: Any) -> Any:
@@ -98,9 +97,9 @@ def test_fused_agrees_with_plain(name: str, mode: str, image: Any, monkeypatch: 
     assert {kind for kind in kinds if not runs[kind]} == {PPM} & kinds
 
 
-@pytest.mark.parametrize("name", tiers(lambda name: name not in LONG_LAUNCHES, TINY))
+@pytest.mark.parametrize("name", TINY)
 def test_the_fused_network_launches_its_ops(name: str) -> None:
-    fused, plain = pair(name, "triton")
+    fused, plain = pair(name, QUICKEST)
     side = max(16, fused.stride)
     x = noise()[:1, :, :side, :side].to(DEVICE)
     with torch.no_grad(), pk.testing.count_launches() as launches:
@@ -112,10 +111,9 @@ def test_the_fused_network_launches_its_ops(name: str) -> None:
     assert not launches
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["HRNetPose", "SPPNet"])
 def test_a_training_step_through_the_kernels(name: str) -> None:
-    fused, plain = (net.to(DEVICE) for net in pair(name, "triton"))
+    fused, plain = (net.to(DEVICE) for net in pair(name, QUICKEST))
     with pk.testing.count_launches() as launches:
         assert_agrees(fused, plain, noise()[:2].to(DEVICE), draws=4)
     assert any("_bwd" in kernel for kernel, _ in launches)

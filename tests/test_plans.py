@@ -24,10 +24,8 @@ from pyramid_kernels.ops._shared import launch, recorder, shortcuts
 from pyramid_kernels.ops._shared.plans import Aten, Plan
 from pyramid_kernels.ops._shared.spec import materialise
 from pyramid_kernels.verification import ledger, oracle
-from tests.kernels import DEVICE, ROOT, backends, cases, specified_ops
+from tests.kernels import DEVICE, QUICKEST, ROOT, backends, cases, specified_ops
 
-#: The simulator is quick; where it cannot be built the interpreter does.
-BACKEND = backends("pyramid_pool")[-1]
 SHAPE, BINS = (2, 3, 6, 5), (1, 2)
 KERNELS = [(op, b) for op in specified_ops() for b in backends(op) if b != "composed"]
 #: A CPU's labels are read before a kernel is, so their loss has no plan.
@@ -41,7 +39,7 @@ def _forgotten() -> None:
 
 
 def pool(x: Tensor, **options: Any) -> Tensor:
-    return pyramid_pool(x, BINS, backend=BACKEND, **options)
+    return pyramid_pool(x, BINS, backend=QUICKEST, **options)
 
 
 def a_map(**options: Any) -> Tensor:
@@ -209,7 +207,7 @@ def test_a_subclass_goes_the_long_way() -> None:
 
 def test_devices_and_layouts_are_told_apart() -> None:
     x = learned()
-    assert pyramid_pool(x.to("meta"), BINS, backend=BACKEND).is_meta
+    assert pyramid_pool(x.to("meta"), BINS, backend=QUICKEST).is_meta
     expected = pool(x)
     with torch.device(DEVICE):
         assert torch.equal(pool(x), expected)
@@ -222,8 +220,8 @@ def test_devices_and_layouts_are_told_apart() -> None:
 def test_other_numbers_of_the_same_value_are_checked() -> None:
     x = learned()
     with pytest.raises(TypeError, match="ints"):
-        pyramid_pool(x, (1.0, 2.0), backend=BACKEND)  # type: ignore[arg-type]
-    assert torch.equal(pyramid_pool(x, [[1, 1], [2, 2]], backend=BACKEND), pool(x))  # type: ignore[list-item]
+        pyramid_pool(x, (1.0, 2.0), backend=QUICKEST)  # type: ignore[arg-type]
+    assert torch.equal(pyramid_pool(x, [[1, 1], [2, 2]], backend=QUICKEST), pool(x))  # type: ignore[list-item]
 
 
 def test_a_misaligned_map_of_the_same_strides() -> None:
@@ -235,19 +233,19 @@ def test_a_misaligned_map_of_the_same_strides() -> None:
 def test_settings_of_pytorch_are_told_apart() -> None:
     x, w = a_map().double().float(), torch.randn(3, 3, device=DEVICE)
     for _ in range(3):
-        assert functional.channel_gate(x, w, backend=BACKEND).dtype == torch.float32
-    with torch.autocast(DEVICE, torch.bfloat16 if BACKEND == "cuda" else torch.float16):
+        assert functional.channel_gate(x, w, backend=QUICKEST).dtype == torch.float32
+    with torch.autocast(DEVICE, torch.bfloat16 if QUICKEST == "cuda" else torch.float16):
         half = torch.get_autocast_dtype(DEVICE)
         for _ in range(3):
-            assert functional.channel_gate(x, w, backend=BACKEND).dtype == half
+            assert functional.channel_gate(x, w, backend=QUICKEST).dtype == half
     with torch.inference_mode():
-        assert functional.channel_gate(x, w, backend=BACKEND).is_inference()
+        assert functional.channel_gate(x, w, backend=QUICKEST).is_inference()
 
 
 def test_casts_under_autocast_are_part_of_the_way() -> None:
     x, w = a_map(requires_grad=True), torch.randn(3, 3, device=DEVICE, requires_grad=True)
-    with torch.autocast(DEVICE, torch.bfloat16 if BACKEND == "cuda" else torch.float16):
-        found = [torch.autograd.grad(functional.channel_gate(x, w, backend=BACKEND).sum(), (x, w)) for _ in range(4)]
+    with torch.autocast(DEVICE, torch.bfloat16 if QUICKEST == "cuda" else torch.float16):
+        found = [torch.autograd.grad(functional.channel_gate(x, w, backend=QUICKEST).sum(), (x, w)) for _ in range(4)]
     (shortcut,) = functional.channel_gate.shortcuts.values()
     assert len(shortcut.casts) == 2
     assert all(
@@ -261,7 +259,7 @@ def test_one_map_given_twice() -> None:
     """Neither a call that is planned with it nor one that meets the plan of two maps mixes them up."""
     a, b = a_map(), a_map()
     for maps in ([a, a], [a, a], [a, b], [a, b], [a, b], [a, a], [b, a]):
-        merged = upsample_merge(maps, (6, 5), backend=BACKEND)
+        merged = upsample_merge(maps, (6, 5), backend=QUICKEST)
         assert torch.equal(merged, torch.cat(maps, 1))
 
 
@@ -269,7 +267,7 @@ def test_gradients_of_each_wanted_set() -> None:
     maps = [a_map(requires_grad=True), a_map()]
     for wants in 3 * ((True, False), (False, True), (True, True)):
         given = [m.detach().requires_grad_(w) for m, w in zip(maps, wants, strict=True)]
-        upsample_merge(given, (6, 5), backend=BACKEND).sum().backward()
+        upsample_merge(given, (6, 5), backend=QUICKEST).sum().backward()
         assert [m.grad is not None for m in given] == list(wants)
         assert all((m.grad == 1).all() for m in given if m.grad is not None)
 
@@ -391,7 +389,7 @@ assert "torch._dynamo" not in sys.modules and "triton" not in sys.modules
 from torch.utils import _python_dispatch as modes
 assert not modes._is_in_torch_dispatch_mode
 """
-    if BACKEND != "cuda" or DEVICE == "cuda":
+    if QUICKEST != "cuda" or DEVICE == "cuda":
         pytest.skip("needs the simulator")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -401,7 +399,7 @@ def test_a_list_that_holds_itself_is_named() -> None:
     bins: list[Any] = []
     bins.append(bins)
     with pytest.raises(TypeError, match="bins must hold ints"):
-        pyramid_pool(a_map(), bins, backend=BACKEND)
+        pyramid_pool(a_map(), bins, backend=QUICKEST)
 
 
 def test_memory_that_is_gone_is_named_in_the_backward() -> None:

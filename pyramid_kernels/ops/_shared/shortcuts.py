@@ -252,7 +252,7 @@ def short(fn: Function) -> Function:
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        found = None if not _kernels() or watched() else _keyer()(args, kwargs)
+        found = None if watched() or not _kernels() else _keyer()(args, kwargs)
         if found is None:
             return fn(*args, **kwargs)
         parts, tensors = found
