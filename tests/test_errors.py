@@ -231,7 +231,7 @@ BAD: list[Row] = [
      "bias2 must be None without weight2, got a tensor; give weight2 as well"),
     ("channel_gate", {"scale1": V.double()}, TypeError, "scale1 must be float32 or have the dtype of x"),
     ("channel_gate", {"hidden_activation": "silu"}, ValueError, "hidden_activation must be one of None, 'relu', got"),
-    ("channel_gate", {"norm1": NORM, "shift1": V}, ValueError, "norm1 must not be given together with scale1 or shift1"),
+    ("channel_gate", {"norm1": NORM, "shift1": V}, ValueError, "norm1 must not be given together with scale1"),
     ("channel_gate", {"norm1": NORM[:4]}, ValueError, "norm1"),
     ("aspp", {"x": X[0]}, ValueError, "x must be 4-D (N, C, H, W), got 3-D"),
     ("aspp", {"norms": [NORM]}, ValueError, "norm"),
