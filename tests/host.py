@@ -2,7 +2,8 @@
 
 Thread CPU time, best of many, ``torch.relu`` of a small map measured beside each row. CUDA ops run on empty batches,
 where the compiled core plans a launch and makes none; Triton's launches are stubbed at the compiled kernel. What is not
-in it, on a GPU: the caching allocator and the driver's launch. Exits with 1 where a row is over its budget.
+in it, on a GPU: the caching allocator and the driver's launch. Exits with 1 where a row is over its budget, and not by
+noise alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from pyramid_kernels.ops._shared.plans import Native, Triton  # noqa: E402
 from tests import hostsim  # noqa: E402
 
 ROUNDS, CALLS = 30, 60
+#: How much two measurements of one row differ.
+NOISE = 1.1
 
 
 class Row(NamedTuple):
@@ -126,7 +129,7 @@ def op_rows(backend: str) -> Iterator[Row]:
 
 
 def module_rows() -> Iterator[Row]:
-    """Fused modules on a map that is all host time; the budget is what the unfused one takes, and a tenth for noise."""
+    """Fused modules on a map that is all host time; the budget is what the unfused one takes."""
     x = a_map(1, 64, 4, 4)
     arm = pk.nn.AttentionRefinementModule(64, 32, backend="triton")
     modules = pk.nn.ASPP(64, (2, 4), 32, backend="triton"), pk.nn.PPM(64, 16, (1, 2, 3), backend="triton"), arm
@@ -135,7 +138,7 @@ def module_rows() -> Iterator[Row]:
         assert module.why_original(x) is None
         with torch.no_grad():
             fused, unfused = measured(lambda m=module: m(x), lambda m=plain: m(x))  # type: ignore[misc]
-            yield Row(f"nn.{type(module).__name__}", fused, 1.1 * unfused)
+            yield Row(f"nn.{type(module).__name__}", fused, unfused)
 
 
 def main() -> int:
@@ -144,10 +147,9 @@ def main() -> int:
     stub_triton()
     over = False
     for row in chain(op_rows("triton"), () if reason else op_rows("cuda"), module_rows()):
-        over |= row.times > row.most
-        print(
-            f"{row.name:44} {row.times:6.1f}  of {row.most:6.1f}{'' if row.times <= row.most else '  over'}", flush=True
-        )
+        wrong = row.times > NOISE * row.most
+        over |= wrong
+        print(f"{row.name:44} {row.times:6.1f}  of {row.most:6.1f}{'  over' if wrong else ''}", flush=True)
     if reason:
         print(f"without CUDA ops: {reason}")
     return int(over)

@@ -105,7 +105,7 @@ __device__ __forceinline__ void vector_gradient(const LayerGradients<Acc<T>>& p,
     if (o >= 0) {
         p.dvectors[3 * l.k + o] = shift;
     } else {
-        p.dvectors[i] = shift * gain<T>(l.norm1, i);
+        p.dvectors[i] = shift * vector_or<T>(l.norm1.gain, i, 1) * inverse;
         p.dvectors[l.k + i] = scale;
         p.dvectors[2 * l.k + i] = shift;
     }
@@ -113,9 +113,10 @@ __device__ __forceinline__ void vector_gradient(const LayerGradients<Acc<T>>& p,
 
 // Gradients of the weights and of the vectors beside them, images in order.
 // Owns: a thread one element of dweight1, then of dweight2, then of the vectors.
-// Grid: x 256 elements each. Shared: none. Bound: writing gradients of the weights' size.
+// Grid: x 256 elements each; more than three CTAs an SM leave too few registers. Shared: none.
+// Bound: writing gradients of the weights' size.
 template <class T>
-__global__ void __launch_bounds__(product_threads)
+__global__ void __launch_bounds__(product_threads, 3)
     channel_gate_bwd_dweights_kernel(const __grid_constant__ LayerGradients<Acc<T>> p) {
     using A = Acc<T>;
     const Layers& l = p.layers;

@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from itertools import chain
+from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -164,14 +165,15 @@ class Shortcut:
         """What the op's ``setup_context`` does to ``ctx``: seen once, then done."""
         if self.kept is None:
             self.kept = _Context(ctx, self.function.setup_context, inner, outputs)
-        ctx.set_materialize_grads(False)
+        # What FunctionCtx's methods set; their calls cost as much as all of this.
+        ctx.materialize_grads = False
         if not self.kept.known:
             self.function.setup_context(ctx, inner, outputs)
             return
-        values = (*inner, *outputs)
+        values = (*inner, *outputs, None)
         ctx.__dict__.update(self.kept.constants)
-        ctx.save_for_backward(*[None if i is None else values[i] for i in self.kept.saved])
-        ctx.mark_non_differentiable(*[values[i] for i in self.kept.marked])
+        ctx.to_save = self.kept.saved(values)
+        ctx.non_differentiable = self.kept.marked(values)
 
     def backward(self, ctx: Any, dys: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
         """The op's backward; what was saved may have been laid out anew by hooks."""
@@ -221,8 +223,13 @@ class _Context:
         self.constants = {k: v for k, v in vars(seen).items() if k not in before}
         self.known = all(id(t) in places for t in (*saved, *marked) if t is not None)
         self.known &= not any(isinstance(leaf, Tensor) for leaf in tree_leaves(self.constants))
-        self.saved = [None if t is None else places.get(id(t)) for t in saved]
-        self.marked = [places[id(t)] for t in marked if id(t) in places]
+        self.saved = _picked([-1 if t is None else places.get(id(t), -1) for t in saved])
+        self.marked = _picked([places[id(t)] for t in marked if id(t) in places])
+
+
+def _picked(at: list[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """The elements at these places, as a tuple."""
+    return itemgetter(*at) if len(at) > 1 else lambda values: tuple(values[i] for i in at)
 
 
 def _found(places: dict[int, int], t: Any) -> int:
