@@ -361,6 +361,31 @@ def test_what_reads_values_has_no_plan() -> None:
     assert planned(lambda t: t * t.sum().item(), torch.ones(3)) is None
 
 
+@pytest.mark.parametrize("wanted", [False, True], ids=["no-gradient", "gradient"])
+def test_a_tensor_read_as_a_setting_is_read_anew(wanted: bool) -> None:
+    x, w = a_map(requires_grad=wanted), torch.randn(3, 3, device=DEVICE)
+    vectors = [torch.rand(3, device=DEVICE) + 0.5 for _ in range(4)]
+    for eps in (1.0, 1.0, 1.0, 1e-3, 100.0):
+        y, expected = (
+            functional.channel_gate(x, w, norm1=(*vectors, torch.tensor(eps)), backend=b)
+            for b in (QUICKEST, "reference")
+        )
+        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_call_that_is_broken_off_is_no_reason_against_a_plan() -> None:
+    """A checkpoint's second forward ends in an exception once it has all that it needs."""
+    x = a_map(requires_grad=True)
+    for _ in range(3):
+        torch.utils.checkpoint.checkpoint(lambda t: pool(t * 1), x, use_reentrant=False).sum().backward()
+    assert [plan_of(known) for known in pyramid_pool.shortcuts.values() if known]
+
+
+def test_lists_and_tuples_are_told_apart() -> None:
+    key = shortcuts._keyer()
+    assert key(((1,),), {})[0] != key(([1],), {})[0] != key((torch.Size([1]),), {})[0]
+
+
 def test_scratch_is_one_allocation() -> None:
     def op(x: Tensor) -> Tensor:
         parts = [torch.empty(3, 5, dtype=torch.float64), torch.empty(2, dtype=torch.int32)]

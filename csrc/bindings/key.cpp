@@ -16,7 +16,8 @@ class Key {
         if (is(a, tensor_) || is(a, parameter_)) return add_tensor(a);
         if (PyList_CheckExact(a.ptr()) || PyTuple_Check(a.ptr())) {
             if (depth == max_depth) return false;
-            put('(', PySequence_Fast_GET_SIZE(a.ptr()));
+            put(PyList_CheckExact(a.ptr()) ? '[' : '(', PySequence_Fast_GET_SIZE(a.ptr()));
+            if (!PyList_CheckExact(a.ptr()) && !PyTuple_CheckExact(a.ptr())) constants_.append(py::type::of(a));
             // Owned one by one, and the size asked each time: another thread may change a list meanwhile.
             for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(a.ptr()); ++i)
                 if (!add(py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(a.ptr(), i)), depth + 1))

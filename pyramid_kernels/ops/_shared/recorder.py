@@ -34,6 +34,7 @@ class Recorder(TorchDispatchMode):
     def __init__(self, inputs: list[Tensor]) -> None:
         super().__init__()
         self.steps: list[Any] | None = []
+        self.autocast = torch._C._is_any_autocast_enabled()
         self.inputs, self.slots = inputs, 0
         self.refs = WeakIdKeyDictionary()  # what a call frees is not kept alive by it
         for t in inputs:
@@ -57,7 +58,7 @@ class Recorder(TorchDispatchMode):
             self._base(result)
         elif func.is_view and all(_shares(args[0], t) for t in tree_leaves(result)):
             self._views(args[0], tree_leaves(result))
-        elif _READS_VALUES.intersection(func.tags):
+        elif _READS_VALUES.intersection(func.tags) or torch._C._is_any_autocast_enabled() != self.autocast:
             self.steps = None
         else:
             self._aten(func, args, kwargs, result)
@@ -86,6 +87,8 @@ class Recorder(TorchDispatchMode):
     def plan(self, results: Any) -> Plan | None:
         """What repeats the call that returned ``results``; None where nothing can, or where no kernel ran."""
         found = self._refs(results)
+        if not isinstance(results, Tensor) and type(results) not in (list, tuple):
+            return None
         if self.steps is None or not any(isinstance(step, Native | Triton) for step in self.steps):
             return None
         return Plan(self.inputs, *_with_one_scratch(self.steps, found, len(self.inputs)))

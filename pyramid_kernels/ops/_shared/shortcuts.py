@@ -128,6 +128,8 @@ class Shortcut:
             if source is not inner[at]:
                 self.casts.append((len(self.order), inner[at].dtype))
             self.order.append(_found(places, source))
+        if len(set(self.order)) < len(tensors):
+            raise Declined  # a tensor that the op does not get was read: its value is among the constants
         returned = {id(t): i for i, t in enumerate(outputs)}
         self.one = isinstance(result, Tensor)
         self.returned = [_found(returned, t) for t in ([result] if self.one else result)]
@@ -335,18 +337,20 @@ def _learned(
     """The long way, and what it shows."""
     if len({*map(id, tensors)}) < len(tensors):
         return fn(*args, **kwargs)  # a key does not tell one tensor given twice from two
-    shortcuts[key] = None
     if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
         if not recordable(tensors):
+            shortcuts[key] = None
             return fn(*args, **kwargs)
         result, plan = recorded(lambda: fn(*args, **kwargs), tensors)
-        shortcuts[key] = SEEN if plan is MISSING else plan
+        if plan is not MISSING:
+            shortcuts[key] = plan
         return result
     before, local.capture = local.capture, Capture()
     try:
         result, capture = fn(*args, **kwargs), local.capture
     finally:
         local.capture = before
+    shortcuts[key] = None  # not before: an exception, such as a checkpoint's that has all it needs, says nothing
     if len(capture.runs) == 1:
         shortcut = capture.runs[0][0]
         with contextlib.suppress(Declined):
