@@ -217,7 +217,7 @@ FAULTS = [
     _fault("channel_gate", "ffm-norms", "the ReLU's mask looks at the value before the affine",
            "activated(z, j, j < k, affine, EPS, False, ACC) <= 0", "z <= 0", GATE_BWD),
     _fault("channel_gate", "wide-67", "the gradient of the means is not scaled",
-           " * inverse_deviation(affine, j, j < k, EPS, ACC)\n        p_w", "\n        p_w", GATE_BWD),
+           " * inverse_deviation(affine[3], j, j < k, EPS, ACC)\n        p_w", "\n        p_w", GATE_BWD),
     _fault("channel_gate", "se", "the gradient of the means is that of their sums",
            "divided(dmean, pixels)", "dmean", GATE_BWD),
     _fault("channel_gate", "ffm", "the weights' gradients leave out the last image",

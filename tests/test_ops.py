@@ -38,7 +38,6 @@ def combinations(exact: bool = False, sliced: bool = False) -> list[Any]:
 
 def _combinations(exact: bool, sliced: bool) -> Iterator[Any]:
     for op in specified_ops():
-        smallest = by_size(op)[0]
         for place, case in enumerate(cases(op)):
             if exact and not case.exact:
                 continue
@@ -49,11 +48,7 @@ def _combinations(exact: bool, sliced: bool) -> Iterator[Any]:
                             continue  # rounds between its steps
                         if oracle.cannot_check(op, case, backend, dtype, channels_last, DEVICE):
                             continue
-                        if backend == "triton" and not exact:
-                            core = case is smallest if sliced else (case, dtype, channels_last) in covering(op)
-                        else:
-                            core = _is_core(backend, place, dtype, channels_last, exact, sliced)
-                        slow = DEVICE == "cpu" and not core
+                        slow = DEVICE == "cpu" and not _is_core(op, place, backend, dtype, channels_last, exact, sliced)
                         layout = "channels_last" if channels_last else "contiguous"
                         yield pytest.param(
                             op, case, backend, dtype, channels_last,
@@ -83,11 +78,14 @@ def covering(op: str) -> frozenset[tuple[Case, torch.dtype, bool]]:
     return frozenset(chosen)
 
 
-def _is_core(backend: str, place: int, dtype: torch.dtype, channels_last: bool, exact: bool, sliced: bool) -> bool:
+def _is_core(
+    op: str, place: int, backend: str, dtype: torch.dtype, channels_last: bool, exact: bool, sliced: bool
+) -> bool:
     """A CPU's share of a case.
 
     The simulator takes half of all, where data is exact one dtype per layout, and one of all slices, whose calls are
-    repeated; the interpreter every second case of exact data in one dtype and layout.
+    repeated. The interpreter takes what covers its kernels, of exact data every second case in one dtype and layout, of
+    slices the smallest case.
     """
     place_of_dtype = DTYPES.index(dtype)
     if backend in PYTHON:
@@ -96,7 +94,9 @@ def _is_core(backend: str, place: int, dtype: torch.dtype, channels_last: bool, 
         if sliced:
             return place_of_dtype == place % len(DTYPES) and channels_last == bool(place // len(DTYPES) % 2)
         return (place + place_of_dtype + channels_last) % (len(DTYPES) if exact else 2) == 0
-    turn = place // 2
+    case, turn = cases(op)[place], place // 2
+    if not exact:
+        return case is by_size(op)[0] if sliced else (case, dtype, channels_last) in covering(op)
     return place % 2 == 0 and channels_last == bool(turn // 3 % 2) and dtype == (F32, F16, F64)[turn % 3]
 
 

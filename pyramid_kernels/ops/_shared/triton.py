@@ -80,6 +80,24 @@ def divided(a, b):
         return a / b.to(a.dtype)
 
 
+@triton.jit
+def vector(p, i, m, default: tl.constexpr, ACC: tl.constexpr = tl.float32):
+    """p[i], or ``default`` where there is no p."""
+    if p is None:
+        return tl.zeros_like(i).to(ACC) + default
+    else:
+        return tl.load(p + i, m, default).to(ACC)
+
+
+@triton.jit
+def inverse_deviation(p_var, i, m, eps, ACC: tl.constexpr = tl.float32):
+    """1 / sqrt(var + eps), or one where there is no norm."""
+    if p_var is None:
+        return tl.zeros_like(i).to(ACC) + 1.0
+    else:
+        return tl.rsqrt(tl.load(p_var + i, m, 1.0).to(ACC) + eps)
+
+
 def tile(channels_last: bool, c: int, pixels: int, elements: int = 2048) -> tuple[int, int]:
     """(BP, BC): a block of about ``elements``, wide along whichever of pixels and channels is contiguous."""
     if channels_last:

@@ -13,11 +13,11 @@ from torch import Tensor
 from ...backends import Problem
 from .._shared.launch import launch
 from .._shared.resample import block, offset
-from .._shared.triton import cannot_launch, divided
+from .._shared.triton import cannot_launch, divided, vector
 from .op import Layers
 from .settings import Settings
 from .triton_bwd import backward
-from .triton_tiles import activated, element, finished, matrix, over_pixels, products, sums, vector
+from .triton_tiles import activated, element, finished, matrix, over_pixels, products, sums
 
 __all__ = ["backward", "forward", "supports"]
 

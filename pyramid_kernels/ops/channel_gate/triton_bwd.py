@@ -14,10 +14,10 @@ from torch import Tensor
 
 from .._shared.launch import launch
 from .._shared.resample import block, offset
-from .._shared.triton import divided
+from .._shared.triton import divided, inverse_deviation, vector
 from .op import Layers
 from .settings import Settings
-from .triton_tiles import activated, finished, inverse_deviation, matrix, over_pixels, products, sums, vector
+from .triton_tiles import activated, finished, matrix, over_pixels, products, sums
 
 
 @triton.jit
@@ -60,7 +60,7 @@ def channel_gate_bwd_gate_kernel(
             z = tl.load(p_hidden + n * k + j, j < k, 0.0)
             d = tl.where(activated(z, j, j < k, affine, EPS, False, ACC) <= 0, 0.0, d)
         tl.store(p_dhidden + n * k + j, d, (j < k) & leads)
-        d *= vector(affine[0], j, j < k, 1.0, ACC) * inverse_deviation(affine, j, j < k, EPS, ACC)
+        d *= vector(affine[0], j, j < k, 1.0, ACC) * inverse_deviation(affine[3], j, j < k, EPS, ACC)
         p_w = p_weight1 + j[:, None].to(tl.int64) * strides1[0] + own[None, :] * strides1[1]
         b_w = tl.load(p_w, (j < k)[:, None] & (own < c)[None, :], 0.0).to(ACC)  # [BK, BO]
         dmean += tl.sum(b_w * d[:, None], 0)
@@ -95,7 +95,7 @@ def first_layer(
     columns = tl.cdiv(c, BI)
     j, i = u // columns * BK + tl.arange(0, BK), u % columns * BI + tl.arange(0, BI)
     acc, shift, scale = tl.zeros([BK, BI], ACC), tl.zeros([BK], ACC), tl.zeros([BK], ACC)
-    inverse = inverse_deviation(affine, j, j < k, EPS, ACC)
+    inverse = inverse_deviation(affine[3], j, j < k, EPS, ACC)
     gain, centre = vector(affine[0], j, j < k, 1.0, ACC) * inverse, vector(affine[2], j, j < k, 0.0, ACC)
     for n in range(images):
         d = tl.load(p_dhidden + n * k + j, j < k, 0.0)

@@ -13,7 +13,7 @@ from .._shared.launch import launch
 from .._shared.layout import is_channels_last
 from .._shared.precision import accumulation
 from .._shared.resample import accumulator_type, block, block_elements, offset
-from .._shared.triton import tile
+from .._shared.triton import inverse_deviation, tile, vector
 
 #: Programs that share the sums of an image's channels, of which at most PARTS side by side along pixels.
 PROGRAMS, PARTS = 1024, 64
@@ -27,27 +27,9 @@ def element(n, channel, p, w, strides):
 
 
 @triton.jit
-def vector(p, i, m, default: tl.constexpr, ACC: tl.constexpr):
-    """p[i], or ``default`` where there is no p."""
-    if p is None:
-        return tl.zeros_like(i).to(ACC) + default
-    else:
-        return tl.load(p + i, m, default).to(ACC)
-
-
-@triton.jit
-def inverse_deviation(affine, j, m, EPS: tl.constexpr, ACC: tl.constexpr):
-    """1 / sqrt(var + eps), or one where there is no norm."""
-    if affine[3] is None:
-        return tl.zeros_like(j).to(ACC) + 1.0
-    else:
-        return tl.rsqrt(tl.load(affine[3] + j, m, 1.0).to(ACC) + EPS)
-
-
-@triton.jit
 def activated(z, j, m, affine, EPS: tl.constexpr, RELU: tl.constexpr, ACC: tl.constexpr):
     """The hidden value of the product ``z``, by ``affine``: gain, bias, mean, variance. NaN stays."""
-    z = (z - vector(affine[2], j, m, 0.0, ACC)) * inverse_deviation(affine, j, m, EPS, ACC)
+    z = (z - vector(affine[2], j, m, 0.0, ACC)) * inverse_deviation(affine[3], j, m, EPS, ACC)
     z = z * vector(affine[0], j, m, 1.0, ACC) + vector(affine[1], j, m, 0.0, ACC)
     if RELU:
         z = tl.where(z < 0, 0.0, z)

@@ -16,7 +16,7 @@ from ...backends import Problem
 from .._shared.blocks import fit
 from .._shared.launch import launch
 from .._shared.precision import conv_precision
-from .._shared.triton import cannot_launch
+from .._shared.triton import cannot_launch, inverse_deviation, vector
 from .settings import Settings
 
 Vectors = list[list[Tensor | None]]
@@ -24,24 +24,6 @@ Vectors = list[list[Tensor | None]]
 
 def supports(problem: Problem) -> str | None:
     return cannot_launch(problem, float64=False)
-
-
-@triton.jit
-def vector(p, o, m, default: tl.constexpr):
-    """p[o] in fp32, or ``default`` where there is no p."""
-    if p is None:
-        return tl.zeros_like(o).to(tl.float32) + default
-    else:
-        return tl.load(p + o, m, default).to(tl.float32)
-
-
-@triton.jit
-def inverse_deviation(p_var, o, m, eps):
-    """1 / sqrt(var + eps), or one where there is no norm."""
-    if p_var is None:
-        return tl.zeros_like(o).to(tl.float32) + 1.0
-    else:
-        return tl.rsqrt(tl.load(p_var + o, m, 1.0).to(tl.float32) + eps)
 
 
 @triton.jit
