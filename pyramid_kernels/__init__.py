@@ -4,6 +4,7 @@ from . import functional, models, nn, testing
 from ._version import __version__
 from .backends import BackendError, explain
 from .fuse import FuseError, FuseReport, freeze_, fuse_, fused, register_adapter, unfreeze_, unfuse_
+from .graph.api import compile, fuse_graph
 from .inference import predict
 
 __all__ = [
@@ -11,10 +12,12 @@ __all__ = [
     "FuseError",
     "FuseReport",
     "__version__",
+    "compile",
     "explain",
     "freeze_",
     "functional",
     "fuse_",
+    "fuse_graph",
     "fused",
     "models",
     "nn",

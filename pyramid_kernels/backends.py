@@ -12,7 +12,8 @@ import importlib
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -78,7 +79,7 @@ class Decision(NamedTuple):
 
 
 #: Every op that has been imported, by name.
-_ops: dict[str, Op] = {}
+OPS: dict[str, Op] = {}
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Op:
     order: tuple[Backend, ...] = KERNELS
 
     def __post_init__(self) -> None:
-        _ops[self.name] = self
+        OPS[self.name] = self
 
     @functools.lru_cache  # noqa: B019  (ops live as long as the process)
     def module(self, backend: str) -> ModuleType | str:
@@ -150,8 +151,31 @@ def automatic(backend: str) -> bool:
     return backend == "auto" and _DEFAULT == "auto"
 
 
+#: Lists that ``noted`` has set out.
+_notes: list[list[tuple[str, Backend]]] = []
+
+
+@contextmanager
+def noted() -> Iterator[list[tuple[str, Backend]]]:
+    """Every (op, backend) that is chosen inside the block."""
+    choices: list[tuple[str, Backend]] = []
+    _notes.append(choices)
+    try:
+        yield choices
+    finally:
+        _notes[:] = [other for other in _notes if other is not choices]
+
+
 def select(op: Op, problem: Problem, sizes: tuple[int, ...], backend: Backend) -> Backend:
     """The backend that runs this call: "reference", "composed", "triton" or "cuda"."""
+    chosen = _selected(op, problem, sizes, backend)
+    if not torch.compiler.is_dynamo_compiling():
+        for choices in _notes:
+            choices.append((op.name, chosen))
+    return chosen
+
+
+def _selected(op: Op, problem: Problem, sizes: tuple[int, ...], backend: Backend) -> Backend:
     if _WRONG:
         check_settings()
     if torch.onnx.is_in_onnx_export():
@@ -185,7 +209,7 @@ def not_by_kernels(name: str, what: str) -> NotImplementedError:
 
 def _resolved(name: str, backend: Backend, *problem: Any) -> Backend:
     """``resolve`` on plain values: the tracer evaluates it and keeps the answer as a constant."""
-    return resolve(_ops[name], Problem(*problem), backend).backend
+    return resolve(OPS[name], Problem(*problem), backend).backend
 
 
 def _log_on_cpu(name: str, chosen: Backend, because: str, *problem: Any) -> Backend:

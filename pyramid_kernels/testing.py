@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .ops._shared.launch import counters
+from .ops._shared.shortcuts import calls
 from .verification import ledger
 from .verification.errors import error_ratio as error_ratio
 from .verification.errors import module_error_ratios as module_error_ratios
@@ -16,12 +17,29 @@ from .verification.errors import module_error_ratios as module_error_ratios
 @contextmanager
 def count_launches() -> Iterator[Counter[tuple[str, str]]]:
     """Count the kernels launched inside the block; keys are (kernel name, dtype name), both strings."""
-    counter: Counter[tuple[str, str]] = Counter()
-    counters.append(counter)
+    with _counting(counters) as counter:
+        yield counter
+
+
+@contextmanager
+def count_ops() -> Iterator[Counter[str]]:
+    """Count the public ops called inside the block, by name, whichever backend runs them.
+
+    Ops of fused modules count, and those in graphs that ``torch.compile`` has rewritten where the inner compiler is
+    "eager"; another inner compiler takes them apart when it compiles, and then they count once.
+    """
+    with _counting(calls) as counter:
+        yield counter
+
+
+@contextmanager
+def _counting(switched_on: list[Counter[Any]]) -> Iterator[Counter[Any]]:
+    counter: Counter[Any] = Counter()
+    switched_on.append(counter)
     try:
         yield counter
     finally:
-        counters[:] = [other for other in counters if other is not counter]  # list.remove would compare contents
+        switched_on[:] = [other for other in switched_on if other is not counter]  # list.remove would compare contents
 
 
 def gpu_ledger() -> list[dict[str, Any]]:

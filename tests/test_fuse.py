@@ -243,7 +243,7 @@ def test_register_adapter_names_what_is_wrong() -> None:
 
 def test_report_only_filter_and_strict() -> None:
     model = nn.ModuleDict({"a": ReferenceASPP(8, (2,), 6), "b": ReferencePPM(8, 2), "c": nn.ReLU()}).eval()
-    assert str(pk.fuse_(model, only="c")) == "no pyramid-pooling module found"
+    assert "model's first call" in str(pk.fuse_(model, only="c"))
     with pytest.raises(pk.FuseError, match="nothing was fused"):
         pk.fuse_(model, only="c", strict=True)
     with pytest.raises(ValueError, match="only must name modules of the model, got 'convs'"):

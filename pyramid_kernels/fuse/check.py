@@ -51,10 +51,16 @@ def preserved(model: nn.Module) -> Iterator[None]:
 def run(model: nn.Module, example_input: Any) -> Any:
     """The model's output on ``example_input`` (a tensor, positional arguments, or keyword arguments) as it stands."""
     with preserved(model):
-        given = tree_map(lambda leaf: leaf, example_input)  # HRNet's modules write into the list that they are given
-        if isinstance(given, dict):
-            return model(**given)
-        return model(*given) if isinstance(given, list | tuple) else model(given)
+        args, kwargs = as_arguments(example_input)
+        return model(*args, **kwargs)
+
+
+def as_arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What ``example_input`` is by position and by name."""
+    given = tree_map(lambda leaf: leaf, example_input)  # HRNet's modules write into the list that they are given
+    if isinstance(given, dict):
+        return (), given
+    return (tuple(given) if isinstance(given, list | tuple) else (given,)), {}
 
 
 def difference(expected: Any, got: Any) -> str | None:

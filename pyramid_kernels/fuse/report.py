@@ -1,8 +1,10 @@
-"""What ``fuse_`` did with every module it knows, or thinks it might."""
+"""What ``fuse_`` did with every pyramid it found."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+from ..graph.report import LOOKED_FOR, Rewrite, table
 
 
 class FuseError(RuntimeError):
@@ -29,9 +31,16 @@ class Entry:
 
 @dataclass
 class FuseReport:
-    """The outcome of ``fuse_``: ``fused`` and ``skipped`` modules; printing it gives a table."""
+    """The outcome of ``fuse_``: ``fused`` and ``skipped`` modules; printing it gives a table.
+
+    ``pyramids``: what was found in graphs of modules of unknown classes. Without an example these are read at the
+    model's first call, and the report grows then.
+    """
 
     entries: list[Entry] = field(default_factory=list)
+    pyramids: list[Rewrite] = field(default_factory=list)
+    #: The model's first call is still to come.
+    waiting: bool = False
 
     @property
     def fused(self) -> list[Entry]:
@@ -42,8 +51,14 @@ class FuseReport:
         return [entry for entry in self.entries if not entry.fused]
 
     def __str__(self) -> str:
-        if not self.entries:
-            return "no pyramid-pooling module found"
+        parts = [self._modules(), table(self.pyramids)] if self.entries else [table(self.pyramids)]
+        if self.waiting:
+            parts.append("other modules' graphs are read at the model's first call, or now with an example_input")
+        elif not self.entries and not self.pyramids:
+            parts.append(f"no pyramid-pooling module found; looked for {LOOKED_FOR}")
+        return "\n".join(filter(None, parts))
+
+    def _modules(self) -> str:
         rows = [("module", "class", "", "backend of each op, or why not")]
         rows += [(e.path or "(model)", e.cls, e.status, e.detail) for e in self.entries]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

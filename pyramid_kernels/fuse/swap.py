@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..backends import Backend
+from ..graph import inplace
 from ..nn.base import Fused, check_backend, why_not_children
 from . import check, registry
 from .report import Entry, FuseError, FuseReport
@@ -66,6 +67,8 @@ def fuse_(
     swapped: list[nn.Module] = []
     try:
         report = FuseReport([e for path, m in chosen if (e := _consider(path, m, backend, swapped)) is not None])
+        if chosen and not isinstance(model, Fused):
+            swapped += _consider_graphs(model, chosen, backend, report, example_input)
         if strict and not report.fused:
             raise FuseError(f"nothing was fused:\n{report}")
         if example_input is not None:
@@ -83,22 +86,27 @@ def unfuse_(model: nn.Module) -> list[str]:
     """Undo ``fuse_`` on every module of ``model`` and return the paths of those it had fused."""
     paths = []
     for path, module in model.named_modules():
-        if SWAPPED in vars(module):
-            _restore(module)
+        if is_fused(module):
             paths.append(path)
+        _restore(module)
     return paths
+
+
+def is_fused(module: nn.Module) -> bool:
+    """Whether ``fuse_`` has changed what a call of ``module`` runs."""
+    return SWAPPED in vars(module) or inplace.is_compiled(module)
 
 
 @contextmanager
 def fused(model: nn.Module, *args: Any, **kwargs: Any) -> Iterator[FuseReport]:
     """``fuse_`` for the length of a ``with`` block, which gets the report; modules fused before it stay fused."""
-    already = {id(module) for module in model.modules() if SWAPPED in vars(module)}
+    already = {id(module) for module in model.modules() if is_fused(module)}
     report = fuse_(model, *args, **kwargs)
     try:
         yield report
     finally:
         for module in model.modules():
-            if SWAPPED in vars(module) and id(module) not in already:
+            if id(module) not in already:
                 _restore(module)
 
 
@@ -142,6 +150,45 @@ def _consider(path: str, module: nn.Module, backend: Backend, swapped: list[nn.M
     swapped.append(module)
     _swap(module, fused_class, backend)
     return _entry(path, cls.__name__, module, check.why_unchecked(module))
+
+
+def _consider_graphs(
+    model: nn.Module, chosen: list[tuple[str, nn.Module]], backend: Backend, report: FuseReport, example_input: Any
+) -> list[nn.Module]:
+    """Find the pyramids of modules of unknown classes in the graph of a call, now or at the first one, and compile the
+    smallest modules around them in place; returns what it changed."""
+
+    def look(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[nn.Module]:
+        report.waiting = False
+        paths = dict(chosen)
+        try:
+            found = inplace.pyramids(model, args, kwargs, backend)
+        except Exception as error:  # whatever is peculiar about a model must not keep it from running
+            text = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            report.entries.append(Entry("", type(model).__name__, False, f"its graph could not be read: {text}"))
+            return []
+        report.pyramids += [r for r in found if r.module in paths]
+        around = inplace.outermost({r.module for r in found if r.fused and r.module in paths})
+        for path in around:
+            ran = dict.fromkeys(
+                word
+                for r in report.pyramids
+                if r.fused and inplace.holds(path, r.module)
+                for word in r.detail.split(", ")
+            )
+            report.entries[:] = [e for e in report.entries if e.path != path]
+            report.entries.append(Entry(path, type(paths[path]).__name__, True, f"through its graph; {', '.join(ran)}"))
+        modules = [paths[path] for path in around]
+        inplace.compile_in_place(modules, backend)
+        return modules
+
+    if example_input is not None:
+        return look(*check.as_arguments(example_input))
+    if model._compiled_call_impl is None:
+        report.waiting = True
+        model._compiled_call_impl = inplace.FirstCall(model, look)
+        return [model]
+    return []
 
 
 def _entry(path: str, cls: str, module: Any, remark: str | None) -> Entry:
@@ -194,6 +241,8 @@ def _swap(module: nn.Module, cls: Any, backend: Backend) -> None:
 
 def _restore(module: nn.Module) -> None:
     """The class that the module had before ``_swap``, and nothing that was added to it since."""
-    for name in (SWAPPED, *Fused.added):
-        vars(module).pop(name, None)
-    module.__class__ = module.original  # type: ignore[assignment]
+    inplace.restore(module)
+    if SWAPPED in vars(module):
+        for name in (SWAPPED, *Fused.added):
+            vars(module).pop(name, None)
+        module.__class__ = module.original  # type: ignore[assignment]

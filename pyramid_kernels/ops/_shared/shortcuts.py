@@ -12,6 +12,7 @@ import contextlib
 import functools
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import chain
 from operator import itemgetter
@@ -24,7 +25,7 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves
 
 from ... import _native
-from ...backends import setting
+from ...backends import OPS, setting
 from ...verification import ledger
 from . import constants
 from .plans import MISSING, Declined, Plan
@@ -254,6 +255,10 @@ def plain(tensors: list[Tensor]) -> bool:
     return PLAIN.issuperset(map(type, tensors)) and not odd
 
 
+#: Counters of ops called that ``pyramid_kernels.testing.count_ops`` has switched on, by name.
+calls: list[Counter[str]] = []
+
+
 def short(fn: Function) -> Function:
     """A public function whose calls of known shapes take the short way."""
     shortcuts: dict[Any, Any] = {}  # SEEN once, a Shortcut, or None where there is none
@@ -261,6 +266,9 @@ def short(fn: Function) -> Function:
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_dynamo_compiling() and calls and fn.__name__ in OPS:  # a composite's ops count
+            for counter in calls:
+                counter[fn.__name__] += 1
         found = None if watched() or not _kernels() else _keyer()(args, kwargs)
         if found is None:
             return fn(*args, **kwargs)

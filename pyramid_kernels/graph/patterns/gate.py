@@ -1,0 +1,148 @@
+"""A map weighed by a gate over its channels, which its own means decide."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch.fx import Node
+
+from .. import functions
+from ..match import Left, Match
+from ..order import Order
+from ..view import Call, call, is_call, is_map, is_tensor, number, only_reader, same, shape, value
+from .common import Unit, convolution, pooled
+
+
+def gate(node: Node, order: Order) -> Match | Left | None:
+    """``x * sigmoid(layers(mean(x)))``, plus x or not."""
+    product = call(node, "mul", "mul_")
+    if product is None or not is_map(node) or not (is_tensor(product.input) and is_tensor(product.other)):
+        return None
+    for x, weights in ((product.input, product.other), (product.other, product.input)):
+        if not is_map(x) or not same(shape(x), shape(node)):
+            continue
+        found = _gate_of(x, weights, node)
+        if isinstance(found, str):
+            return Left("channel_gate", node, found)
+        if found is not None:
+            return _match(x, node, found)
+    return None
+
+
+class _Layer(NamedTuple):
+    weight: Node
+    bias: Node | None
+    nodes: list[Node]
+
+
+class _Gate(NamedTuple):
+    first: _Layer
+    norm: Call | None
+    relu: bool
+    second: _Layer | None
+    nodes: list[Node]
+
+
+def _match(x: Node, node: Node, found: _Gate) -> Match:
+    reader = only_reader(node)
+    added = call(reader, "add")
+    residual = added is not None and reader is not None and added.alpha == 1 and {added.input, added.other} == {x, node}
+    root: Any = reader if residual else node
+    norm = None if found.norm is None else Unit(None, found.norm, None).batch_norm(False)  # type: ignore[arg-type]
+    second = (None, None) if found.second is None else (found.second.weight, found.second.bias)
+    args = (x, found.first.weight, found.first.bias, norm, found.relu, *second, residual)
+    nodes = [root, *([node] if residual else []), *found.nodes]
+    return Match("channel_gate", nodes, [root], functions.gate, args)
+
+
+def _gate_of(x: Node, weights: Node, root: Node) -> _Gate | str | None:
+    """The gate that ends in ``weights`` and begins with the means of ``x``; a reason where it is another kind."""
+    nodes: list[Node] = []
+    at = _plain(weights, nodes)
+    squashed = call(at, "sigmoid", "sigmoid_", "hardsigmoid")
+    if squashed is None or only_reader(at) is None:
+        return None
+    nodes.append(at)
+    layers: list[_Layer] = []
+    norm: Call | None = None
+    acts: list[Node] = []
+    at = squashed.input
+    while True:
+        at = _plain(at, nodes)
+        found = pooled(at, flat=True)
+        if found is not None:
+            break
+        if not is_tensor(at) or only_reader(at) is None or len(layers) > 2:
+            return None
+        layer = call(at, "conv", "linear")
+        behind = call(at, "relu", "relu_", "silu", "silu_", "batch_norm")
+        if layer is not None:
+            layers.append(_Layer(layer.weight, layer.bias, [at]))
+        elif behind is None:
+            return None
+        elif behind.name == "batch_norm":
+            norm = behind
+        else:
+            acts.append(at)
+        nodes.append(at)
+        at = layer.input if layer is not None else behind.input  # type: ignore[union-attr]
+    source, grid, means = found
+    if source is not x or grid != (1, 1):
+        return None
+    reason = _why_not(squashed, layers, norm, acts)
+    if reason:
+        return reason
+    first, second = layers[-1], layers[0] if len(layers) == 2 else None
+    return _Gate(first, norm, bool(acts), second, [*nodes, *means])
+
+
+def _why_not(squashed: Call, layers: list[_Layer], norm: Call | None, acts: list[Node]) -> str | None:
+    if squashed.name == "hardsigmoid":
+        return "its gate is a hard sigmoid"
+    if any(is_call(act, "silu", "silu_") for act in acts):
+        return "a SiLU stands between its layers"
+    if not 1 <= len(layers) <= 2 or len(acts) > 1:
+        return f"its gate has {len(layers)} layers and {len(acts)} activations"
+    for layer in layers:
+        conv = call(layer.nodes[0], "conv")
+        if conv is not None and convolution(layer.nodes[0]) is None:
+            return "a layer of its gate is no plain convolution"
+        if any(s != 1 for s in shape(layer.weight)[2:]):
+            return "a layer of its gate has windows"
+    if norm is not None and number(norm.training):
+        return "its norm takes the statistics of the batch"
+    # What stands between: first layer, norm, activation, second layer.
+    order = [
+        layers[-1].nodes[0],
+        *([norm.node] if norm is not None else []),
+        *acts,
+        *(layer.nodes[0] for layer in layers[:-1]),
+    ]
+    if not _in_line(order):
+        return "the layers of its gate stand in another order"
+    return None
+
+
+def _in_line(nodes: list[Node]) -> bool:
+    """Whether each node is computed from the one before."""
+    places = {node: i for i, node in enumerate(nodes)}
+    for later, earlier in zip(nodes[1:], nodes, strict=False):
+        at: Any = later
+        while at not in places or at is later:
+            at = at.args[0]
+            if not isinstance(at, Node):
+                return False
+        if at is not earlier:
+            return False
+    return True
+
+
+def _plain(node: Any, nodes: list[Node]) -> Any:
+    """The node behind changes of form of one vector per image, which are added to ``nodes``."""
+    while is_call(node, "flatten", "reshape", "expand", "squeeze", "unsqueeze") and only_reader(node) is not None:
+        source = node.args[0]
+        if not is_tensor(source) or value(source).dim() < 2 or any(s != 1 for s in shape(source)[2:]):
+            return node
+        nodes.append(node)
+        node = source
+    return node

@@ -1,0 +1,61 @@
+"""Stride-1 max pools, side by side or one behind the other, concatenated with what they pool."""
+
+from __future__ import annotations
+
+from torch.fx import Node
+
+from .. import functions
+from ..match import Left, Match
+from ..order import Order
+from ..view import call, is_map, pair
+from .common import concat
+
+
+def max_pools(node: Node, order: Order) -> Match | Left | None:
+    """``cat([x, pool(x), ...])`` or ``cat([x, pool(x), pool(pool(x)), ...])``, the parts in any order."""
+    joined = concat(node)
+    if joined is None:
+        return None
+    maps, nodes = joined
+    pools = {m: found for m in maps if (found := _pool(m)) is not None}
+    sources = [m for m in maps if m not in pools and any(found[0] is m for found in pools.values())]
+    if len(pools) < 2 or not sources:
+        return None
+    x = sources[0]
+    if len(sources) > 1 or len(set(maps)) < len(maps) or len(maps) != len(pools) + 1:
+        return Left("max_pool_pyramid", node, "other maps are concatenated with the pools")
+    if all(source is x for source, _ in pools.values()):
+        cascade = False
+        ordered = sorted(pools, key=lambda m: pools[m][1])
+    else:
+        cascade = True
+        ordered = _chain(x, pools)
+        if len(ordered) < len(pools):
+            return Left("max_pool_pyramid", node, "the pools are neither side by side nor one chain")
+    sizes = [pools[m][1] for m in ordered]
+    if len(set(sizes)) != (1 if cascade else len(sizes)):
+        return Left("max_pool_pyramid", node, f"windows of {sizes} in {'a cascade' if cascade else 'parallel'}")
+    places = [0 if m is x else 1 + ordered.index(m) for m in maps]
+    args = (x, sizes, cascade, None if places == sorted(places) else places)
+    detail = f"windows {sizes}{' in a cascade' if cascade else ''}"
+    return Match("max_pool_pyramid", [*nodes, *pools], [node], functions.max_pools, args, detail=detail)
+
+
+def _pool(node: Node) -> tuple[Node, int] | None:
+    """(source, window) of a same-padded max pool of stride 1."""
+    found = call(node, "max_pool")
+    if found is None or not is_map(found.input) or found.ceil_mode or found.return_indices:
+        return None
+    rows, columns = pair(found.kernel_size)
+    stride = pair(found.stride or found.kernel_size)
+    plain = stride == (1, 1) and pair(found.padding) == (rows // 2, rows // 2) and pair(found.dilation) == (1, 1)
+    return (found.input, rows) if plain and rows == columns and rows % 2 else None
+
+
+def _chain(x: Node, pools: dict[Node, tuple[Node, int]]) -> list[Node]:
+    """The pools in the order in which each takes the one before."""
+    chain, last = [], x
+    while len(following := [m for m, (source, _) in pools.items() if source is last]) == 1:
+        last = following[0]
+        chain.append(last)
+    return chain

@@ -1,0 +1,48 @@
+"""Averages of one map over several grids, with the 1x1 layers that alone read them."""
+
+from __future__ import annotations
+
+from torch.fx import Node
+
+from .. import functions
+from ..match import Left, Match
+from ..order import Order
+from ..view import number, only_reader
+from .common import Unit, convolution, pooled, unit
+
+
+def pools(node: Node, order: Order) -> Match | Left | None:
+    """Two and more adaptive average pools of ``node`` to fixed grids."""
+    levels = [found for reader in node.users if (found := pooled(reader)) is not None and found[0] is node]
+    levels = [level for level in levels if order.region[level[2][0]] == order.region[levels[0][2][0]]]
+    if len(levels) < 2:
+        return None
+    levels.sort(key=lambda level: order.position[level[2][0]])
+    grids = [grid for _, grid, _ in levels]
+    ends = [nodes[0] for _, _, nodes in levels]
+    gone = [n for _, _, nodes in levels for n in nodes]
+    detail = f"bins {', '.join(f'{r}x{c}' for r, c in grids)}"
+    units = _projections(ends)
+    if units is None:
+        return Match("pyramid_pool", gone, ends, functions.levels, (node, grids), detail=detail)
+    gone += [n for u in units for n in u.nodes]
+    weights, biases = [u.conv.weight for u in units], [u.conv.bias for u in units]
+    norms = [u.batch_norm() for u in units] if units[0].norm is not None else None
+    args = (node, grids, weights, biases, norms, units[0].relu is not None)
+    return Match("pyramid_project", gone, [u.last for u in units], functions.projected, args, detail=detail)
+
+
+def _projections(ends: list[Node]) -> list[Unit] | None:
+    """The 1x1 layers behind all levels, with their norms and ReLUs where all have the same kind."""
+    convs = [convolution(only_reader(end)) for end in ends]
+    if any(conv is None or conv.kernel != 1 or conv.input is not end for conv, end in zip(convs, ends, strict=True)):
+        return None
+    units = [unit(conv) for conv in convs if conv is not None]
+    kinds = {(u.norm is None or u.trained or u.norm.mean is None, u.norm is None, u.relu is None) for u in units}
+    if len(kinds) == 1 and not (units[0].norm is not None and _of_the_batch(units[0])):
+        return units
+    return [u.without_norm() for u in units]
+
+
+def _of_the_batch(u: Unit) -> bool:
+    return u.norm is not None and (bool(number(u.norm.training)) or u.norm.mean is None)
