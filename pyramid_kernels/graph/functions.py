@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import functional
 from ..backends import Backend
+from ..nn.norm import passed
 from ..ops._shared.affine import Norm
 
 
@@ -108,10 +109,11 @@ def branches(
     norms: Sequence[BatchNorm] | None,
     relu: bool,
     backend: Backend,
+    image_bias: Tensor | None = None,
 ) -> Tensor:
     """Branches side by side, with norms of constants, which hold the biases, or none."""
     return functional.dilated_branches(
-        x, weights, dilations=dilations, activation=activation(relu), backend=backend,
+        x, weights, dilations=dilations, activation=activation(relu), image_bias=image_bias, backend=backend,
         **behind(biases, norms),
     )  # fmt: skip
 
@@ -123,16 +125,41 @@ def branches_train(
     norms: Sequence[BatchNorm],
     relu: bool,
     backend: Backend,
+    image_bias: Tensor | None = None,
 ) -> Tensor:
     """Branches whose norms take the batch's statistics, and keep them."""
     y, mean, var = functional.dilated_branches_train(
         x, weights, dilations=dilations, gamma=[n.gamma for n in norms], beta=[n.beta_in_training() for n in norms],
-        eps=[n.eps for n in norms], activation=activation(relu), backend=backend,
+        eps=[n.eps for n in norms], activation=activation(relu), image_bias=image_bias, backend=backend,
     )  # fmt: skip
     widths = [w.shape[0] for w in weights]
     for norm, m, v in zip(norms, mean.split(widths), var.split(widths), strict=True):
         norm.track(m, v, x.shape[0] * x.shape[2] * x.shape[3])
-    return y
+    return passed(y)
+
+
+def with_image(
+    maps: Sequence[Tensor],
+    image: Tensor,
+    start: int,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: BatchNorm | None,
+    trained: bool,
+    relu: bool,
+    backend: Backend,
+) -> Tensor:
+    """One convolution of maps and of one pixel per image, spread over the map: its channels begin at ``start``.
+
+    A constant per image meets a convolution's taps as another bias.
+    """
+    before, own, behind_it = weight.split([start, image.shape[1], weight.shape[1] - start - image.shape[1]], 1)
+    rest = before if behind_it.shape[1] == 0 else behind_it if start == 0 else torch.cat([before, behind_it], 1)
+    image_bias = torch.einsum("np,opk->nok", image.flatten(1), own.flatten(2))
+    x = maps[0] if len(maps) == 1 else torch.cat(list(maps), 1)
+    if norm is not None and trained:
+        return branches_train(x, [rest], [1], [norm], relu, backend, image_bias)
+    return branches(x, [rest], [1], [bias], None if norm is None else [norm], relu, backend, image_bias)
 
 
 def mixed(

@@ -5,7 +5,9 @@ Dynamo takes seconds to import, so it is imported where it is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,14 +30,33 @@ class Compiled:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or transform():
             return self.module._call_impl(*args, **kwargs)
-        # Dynamo does not look for hooks that a child gets later, unless asked when it compiles: at any call.
-        config: Any = torch._dynamo.config
-        before = config.skip_nnmodule_hook_guards, config.recompile_limit
-        config.skip_nnmodule_hook_guards, config.recompile_limit = False, max(before[1], RECOMPILE_LIMIT)
-        try:
+        with _dynamo_config():
             return self.compiled(*args, **kwargs)
-        finally:
-            config.skip_nnmodule_hook_guards, config.recompile_limit = before
+
+
+@contextmanager
+def _dynamo_config() -> Iterator[None]:
+    """What Dynamo must be asked for at every call, since any may compile.
+
+    It does not look for hooks that a child gets later, a forward has one limit for all instances of its class, and a
+    warning would break the graph in two: it comes after the graph.
+    """
+    config: Any = torch._dynamo.config
+    before = {name: getattr(config, name) for name in _CONFIG}
+    try:
+        for name, change in _CONFIG.items():
+            setattr(config, name, change(before[name]))
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(config, name, value)
+
+
+_CONFIG: dict[str, Callable[[Any], Any]] = {
+    "skip_nnmodule_hook_guards": lambda _: False,
+    "recompile_limit": lambda limit: max(limit, RECOMPILE_LIMIT),
+    "reorderable_logging_functions": lambda functions: functions | {warnings.warn},
+}
 
 
 class FirstCall:

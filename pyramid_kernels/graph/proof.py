@@ -19,7 +19,9 @@ from torch.fx.node import map_arg
 from .. import backends
 from ..backends import Backend, automatic
 from ..fuse.check import BUDGET
+from ..ops._shared import launch
 from ..ops._shared.layout import format_of, is_channels_last
+from ..ops._shared.shortcuts import calls
 from .functions import Size
 from .match import Match
 from .order import Order, Region
@@ -51,7 +53,7 @@ def prove(match: Match, order: Order, backend: Backend) -> Proved | str:
     """Why ``match`` must be left: an op refuses it, it does not pay here, or it computes something else."""
     region = order.region[match.outputs[0]]
     nodes = sorted(match.nodes, key=order.position.__getitem__)
-    with unset_fake_temporarily(), torch.inference_mode(False):
+    with _apart():
         ran = _decided(match, region, backend)
         if isinstance(ran, str):
             return ran
@@ -253,6 +255,22 @@ def _hint(size: Any) -> Any:
     if isinstance(size, torch.SymInt | torch.SymFloat | torch.SymBool):
         return size.node.require_hint()
     return size
+
+
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    """Nothing that watches the model sees a proof: no fake mode, no hooks on saved tensors, no counters."""
+    lists: tuple[list[Any], ...] = (calls, launch.counters)
+    kept = [counters[:] for counters in lists]
+    for counters in lists:
+        counters.clear()
+    try:
+        as_is = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
+        with unset_fake_temporarily(), torch.inference_mode(False), as_is:
+            yield
+    finally:
+        for counters, before in zip(lists, kept, strict=True):
+            counters[:] = before
 
 
 @contextlib.contextmanager

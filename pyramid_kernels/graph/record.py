@@ -42,8 +42,8 @@ def recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         paths = {id(module): path for path, module in twin.named_modules()}
         known = {path for path, module in twin.named_modules() if isinstance(module, Fused)}
         with Recorder(mode, paths, known) as recorder:
-            twin._call_impl(*given[0], **given[1])
-    return recorder.graph_module()
+            result = twin._call_impl(*given[0], **given[1])
+    return recorder.graph_module(result)
 
 
 class Recorder(TorchFunctionMode):
@@ -54,8 +54,8 @@ class Recorder(TorchFunctionMode):
         self.mode, self.paths, self.known = mode, paths, known
         self.graph = Graph()
         self.nodes: dict[int, Node] = {}
+        self.parts: dict[int, tuple[Node, int, Tensor]] = {}  # of a result of several, by what reads them first
         self.alive: list[Any] = []  # an id means nothing once its tensor is gone
-        self.first: Node | None = None
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -89,14 +89,15 @@ class Recorder(TorchFunctionMode):
         if isinstance(result, Tensor):
             self.nodes[id(result)] = node
         else:
-            for i, part in enumerate(result):
-                if isinstance(part, Tensor):
-                    self.nodes[id(part)] = item = self.graph.call_function(operator.getitem, (node, i))
-                    item.meta = {**node.meta, "example_value": part}
+            self.parts |= {id(part): (node, i, part) for i, part in enumerate(result) if isinstance(part, Tensor)}
         self.alive.append(result)
 
     def _node(self, t: Tensor) -> Node:
         """The node that made ``t``, or an input of the graph."""
+        if id(t) in self.parts:
+            node, i, _ = self.parts.pop(id(t))
+            self.nodes[id(t)] = item = self.graph.call_function(operator.getitem, (node, i))
+            item.meta = {**node.meta, "example_value": t}
         if id(t) not in self.nodes:
             with self.graph.inserting_before():
                 node = self.graph.placeholder(f"given_{len(self.nodes)}")
@@ -121,6 +122,7 @@ class Recorder(TorchFunctionMode):
             frame = frame.f_back
         return tuple(reversed(stack)), trace
 
-    def graph_module(self) -> GraphModule:
-        self.graph.output(())
+    def graph_module(self, result: Any) -> GraphModule:
+        """The graph, if ``result`` is what the call gave."""
+        self.graph.output([self._node(t) for t in tree_flatten(result)[0] if isinstance(t, Tensor)])
         return GraphModule(nn.Module(), self.graph)

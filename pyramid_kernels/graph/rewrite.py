@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,48 +11,84 @@ from torch.fx import Graph, GraphModule, Node
 
 from ..backends import Backend
 from . import functions, proof
-from .match import Left, Match
+from .match import Left, Match, Pattern
 from .order import Order, mutated, storages
 from .patterns import PATTERNS
+from .patterns.common import is_dilated
 from .report import Rewrite
 from .view import is_call, is_tensor, origin, smallest_module, value
 
 #: Readers to which it is all the same how the channels they read lie in memory: what they make has its own strides.
 _INDIFFERENT = ("cat", "conv", "max_pool", "adaptive_pool", "interpolate", "batch_norm")
 
+#: What a pyramid is made of.
+_PARTS = ("interpolate", "adaptive_pool", "max_pool", "sigmoid")
+
 
 def rewrite(module: GraphModule, backend: Backend = "auto") -> list[Rewrite]:
     """Rewrite ``module`` in place, nested graphs too; a line for every pyramid that was replaced or left."""
     entries = [e for child in module.children() if isinstance(child, GraphModule) for e in rewrite(child, backend)]
-    order = Order(module.graph)
-    for pattern in PATTERNS:
-        for node in list(module.graph.nodes):
-            if not node._erased:
-                entries += _consider(pattern, node, order, backend)
-    entries = [e for e in entries if e.fused] + _unfused(entries)
-    _join_slices(module.graph)
-    module.graph.lint()
-    module.recompile()
+    entries += graph_break(module)
+    before = Graph()
+    before.output(before.graph_copy(module.graph, {}))
+    try:
+        entries += _rewritten(module.graph, backend)
+        module.graph.lint()
+        module.recompile()
+    except Exception as error:  # whatever goes wrong here must not keep a model from running
+        module.graph = before
+        return [Rewrite("graph", "", "", False, f"rewriting it failed: {_text(error)}")]
     return entries
 
 
-def _consider(pattern: Any, node: Node, order: Order, backend: Backend) -> Iterable[Rewrite]:
-    """The line of what ``pattern`` finds at ``node``, replaced or left; whatever goes wrong leaves the graph."""
+def graph_break(module: GraphModule) -> list[Rewrite]:
+    """A line where Dynamo ended a graph early and part of what may be a pyramid leaves it."""
+    reason = getattr(module, "compile_subgraph_reason", None)
+    if reason is None or not reason.graph_break:
+        return []
+    ends = [_behind_norms(node) for node in module.graph.output_node().all_input_nodes]
+    if not any(is_call(node, *_PARTS) or is_dilated(node) for node in ends):
+        return []
+    frame = reason.user_stack[-1]
+    what = reason.reason.partition("\n")[0]
+    detail = f"the graph breaks here, and patterns do not see across: {what}"
+    return [Rewrite("graph break", f"{frame.filename}:{frame.lineno}", (frame.line or "").strip(), False, detail)]
+
+
+def _behind_norms(node: Node) -> Node:
+    while is_call(node, "batch_norm", "relu", "relu_", "silu"):
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _rewritten(graph: Graph, backend: Backend) -> list[Rewrite]:
+    order = Order(graph)
+    found: list[tuple[Rewrite, Node]] = []
+    for pattern in PATTERNS:
+        for node in list(graph.nodes):
+            if not node._erased and (line := _consider(pattern, node, order, backend)) is not None:
+                found.append((line, node))
+    _join_slices(graph)
+    # What one pattern left another may have taken.
+    return [line for line, node in found if line.fused or not node._erased]
+
+
+def _consider(pattern: Pattern, node: Node, order: Order, backend: Backend) -> Rewrite | None:
+    """The line of what ``pattern`` finds at ``node``, replaced or left."""
     try:
         found = pattern(node, order)
         if isinstance(found, Left):
-            return [_line(found.op, [found.node], False, found.reason)]
+            return _line(found.op, [found.node], False, found.reason)
         if found is None:
-            return []
+            return None
         outcome = why_not(found, order) or proof.prove(found, order, backend)
-        if isinstance(outcome, str):
-            return [_line(found.op, found.nodes, False, outcome, found)]
-        line = _line(found.op, found.nodes, True, ", ".join(outcome.ran), found)
-        _replace(found, order, backend, outcome)
-        return [line]
-    except Exception as error:  # a peculiar graph must not keep a model from running
-        text = str(error).partition("\n")[0]
-        return [_line(pattern.__name__, [node], False, f"checking it failed: {type(error).__name__}: {text}")]
+    except Exception as error:  # a peculiar subgraph is left to PyTorch
+        return _line(getattr(pattern, "__name__", ""), [node], False, f"checking it failed: {_text(error)}")
+    if isinstance(outcome, str):
+        return _line(found.op, found.nodes, False, outcome, found)
+    line = _line(found.op, found.nodes, True, ", ".join(outcome.ran), found)
+    _replace(found, order, backend, outcome)
+    return line
 
 
 def _line(op: str, nodes: Sequence[Node], fused: bool, detail: str, match: Match | None = None) -> Rewrite:
@@ -60,11 +96,8 @@ def _line(op: str, nodes: Sequence[Node], fused: bool, detail: str, match: Match
     return Rewrite(op, *where, fused, detail, match.detail if match else "", smallest_module(nodes))
 
 
-def _unfused(entries: list[Rewrite]) -> list[Rewrite]:
-    """What was left, without lines on parts of something that another pattern took at the same place."""
-    taken = {e.where for e in entries if e.fused and e.where}
-    left = dict.fromkeys(e for e in entries if not e.fused)
-    return [e for e in left if e.where not in taken]
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def why_not(match: Match, order: Order) -> str | None:
@@ -187,7 +220,7 @@ def _erase(match: Match, order: Order) -> None:
 def _join_slices(graph: Graph) -> None:
     """Where slices of one tensor meet again in their order, take the tensor."""
     for node in list(graph.nodes):
-        if is_call(node, "cat") or node.target in (functions.mixed, functions.merged):
+        if is_call(node, "cat") or node.target in (functions.mixed, functions.merged, functions.with_image):
             maps, *rest = node.args
             if node.target is functions.mixed and rest[2] is not None:
                 continue

@@ -38,6 +38,8 @@ _SPELLINGS: list[tuple[str, str, tuple[Any, ...]]] = [
     ("add_", "input other alpha=1", (operator.iadd, "add_", aten.add_.Tensor)),
     ("mul", "input other", (operator.mul, torch.mul, torch.multiply, "mul", aten.mul.Tensor)),
     ("mul_", "input other", (operator.imul, "mul_", aten.mul_.Tensor)),
+    ("pad", "input pad mode='constant' value=None", (F.pad, torch._C._nn.pad, aten.pad.default)),
+    ("pad", "input pad value=0", (aten.constant_pad_nd.default,)),
     ("cat", "tensors dim=0", (torch.cat, torch.concat, torch.concatenate, aten.cat.default)),
     ("interpolate",
      "input size=None scale_factor=None mode='nearest' align_corners=None recompute_scale_factor=None antialias=False",

@@ -16,7 +16,7 @@ from ..backends import Backend, Op, Problem
 from ..ops._shared.layout import as_map, empty_map, is_channels_last
 from . import structure
 from .base import Fused, Unit, check_backend, problems_of
-from .norm import as_eval, track, uses_batch
+from .norm import as_eval, passed, track, uses_batch
 
 
 class ImagePooling(nn.Sequential):
@@ -283,7 +283,7 @@ def conv_norm_relu(
     widths = [len(w) for w in weights]
     for norm_module, m, v in zip(norms, mean.split(widths), var.split(widths), strict=True):
         track(norm_module, m, v, x.shape[0] * x.shape[2] * x.shape[3])
-    return y
+    return passed(y)
 
 
 class ASPP(ASPPForward, ReferenceASPP):

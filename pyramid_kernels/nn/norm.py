@@ -114,6 +114,26 @@ def as_affine(norm: Any) -> tuple[Tensor | None, Tensor | None]:
     return scale, torch.addcmul(norm.bias, norm.running_mean, scale, value=-1)
 
 
+class _Passed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        ctx.save_for_backward(y.new_empty(0))
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        return dy
+
+
+def passed(y: Tensor) -> Tensor:
+    """``y``, so that what ran before is part of a checkpoint's second run.
+
+    That run ends with the last tensor that it saves, and a BatchNorm's update is part of what it saves one in.
+    """
+    hooks = not torch.compiler.is_compiling() and torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return _Passed.apply(y) if hooks and y.requires_grad else y
+
+
 @torch.no_grad()
 def track(norm: Any, mean: Tensor, var: Tensor, count: int) -> None:
     """Update the running statistics of ``norm`` as its forward does; ``var`` is biased, over ``count`` values."""

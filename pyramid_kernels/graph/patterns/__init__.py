@@ -12,4 +12,4 @@ from .pools import pools
 from .resample import resample
 from .sums import concats, sums
 
-PATTERNS: tuple[Pattern, ...] = (loss, labels, max_pools, gate, pools, resample, branches, concats, sums)
+PATTERNS: tuple[Pattern, ...] = (loss, labels, max_pools, gate, pools, resample, concats, branches, sums)

@@ -7,15 +7,16 @@ from torch.fx import Node
 from .. import functions
 from ..match import Left, Match
 from ..order import Order
-from ..view import call, is_map, pair, shape
-from .common import Unit, convolution, padded, unit
+from ..view import call, is_call, is_map, only_reader, shape
+from .common import Unit, convolution, is_dilated, padded, unit
 
 
 def branches(node: Node, order: Order) -> Match | Left | None:
     """Two and more same-padded convolutions of ``node``, one dilated at least, those of one kind together."""
     if not is_map(node):
         return None
-    convs = [conv for reader in node.users if (conv := convolution(reader)) is not None and conv.input is node]
+    readers = [only_reader(reader) if is_call(reader, "pad") else reader for reader in node.users]
+    convs = [conv for reader in readers if (conv := convolution(reader)) is not None and conv.input is node]
     if not any(conv.dilation > 1 for conv in convs):
         return _left(node)
     kinds: dict[object, list[Unit]] = {}
@@ -51,7 +52,7 @@ def _left(node: Node) -> Left | None:
     found = [
         c for reader in node.users if (c := call(reader, "conv")) is not None and c.input is node and is_map(reader)
     ]
-    dilated = [c for c in found if pair(c.dilation) != (1, 1)]
+    dilated = [c for c in found if is_dilated(c.node)]
     if len(found) < 2 or not dilated:
         return None
     if any(c.groups != 1 for c in dilated):

@@ -53,24 +53,36 @@ def upsampling(node: Any) -> Upsampling | str | None:
 class Conv(NamedTuple):
     """A same-padded convolution of stride 1, 1x1 or 3x3, one group."""
 
-    node: Node
-    input: Node
+    node: Any
+    input: Any
     weight: Node
     bias: Node | None
     kernel: int
     dilation: int
+    pad: Node | None = None  # what pads the input with zeros, for this alone
+
+    @property
+    def nodes(self) -> list[Node]:
+        return [self.node] if self.pad is None else [self.node, self.pad]
 
 
 def convolution(node: Any) -> Conv | None:
-    found = call(node, "conv")
+    found: Any = call(node, "conv")
     if found is None or not is_map(node) or not is_map(found.input) or not is_tensor(found.weight):
         return None
     _, _, rows, columns = shape(found.weight)
     dilation = pair(found.dilation)
     plain = found.groups == 1 and pair(found.stride) == (1, 1) and rows == columns and rows in (1, 3)
-    if not plain or dilation[0] != dilation[1] or not padded(found, int(rows)):
+    if not plain or dilation[0] != dilation[1]:
         return None
-    return Conv(node, found.input, found.weight, found.bias, int(rows), dilation[0] if rows == 3 else 1)
+    kernel, rate = int(rows), dilation[0] if rows == 3 else 1
+    pad: Any = call(found.input, "pad")
+    if pad is not None and only_reader(pad.node) is node and pair(found.padding) == (0, 0):
+        zeros = pad.arguments.get("mode", "constant") == "constant" and pad.value in (None, 0)
+        if not zeros or list(pad.pad) != [kernel // 2 * rate] * 4:
+            return None
+        return Conv(node, pad.input, found.weight, found.bias, kernel, rate, pad.node)
+    return Conv(node, found.input, found.weight, found.bias, kernel, rate) if padded(found, kernel) else None
 
 
 def padded(conv: Call, kernel: int) -> bool:
@@ -78,6 +90,11 @@ def padded(conv: Call, kernel: int) -> bool:
     if conv.padding in ("same", "valid"):
         return bool(conv.padding == "same" or kernel == 1)
     return pair(conv.padding) == tuple(kernel // 2 * d for d in pair(conv.dilation))
+
+
+def is_dilated(node: Any) -> bool:
+    found = call(node, "conv")
+    return found is not None and pair(found.dilation) != (1, 1)
 
 
 class Unit(NamedTuple):
@@ -90,7 +107,7 @@ class Unit(NamedTuple):
     @property
     def nodes(self) -> list[Node]:
         norm = None if self.norm is None else self.norm.node
-        return [n for n in (self.conv.node, norm, self.relu) if n is not None]
+        return [*self.conv.nodes[::-1], *(n for n in (norm, self.relu) if n is not None)]
 
     @property
     def last(self) -> Node:
@@ -149,7 +166,7 @@ class Pixelwise(NamedTuple):
 def pixelwise(node: Any) -> Pixelwise | None:
     conv = convolution(node)
     if conv is not None:
-        return Pixelwise(conv.input, conv.weight, conv.bias, [node]) if conv.kernel == 1 else None
+        return Pixelwise(conv.input, conv.weight, conv.bias, conv.nodes) if conv.kernel == 1 else None
     return _on_tokens(node)
 
 

@@ -11,7 +11,7 @@ from ..functions import Size
 from ..match import Left, Match
 from ..order import Order
 from ..view import call, only_reader, same, shape
-from .common import Pixelwise, Upsampling, concat, convolution, pixelwise, unit, upsampling
+from .common import Pixelwise, Unit, Upsampling, concat, convolution, pixelwise, unit, upsampling
 
 
 def resample(node: Node, order: Order) -> Match | Left | None:
@@ -19,15 +19,17 @@ def resample(node: Node, order: Order) -> Match | Left | None:
     found = call(node, "conv")
     if found is None:
         return None
-    maps: list[Node] = [found.input]
+    conv = convolution(node)
+    reader = node if conv is None or conv.pad is None else conv.pad
+    source: Node = reader.all_input_nodes[0]
+    maps: list[Node] = [source]
     nodes: list[Node] = []
-    joined = concat(found.input) if only_reader(found.input) is node else None
+    joined = concat(source) if only_reader(source) is reader else None
     if joined is not None:
         maps, nodes = joined
-    ups, reason = resized(maps, [node] if joined is None else nodes)
+    ups, reason = resized(maps, [reader] if joined is None else nodes)
     if not ups:
         return None if reason is None else Left("pyramid_conv", node, reason)
-    conv = convolution(node)
     if conv is None or (conv.kernel == 3 and conv.dilation != 1):
         return Left("pyramid_conv", node, "the convolution over resized maps is no plain 1x1 or 3x3")
     if not all(same(shape(m)[2:], shape(node)[2:]) for m in maps):
@@ -40,6 +42,8 @@ def resample(node: Node, order: Order) -> Match | Left | None:
         sources = [layer.input if layer else source for layer, source in zip(layers, sources, strict=True)]
         nodes = [*nodes, *(n for layer in layers if layer for n in layer.nodes)]
     behind = unit(conv)
+    if len(ups) == 1 and len(maps) > 1 and same(shape(next(iter(ups.values())).source)[2:], (1, 1)):
+        return _with_image(maps, nodes, ups, behind)
     if behind.norm is not None and (behind.trained or behind.norm.mean is None):
         behind = behind.without_norm()
     args = (
@@ -51,6 +55,19 @@ def resample(node: Node, order: Order) -> Match | Left | None:
     detail = f"{conv.kernel}x{conv.kernel} of {len(maps)} maps, {kind[0]}"
     gone = [*nodes, *ups, *behind.nodes]
     return Match("pyramid_conv", gone, [behind.last], functions.mixed, args, detail=detail)
+
+
+def _with_image(maps: list[Node], nodes: list[Node], ups: dict[Node, Upsampling], behind: Unit) -> Match:
+    """The image level of a pyramid: one pixel, spread over the map."""
+    ((image, up),) = ups.items()
+    conv, norm = behind.conv, None if behind.norm is None else behind.batch_norm()
+    at = maps.index(image)
+    start = sum(shape(m)[1] for m in maps[:at])
+    args = (maps[:at] + maps[at + 1 :], up.source, start, conv.weight, conv.bias, norm, behind.trained,
+            behind.relu is not None)  # fmt: skip
+    op = "dilated_branches_train" if behind.trained else "dilated_branches"
+    detail = f"{conv.kernel}x{conv.kernel} of {len(maps)} maps, one of them a pixel"
+    return Match(op, [*nodes, image, *behind.nodes], [behind.last], functions.with_image, args, detail=detail)
 
 
 def resized(maps: list[Node], readers: list[Node]) -> tuple[dict[Node, Upsampling], str | None]:
