@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..graph.report import LOOKED_FOR, Rewrite, table
+from ..graph.report import LOOKED_FOR, GraphReport, Rewrite, table
 
 
 class FuseError(RuntimeError):
@@ -41,6 +41,8 @@ class FuseReport:
     pyramids: list[Rewrite] = field(default_factory=list)
     #: The model's first call is still to come.
     waiting: bool = False
+    #: What compiling the modules around them came to.
+    compiled: GraphReport = field(default_factory=GraphReport)
 
     @property
     def fused(self) -> list[Entry]:
@@ -51,7 +53,8 @@ class FuseReport:
         return [entry for entry in self.entries if not entry.fused]
 
     def __str__(self) -> str:
-        parts = [self._modules(), table(self.pyramids)] if self.entries else [table(self.pyramids)]
+        broken = [line for line in self.compiled.entries if line in self.compiled.breaks]
+        parts = [self._modules() if self.entries else "", table(self.pyramids), table(broken)]
         if self.waiting:
             parts.append("other modules' graphs are read at the model's first call, or now with an example_input")
         elif not self.entries and not self.pyramids:

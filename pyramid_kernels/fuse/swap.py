@@ -179,7 +179,7 @@ def _consider_graphs(
             report.entries[:] = [e for e in report.entries if e.path != path]
             report.entries.append(Entry(path, type(paths[path]).__name__, True, f"through its graph; {', '.join(ran)}"))
         modules = [paths[path] for path in around]
-        inplace.compile_in_place(modules, backend)
+        report.compiled = inplace.compile_in_place(modules, backend)
         return modules
 
     if example_input is not None:

@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 from ..backends import BACKENDS, Backend
 from ..ops._shared.checks import check_choice
 from .report import GraphReport, Rewrite
-from .rewrite import rewrite
+from .rewrite import graph_break, has_parts, rewrite
 
 INNER = ("inductor", "eager", "aot_eager")
 
@@ -103,4 +103,7 @@ class Reporting:
     def _rewrite(self, module: GraphModule, backend: Backend) -> list[Rewrite]:
         key = str(module.graph)
         entries = self.report.graphs[key] = rewrite(module, backend)
+        if (line := graph_break(module)) is not None:
+            self.report.breaks[line] = None
+        self.report.parts |= has_parts(module.graph)
         return entries

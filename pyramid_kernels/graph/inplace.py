@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..backends import Backend, transform
-from .report import Rewrite
+from .report import GraphReport, Rewrite
 
 #: Graphs that one forward may have, one per shape of its weights; Dynamo's own limit is for one model's sizes.
 RECOMPILE_LIMIT = 64
@@ -96,13 +96,14 @@ def pyramids(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], ba
     return rewrite(recorded(model, args, kwargs), backend)
 
 
-def compile_in_place(modules: list[nn.Module], backend: Backend) -> None:
-    """Compile every one of ``modules``; those of one class share their graphs."""
+def compile_in_place(modules: list[nn.Module], backend: Backend) -> GraphReport:
+    """Compile every one of ``modules``; those of one class share their graphs. What comes of it is in the report."""
     from .backend import Options, Reporting
 
     shared = Reporting(Options(inner="eager", backend=backend))
     for module in modules:
         module._compiled_call_impl = Compiled(module, shared)
+    return shared.report
 
 
 def restore(module: nn.Module) -> None:

@@ -197,10 +197,10 @@ class Data:
         self.values = dict(kept)
         for node, t in kept.items():
             if isinstance(t, Tensor):
-                leaf = t.clone()
+                leaf = _copy(t)
                 if t.is_floating_point() and torch.is_grad_enabled() and self.roles.get(node) != "statistic":
                     leaves.append(leaf.requires_grad_(self.roles.get(node) != "variance"))
-                self.values[node] = leaf.clone() if leaf.requires_grad else leaf  # which may be written in place
+                self.values[node] = _copy(leaf) if leaf.requires_grad else leaf  # which may be written in place
         try:
             outputs = way(self)
             after = [t for node, t in self.values.items() if self.roles.get(node) in ("statistic", "variance")]
@@ -214,6 +214,11 @@ class Data:
         )
         leaves = [leaf for leaf in leaves if leaf.requires_grad]
         return [*found, *torch.autograd.grad(total, leaves, materialize_grads=True)]  # type: ignore[arg-type]
+
+
+def _copy(t: Tensor) -> Tensor:
+    """``t`` as it lies in memory, which ``clone`` does not keep where an extent is 1."""
+    return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device).copy_(t)
 
 
 class _Like(NamedTuple):

@@ -34,10 +34,14 @@ class GraphReport:
     """Every pyramid of the graphs compiled so far; it grows with every compilation. Printing it gives a table."""
 
     graphs: dict[object, list[Rewrite]] = field(default_factory=dict)
+    #: Where graphs ended early, and whether parts of what may be pyramids are left in some.
+    breaks: dict[Rewrite, None] = field(default_factory=dict)
+    parts: bool = False
 
     @property
     def entries(self) -> list[Rewrite]:
-        return [e for entries in self.graphs.values() for e in entries]
+        lines = [e for entries in self.graphs.values() for e in entries]
+        return [*lines, *self.breaks] if self.parts else lines
 
     @property
     def fused(self) -> list[Rewrite]:

@@ -21,14 +21,10 @@ from .view import is_call, is_tensor, origin, smallest_module, value
 #: Readers to which it is all the same how the channels they read lie in memory: what they make has its own strides.
 _INDIFFERENT = ("cat", "conv", "max_pool", "adaptive_pool", "interpolate", "batch_norm")
 
-#: What a pyramid is made of.
-_PARTS = ("interpolate", "adaptive_pool", "max_pool", "sigmoid")
-
 
 def rewrite(module: GraphModule, backend: Backend = "auto") -> list[Rewrite]:
     """Rewrite ``module`` in place, nested graphs too; a line for every pyramid that was replaced or left."""
     entries = [e for child in module.children() if isinstance(child, GraphModule) for e in rewrite(child, backend)]
-    entries += graph_break(module)
     before = Graph()
     before.output(before.graph_copy(module.graph, {}))
     try:
@@ -41,24 +37,20 @@ def rewrite(module: GraphModule, backend: Backend = "auto") -> list[Rewrite]:
     return entries
 
 
-def graph_break(module: GraphModule) -> list[Rewrite]:
-    """A line where Dynamo ended a graph early and part of what may be a pyramid leaves it."""
+def graph_break(module: GraphModule) -> Rewrite | None:
+    """The line of where Dynamo ended the graph ``module`` early."""
     reason = getattr(module, "compile_subgraph_reason", None)
     if reason is None or not reason.graph_break:
-        return []
-    ends = [_behind_norms(node) for node in module.graph.output_node().all_input_nodes]
-    if not any(is_call(node, *_PARTS) or is_dilated(node) for node in ends):
-        return []
+        return None
     frame = reason.user_stack[-1]
     what = reason.reason.partition("\n")[0]
     detail = f"the graph breaks here, and patterns do not see across: {what}"
-    return [Rewrite("graph break", f"{frame.filename}:{frame.lineno}", (frame.line or "").strip(), False, detail)]
+    return Rewrite("graph break", f"{frame.filename}:{frame.lineno}", (frame.line or "").strip(), False, detail)
 
 
-def _behind_norms(node: Node) -> Node:
-    while is_call(node, "batch_norm", "relu", "relu_", "silu"):
-        node = node.all_input_nodes[0]
-    return node
+def has_parts(graph: Graph) -> bool:
+    """Whether a graph still holds what pyramids are made of."""
+    return any(is_call(node, "interpolate", "adaptive_pool") or is_dilated(node) for node in graph.nodes)
 
 
 def _rewritten(graph: Graph, backend: Backend) -> list[Rewrite]:

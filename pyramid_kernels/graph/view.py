@@ -55,6 +55,8 @@ _SPELLINGS: list[tuple[str, str, tuple[Any, ...]]] = [
     ("cross_entropy",
      "input target weight=None size_average=None ignore_index=-100 reduce=None reduction='mean' label_smoothing=0.0",
      (F.cross_entropy,)),
+    ("cross_entropy", "input target weight=None reduction=1 ignore_index=-100 label_smoothing=0.0",
+     (aten.cross_entropy_loss.default,)),
     ("argmax", "input dim=None keepdim=False", (torch.argmax, "argmax", aten.argmax.default)),
     ("max", "input dim=None keepdim=False", (torch.max, "max", aten.max.dim)),
     ("getitem", "input index", (operator.getitem,)),
@@ -65,7 +67,7 @@ _SPELLINGS: list[tuple[str, str, tuple[Any, ...]]] = [
     ("reshape", "input shape", (torch.reshape, "reshape", "view", aten.reshape.default, aten.view.default)),
     ("squeeze", "input dim=None", (torch.squeeze, "squeeze", aten.squeeze.dim, aten.squeeze.default)),
     ("unsqueeze", "input dim", (torch.unsqueeze, "unsqueeze", aten.unsqueeze.default)),
-    ("expand", "input shape", ("expand", "expand_as", aten.expand.default)),
+    ("expand", "input shape", ("expand", "expand_as", aten.expand.default, aten.expand_as.default)),
 ]  # fmt: skip
 
 #: Names that other spellings give a parameter.

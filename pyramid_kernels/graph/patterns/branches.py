@@ -28,7 +28,7 @@ def branches(node: Node, order: Order) -> Match | Left | None:
             kinds.setdefault(key, []).append(found)
     units = max(kinds.values(), key=len, default=[])
     if len(units) < 2:
-        if len(convs) < 2:
+        if sum(conv.dilation > 1 for conv in convs) < 2:
             return None
         return Left("dilated_branches", convs[0].node, "norms, ReLUs or modes around the branches are of several kinds")
     units.sort(key=lambda u: order.position[u.last])

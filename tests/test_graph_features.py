@@ -1,0 +1,323 @@
+"""What a fused graph does beside giving the same values: sizes, modes, hooks, layouts, copies, reports, exports."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import pyramid_kernels as pk
+from pyramid_kernels.graph import backend
+from pyramid_kernels.graph.report import GraphReport
+from tests import layouts
+from tests.layouts import LAYOUTS, build, up
+from tests.modules import assert_same
+from tests.test_graph import compiled, every, forgotten, outcome
+
+__all__ = ["forgotten"]
+
+SIZES = ((12, 20), (16, 28), (8, 24))
+
+
+def resized(inputs: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
+    """Inputs with the same ratios of sizes, the largest map of ``size``."""
+
+    def to(t: Tensor, ratio: int) -> Tensor:
+        rows, columns = (2 * (s // ratio) for s in size)
+        if t.dim() == 3:
+            return F.interpolate(t[:, None].double(), (rows, columns))[:, 0].long()
+        return F.interpolate(t, (rows, columns), mode="bilinear")
+
+    first, *rest = inputs
+    if isinstance(first, list):
+        return ([to(t, 2**i) for i, t in enumerate(first)],)
+    return (to(first, 4), *(to(t, 1) for t in rest)) if rest else (to(first, 2),)
+
+
+class Graphs:
+    """A backend that counts the graphs it is given."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, module: Any, inputs: Any) -> Any:
+        self.count += 1
+        return module.forward
+
+
+@pytest.mark.parametrize("dynamic", [pytest.param(None, marks=pytest.mark.slow), True])
+@every
+def test_no_more_graphs_than_without(name: str, dynamic: bool | None) -> None:
+    module, inputs = build(name)
+    module.train(name != "checkpointed")  # where PyTorch's own backend "eager" raises in training
+    given = [resized(inputs, size) for size in SIZES]
+    plain = Graphs()
+    unfused = torch.compile(copy.deepcopy(module), backend=plain, dynamic=dynamic)
+    for x in given:
+        unfused(*x)
+    torch._dynamo.reset()
+    counted = Graphs()
+
+    def counting(graph: Any, example: Any) -> Any:
+        counted(graph, example)
+        return backend.pyramid_kernels(graph, example, options={"inner": "eager", "backend": "composed"})
+
+    ours, expected = torch.compile(module, backend=counting, dynamic=dynamic), copy.deepcopy(module)
+    for x in given:
+        assert_same(outcome(module, x, ours), outcome(expected, x))
+    assert counted.count <= plain.count
+
+
+@every
+def test_in_channels_last(name: str) -> None:
+    module, inputs = build(name)
+    module.train(name != "checkpointed").to(memory_format=torch.channels_last)
+    inputs = tuple(_last(x) for x in inputs)
+    unfused, ours = copy.deepcopy(module), compiled(module)
+    assert_same(outcome(module, inputs, ours), outcome(unfused, inputs))
+    got, expected = ours(*inputs), unfused(*inputs)
+    for a, b in zip(*(y if isinstance(y, list) else [y] for y in (got, expected)), strict=True):
+        assert a.stride() == b.stride()
+
+
+def _last(x: Any) -> Any:
+    if isinstance(x, list):
+        return [_last(t) for t in x]
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+@pytest.mark.parametrize("name", ["numbered", "stages", "top-down", "token-head", "cascade", "gated-sum", "loss"])
+def test_under_autocast(name: str) -> None:
+    module, inputs = build(name, torch.float32)
+    module.eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        expected = module(*inputs)
+        ours = compiled(module)(*inputs)
+    assert ours.dtype == expected.dtype and ours.stride() == expected.stride()
+    exact = copy.deepcopy(module).double()(*(_double(x) for x in inputs))
+    assert pk.testing.error_ratio(ours, expected, exact) <= 2
+
+
+def _double(x: Any) -> Any:
+    return [_double(t) for t in x] if isinstance(x, list) else x.double() if x.is_floating_point() else x
+
+
+def fused(name: str, **settings: Any) -> tuple[Any, tuple[Any, ...], Any]:
+    """A module fused through its graph, its inputs, and the module as it was."""
+    module, inputs = build(name)
+    module.eval()
+    unfused = copy.deepcopy(module)
+    pk.fuse_(module, backend="composed", example_input=inputs, **settings)
+    return module, inputs, unfused
+
+
+def test_a_hook_added_later_on_a_child_runs() -> None:
+    module, inputs, unfused = fused("stages")
+    module(*inputs)
+    for model in (module, unfused):
+        model.stages[1][3].register_forward_hook(lambda m, args, y: y * 2)
+    torch.testing.assert_close(module(*inputs), unfused(*inputs), rtol=1e-9, atol=1e-9)
+
+
+def test_what_changes_later_is_followed() -> None:
+    module, inputs, unfused = fused("stages")
+    module(*inputs)
+    for model in (module, unfused):
+        model.stages[0][3] = nn.GELU()
+        model.stages[2][2].train()
+        torch.nn.utils.parametrizations.weight_norm(model.bottleneck[0])
+    assert_same(outcome(module, inputs), outcome(unfused, inputs))
+    for model in (module, unfused):
+        model.float()
+    inputs = tuple(x.float() for x in inputs)
+    torch.testing.assert_close(module(*inputs), unfused(*inputs), rtol=1e-4, atol=1e-4)
+
+
+def test_copies_and_pickles_are_the_plain_module() -> None:
+    module, inputs, unfused = fused("numbered")
+    keys = list(module.state_dict())
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        with pk.testing.count_ops() as ops:
+            y = twin(*inputs)
+        torch.testing.assert_close(y, unfused(*inputs), rtol=0, atol=0)
+        assert not ops and list(twin.state_dict()) == keys
+
+
+def test_other_tracers_see_the_plain_module() -> None:
+    module, inputs, unfused = fused("gated-sum")
+    traced = torch.jit.trace(module, inputs)
+    torch.testing.assert_close(traced(*inputs), unfused(*inputs), rtol=0, atol=0)
+    exported = torch.export.export(module, inputs)
+    assert "sigmoid" in str(exported.graph)
+    torch.testing.assert_close(torch.compile(module, backend="eager")(*inputs), unfused(*inputs), rtol=0, atol=0)
+    mapped = torch.func.vmap(module)(inputs[0][None])
+    torch.testing.assert_close(mapped[0], unfused(*inputs), rtol=1e-9, atol=1e-9)
+
+
+def test_scoped_and_undone() -> None:
+    module, inputs = build("numbered")
+    module.eval()
+    with pk.fused(module, backend="composed") as report:
+        assert report.waiting
+        module(*inputs)
+        assert [entry.path for entry in report.fused] == [""] and module._compiled_call_impl is not None
+    assert module._compiled_call_impl is None and "_compiled_call_impl" not in str(module.state_dict())
+
+
+def test_the_smallest_module_around_each_pyramid_is_compiled() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.gate, self.head = nn.Conv2d(3, 6, 3, padding=1), layouts.GatedSum(6), layouts.Cascade(6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.head(self.gate(self.stem(x)))
+            return up(y, x) * 2
+
+    model, x = Model().eval(), torch.randn(2, 3, 12, 20)
+    expected = model(x)
+    report = pk.fuse_(model, backend="composed", example_input=x, only=["gate", "head"])
+    assert [entry.path for entry in report.fused] == ["gate", "head"]
+    torch.testing.assert_close(model(x), expected)
+    assert pk.unfuse_(model) == ["gate", "head"]
+    report = pk.fuse_(model, backend="composed", example_input=x, filter_fn=lambda m, path: path == "gate")
+    assert [entry.path for entry in report.fused] == ["gate"]
+    pk.unfuse_(model)
+    assert not pk.fuse_(model, backend="composed", example_input=x, only=()).entries
+
+
+def test_a_model_that_cannot_run_on_fakes_is_left() -> None:
+    class Peculiar(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * x.sum().item()
+
+    model, x = Peculiar(), torch.randn(2, 3, 4, 5)
+    report = pk.fuse_(model, backend="composed")
+    torch.testing.assert_close(model(x), x * x.sum())
+    assert "its graph could not be read" in report.skipped[0].detail
+
+
+def test_auto_leaves_what_does_not_pay() -> None:
+    module, inputs = build("numbered", torch.float32)
+    ours = pk.compile(module.eval(), options={"inner": "eager"})
+    with pk.testing.count_ops() as ops:
+        ours(*inputs)
+    assert not ops and {"auto takes" in line.detail for line in ours.report.left} == {True}
+
+
+def test_the_report() -> None:
+    module, inputs = build("numbered")
+    ours = compiled(module.eval())
+    assert "nothing compiled yet" in str(ours.report)
+    ours(*inputs)
+    text = str(ours.report)
+    lines = inspect_lines("F.relu(getattr")
+    assert f"layouts.py:{lines}  y = [F.relu(getattr(self" in text and "rates [1, 2, 3]" in text
+    assert "looked for dilated branches" in str(GraphReport({"empty": []}))
+
+
+def inspect_lines(text: str) -> int:
+    source = open(layouts.__file__).read().splitlines()
+    return next(i for i, line in enumerate(source, 1) if text in line)
+
+
+def test_a_graph_break_inside_a_pyramid_is_reported() -> None:
+    class Broken(layouts.Stages):
+        def forward(self, x: Tensor) -> Tensor:
+            levels = [up(stage(x), x) for stage in self.stages]
+            torch._dynamo.graph_break()
+            return self.bottleneck(torch.cat([*levels, x], 1))
+
+    module, (_, inputs) = Broken().double().eval(), build("stages")
+    ours = compiled(module)
+    torch.testing.assert_close(ours(*inputs), module(*inputs), rtol=1e-9, atol=1e-9)
+    assert [line for line in ours.report.left if line.op == "graph break" and "graph_break()" in line.code]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"iner": "eager"}, "no 'iner'; did you mean 'inner'"),
+        ({"max_autotun": True}, "did you mean 'max_autotune'"),
+        ({"inner": "nothing"}, "inner must be one of 'inductor', 'eager', 'aot_eager', got 'nothing'"),
+        ({"backend": "cud"}, "backend must be one of"),
+        ({"inner": "eager", "max_autotune": True}, "max_autotune: options of Inductor, and inner is 'eager'"),
+    ],
+)
+def test_options_that_do_not_exist(options: dict[str, Any], message: str) -> None:
+    module, inputs = build("gated-sum")
+    with pytest.raises(ValueError, match=message):
+        pk.compile(module, options=options)
+    with pytest.raises(ValueError, match=message):
+        torch.compile(module, backend="pyramid_kernels", options=options)(*inputs)
+    with pytest.raises(TypeError, match="model must be a torch.nn.Module"):
+        pk.compile(lambda x: x)  # type: ignore[arg-type]
+
+
+def test_the_backend_is_found_without_an_import() -> None:
+    program = """
+import sys, torch
+assert "pyramid_kernels" in torch._dynamo.list_backends() and "pyramid_kernels" not in sys.modules
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1))
+torch.compile(model, backend="pyramid_kernels", options={"inner": "eager"})(torch.ones(1, 3, 4, 4))
+assert "pyramid_kernels.graph" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@every
+def test_exported_graphs(name: str) -> None:
+    if name == "checkpointed":
+        name = "image-first"  # torch.export has no checkpoints
+    module, inputs = build(name)
+    module.eval()
+    expected = module(*inputs)
+    exported = torch.export.export(module, inputs).module()
+    report = pk.fuse_graph(exported, backend="composed")
+    with pk.testing.count_ops() as ops:
+        got = exported(*inputs)
+    assert ops == LAYOUTS[name].ops, report
+    again = torch.export.export(exported, inputs).module()(*inputs)
+    for y in (got, again):
+        torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_graphs_of_another_level() -> None:
+    module, inputs = build("stages")
+    exported = torch.export.export(module.eval(), inputs)
+    with pytest.raises(ValueError, match="before run_decompositions; got aten"):
+        pk.fuse_graph(exported.run_decompositions().module())
+    with pytest.raises(TypeError, match="module must be the GraphModule"):
+        pk.fuse_graph(exported)
+    with pytest.raises(ValueError, match="before run_decompositions; got conv2d"):
+        pk.fuse_graph(functional())
+
+
+def functional() -> torch.fx.GraphModule:
+    """A graph of PyTorch's own functions."""
+
+    class Model(nn.Module):
+        def forward(self, x: Tensor, w: Tensor) -> Tensor:
+            return torch.conv2d(x, w)
+
+    return torch.fx.symbolic_trace(Model())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@every
+def test_through_inductor(name: str, mode: str) -> None:
+    if (name, mode) == ("checkpointed", "train"):
+        mode = "eval"  # a norm's statistics are updated once, in eager twice
+    module, inputs = build(name, torch.float64)
+    module.train(mode == "train")
+    unfused = copy.deepcopy(module)
+    ours = torch.compile(module, backend="pyramid_kernels", options={"backend": "composed"})
+    assert_same(outcome(module, inputs, ours), outcome(unfused, inputs), 1e-7)
