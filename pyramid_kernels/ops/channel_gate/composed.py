@@ -13,10 +13,6 @@ from .._shared.layout import as_map
 from .reference import gate_of
 
 
-def supports(problem: Problem) -> str | None:
-    return None
-
-
 def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
     """Measured on one and two cores, in both layouts, whatever the size."""
     _, residual = problem.options

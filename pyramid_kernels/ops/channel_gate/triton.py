@@ -10,7 +10,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...backends import Problem
 from .._shared.launch import launch
 from .._shared.resample import block, offset
 from .._shared.triton import cannot_launch, divided, vector
@@ -21,9 +20,7 @@ from .triton_tiles import activated, element, finished, matrix, over_pixels, pro
 
 __all__ = ["backward", "forward", "supports"]
 
-
-def supports(problem: Problem) -> str | None:
-    return cannot_launch(problem)
+supports = cannot_launch
 
 
 @triton.jit

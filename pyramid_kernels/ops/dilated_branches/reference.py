@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +23,21 @@ def dilated_branches(
     merge: str,
     image_bias: Tensor | None,
 ) -> Tensor:
+    maps = (convolve(x, w, d, image_bias) for w, d in zip(weights, dilations, strict=True))
+    return merged(maps, x, affine, eps, activation, merge)
+
+
+def merged(
+    maps: Iterable[Tensor],
+    x: Tensor,
+    affine: Sequence[Affine],
+    eps: Sequence[float],
+    activation: str | None,
+    merge: str,
+) -> Tensor:
+    """Every convolved map normalised and activated before the next one is made; their concat or sum."""
     branches = []
-    for weight, dilation, parameters, e in zip(weights, dilations, affine, eps, strict=True):
-        z = convolve(x, weight, dilation, image_bias)
+    for z, parameters, e in zip(maps, affine, eps, strict=True):
         y = normalise(z, parameters, e)
         branches.append(torch.relu(y) if activation == "relu" else y)
     return as_map(torch.cat(branches, 1) if merge == "concat" else torch.stack(branches).sum(0), x)

@@ -1,6 +1,6 @@
 """The kernels around one training call, in order: those of ``dilated_branches`` around batch statistics.
 
-``kernels`` gives what ``dilated_branches.chain`` asks for, and ``pixel_tiles``, ``launch_statistics`` and
+``branches`` are the backend's kernels of ``dilated_branches``; ``kernels``, of this op, are ``launch_statistics`` and
 ``launch_normalise``.
 """
 
@@ -28,18 +28,18 @@ def with_statistics(
 
 
 def forward(
-    kernels: ModuleType, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None,
-    y: Tensor, z: Tensor, mean: Tensor, var: Tensor, settings: Settings,
+    kernels: ModuleType, branches: ModuleType, x: Tensor, weights: list[Tensor], affine: list[Tensor | None],
+    image_bias: Tensor | None, y: Tensor, z: Tensor, mean: Tensor, var: Tensor, settings: Settings,
 ) -> None:  # fmt: skip
     """Fill y, z, mean and variance."""
-    part = torch.empty((kernels.pixel_tiles(z), 3, z.shape[1]), dtype=torch.float32, device=x.device)
-    convolve(kernels, x, weights, affine, image_bias, None, z, part, settings)
+    part = torch.empty((branches.pixel_tiles(z), 3, z.shape[1]), dtype=torch.float32, device=x.device)
+    convolve(branches, x, weights, affine, image_bias, None, z, part, settings)
     kernels.launch_statistics(part, mean, var, z)
     kernels.launch_normalise(z, weights, with_statistics(weights, affine, mean, var), y, settings)
 
 
 def backward(
-    kernels: ModuleType, dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], z: Tensor,
+    branches: ModuleType, dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], z: Tensor,
     mean: Tensor, var: Tensor, dx: Tensor, dweights: list[Tensor], dvectors: Tensor, dimage: Tensor,
     needs: list[bool], settings: Settings,
 ) -> None:  # fmt: skip
@@ -48,7 +48,7 @@ def backward(
     dz = empty_dz(x, z.shape[1])
     part = empty_part(dz)
     sums = dvectors if needs[2] else torch.empty((2, z.shape[1]), dtype=torch.float32, device=x.device)
-    kernels.launch_dz(dy, z, weights, affine, None, None, part, settings)
-    kernels.launch_sums(part, sums)
-    kernels.launch_dz(dy, z, weights, affine, sums, dz, None, settings)
-    gradients(kernels, dz, x, weights, dx, dweights, dimage, needs, settings)
+    branches.launch_dz(dy, z, weights, affine, None, None, part, settings)
+    branches.launch_sums(part, sums)
+    branches.launch_dz(dy, z, weights, affine, sums, dz, None, settings)
+    gradients(branches, dz, x, weights, dx, dweights, dimage, needs, settings)

@@ -14,6 +14,7 @@ from .._shared.affine import ACTIVATIONS, dense_vectors
 from .._shared.checks import check_choice, check_length, check_vector
 from .._shared.layout import empty_map, is_channels_last
 from ..dilated_branches.op import CHUNK, allocate_gradients, check_branches, in_order, sizes_of, split
+from ..dilated_branches.op import OP as BRANCHES
 from ..dilated_branches.settings import Settings
 from . import chain, composed, reference
 
@@ -123,7 +124,8 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     results = _allocate(x, weights)
     *chosen, backend = settings
-    chain.forward(OP.kernels(backend), x, weights, affine, image_bias, *results, Settings(*chosen))
+    kernels, branches = OP.kernels(backend), BRANCHES.kernels(backend)
+    chain.forward(kernels, branches, x, weights, affine, image_bias, *results, Settings(*chosen))
     return results
 
 
@@ -142,7 +144,8 @@ def _backward(
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:  # fmt: skip
     gradients = allocate_gradients(dy, x, weights, *settings)
     *chosen, needs, backend = settings
-    chain.backward(OP.kernels(backend), dy, x, weights, affine, z, mean, var, *gradients, needs, Settings(*chosen))
+    kernels, how = BRANCHES.kernels(backend), Settings(*chosen)
+    chain.backward(kernels, dy, x, weights, affine, z, mean, var, *gradients, needs, how)
     return gradients
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,12 +23,12 @@ def dilated_branches_train(
     activation: str | None,
     image_bias: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    maps = [convolve(x, w, d, image_bias) for w, d in zip(weights, dilations, strict=True)]
+    maps = (convolve(x, w, d, image_bias) for w, d in zip(weights, dilations, strict=True))
     return normalised(maps, x, gamma, beta, eps, activation)
 
 
 def normalised(
-    maps: Sequence[Tensor], x: Tensor, gamma: Sequence[Tensor | None], beta: Sequence[Tensor | None],
+    maps: Iterable[Tensor], x: Tensor, gamma: Sequence[Tensor | None], beta: Sequence[Tensor | None],
     eps: Sequence[float], activation: str | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Every convolved map normalised by its own statistics, activated and concatenated; means; biased variances."""

@@ -26,10 +26,6 @@ from ..upsample_merge.reference import resize
 from .layout import columns, split, split_maps
 
 
-def supports(problem: Problem) -> str | None:
-    return None
-
-
 def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
     """``sizes``: N, O, k, H, W, then the channels, rows and columns of every map.
 

@@ -12,7 +12,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...backends import Problem
 from .._shared.launch import launch
 from .._shared.layout import is_channels_last
 from .._shared.resample import (
@@ -33,9 +32,7 @@ from .settings import Settings
 #: Programs that share the sums of scale's and shift's gradients.
 PROGRAMS = 1024
 
-
-def supports(problem: Problem) -> str | None:
-    return cannot_launch(problem)
+supports = cannot_launch
 
 
 @triton.jit
