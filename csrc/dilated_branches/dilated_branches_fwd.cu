@@ -66,9 +66,9 @@ Status launch_dilated_branches_fwd(const DilatedBranchesFwdParams& params, Queue
         DilatedBranchesFwdParams p = params;
         plan<G>(p, 1);
         const auto start = [&](auto sum, int grid) {
-            return launch(
-                "dilated_branches_fwd_kernel", p.branches.dtype, dilated_branches_fwd_kernel<G, decltype(sum)::value>,
-                Shape{dim3(static_cast<unsigned>(grid)), dim3(G::THREADS), G::shared(p.branches.arch)}, queue, p);
+            return launch("dilated_branches_fwd_kernel", p.branches.dtype,
+                          dilated_branches_fwd_kernel<G, decltype(sum)::value>,
+                          Shape{dim3(grid), dim3(G::THREADS), G::shared(p.branches.arch)}, queue, p);
         };
         if (p.sum && p.branches.count > 1)
             return start(std::true_type{}, branches_pixel_tiles(p.branches) * p.schedule.o_tiles[0]);

@@ -48,10 +48,8 @@ Status launch_sm90(const DilatedBranchesFwdParams& call, Queue queue) {
                                   Swizzle::b128},
                                  p.w[b]));
     }
-    return launch(
-        name, branches.dtype, dilated_branches_fwd_sm90_kernel<G>,
-        Shape{dim3(static_cast<unsigned>(2 * p.call.schedule.workers)), dim3(G::THREADS), G::SHARED, dim3(2), true},
-        queue, p);
+    return launch(name, branches.dtype, dilated_branches_fwd_sm90_kernel<G>,
+                  Shape{dim3(2 * p.call.schedule.workers), dim3(G::THREADS), G::SHARED, dim3(2), true}, queue, p);
 }
 
 }  // namespace

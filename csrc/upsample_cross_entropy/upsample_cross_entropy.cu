@@ -88,7 +88,7 @@ Status launch_upsample_cross_entropy_bwd_dlogits(const UpsampleCrossEntropyBwdPa
             static_cast<long long>(m.n) * m.y.size * ceil_div(m.x.size, g.strip) * ceil_div(m.c, classes_at_once);
         PK_CHECK(blocks < (1LL << 31), "the gradient is too large for one launch");
         return launch("upsample_cross_entropy_bwd_dlogits_kernel", dtype, upsample_cross_entropy_bwd_dlogits_kernel<T>,
-                      Shape{dim3(static_cast<unsigned>(blocks)), dim3(column_threads)}, queue, g);
+                      Shape{dim3(blocks), dim3(column_threads)}, queue, g);
     });
 }
 

@@ -139,20 +139,12 @@ Status backward_of(const UpsampleMergeBwdMapsParams& params, Backward& b) {
     return {};
 }
 
-/// Call `body(Type<T>{}, bool_constant<channels_last>{})`.
-template <class Body>
-Status visit(const UpsampleMergeProblem& p, Body&& body) {
-    return visit_dtype(p.dtype, [&](auto type) {
-        return p.channels_last ? body(type, std::true_type{}) : body(type, std::false_type{});
-    });
-}
-
 }  // namespace
 
 Status launch_upsample_merge_fwd(const UpsampleMergeFwdParams& params, Queue queue) {
     const UpsampleMergeProblem& p = params.problem;
     PK_TRY(check(p));
-    return visit(p, [&](auto type, auto last) {
+    return visit_layout(p.dtype, p.channels_last, [&](auto type, auto last) {
         using T = typename decltype(type)::type;
         Forward f{{},
                   params.scale,
@@ -176,7 +168,7 @@ Status launch_upsample_merge_fwd(const UpsampleMergeFwdParams& params, Queue que
 Status launch_upsample_merge_bwd_dmaps(const UpsampleMergeBwdMapsParams& params, Queue queue) {
     const UpsampleMergeProblem& p = params.problem;
     PK_TRY(check(p));
-    return visit(p, [&](auto type, auto last) {
+    return visit_layout(p.dtype, p.channels_last, [&](auto type, auto last) {
         using T = typename decltype(type)::type;
         Backward b;
         PK_TRY(backward_of<T>(params, b));
@@ -192,7 +184,7 @@ Status launch_upsample_merge_bwd_affine(const UpsampleMergeBwdAffineParams& para
     const UpsampleMergeProblem& p = params.problem;
     PK_TRY(check(p));
     PK_CHECK(params.parts >= 1, "parts must be positive, got ", params.parts);
-    return visit(p, [&](auto type, auto last) {
+    return visit_layout(p.dtype, p.channels_last, [&](auto type, auto last) {
         using T = typename decltype(type)::type;
         const bool recompute = p.count > 0;
         const bool aligned = takes_vectors<T>(p, params.dy) && (!params.y || takes_vectors<T>(p, params.y));
