@@ -131,7 +131,7 @@ class ChannelGate(OpFunction):
     @staticmethod
     def forward(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         *layers, settings, backend = rest
-        return _fwd(x, *layers, *settings, backend)
+        return _fwd(x, layers, settings, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -144,10 +144,11 @@ class ChannelGate(OpFunction):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, *rest = ctx.saved_tensors
+        x, *saved = ctx.saved_tensors[:4]
+        weight1, *affine, weight2 = ctx.saved_tensors[4:]
         wanted = ctx.needs_input_grad[:9]
-        want = wanted[0], any(wanted[1:])
-        dx, dweight1, dweight2, vectors = _bwd(as_map(dy, x), x, *rest, *ctx.settings, *want, ctx.backend)
+        needs, layers = [wanted[0], any(wanted[1:])], [weight1, None, *affine, weight2, None]
+        dx, dweight1, dweight2, vectors = _bwd(as_map(dy, x), x, saved, layers, needs, ctx.settings, ctx.backend)
         k = dweight1.shape[0]
         dbias1, dscale1, dshift1, dbias2 = vectors.split([k, k, k, len(vectors) - 3 * k])
         found = (dweight1, dbias1, dscale1, dshift1, None, None, dweight2, dbias2)
@@ -155,56 +156,43 @@ class ChannelGate(OpFunction):
         return dx if wanted[0] else None, *kept, None, None
 
 
-def _allocate(x: Tensor, weight1: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _allocate(x: Tensor, layers: Layers, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The result; means (N, C), products of the first convolution and its bias (N, K), gates (N, C)."""
     n, c = x.shape[:2]
-    mean, hidden, gate = (
-        torch.empty((n, width), dtype=accumulation(x), device=x.device) for width in (c, weight1.shape[0], c)
-    )
+    k = layers[0].shape[0]  # type: ignore[union-attr]
+    mean, hidden, gate = (torch.empty((n, width), dtype=accumulation(x), device=x.device) for width in (c, k, c))
     return empty_map(x, x.shape), mean, hidden, gate
 
 
-def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    results = _allocate(x, *rest)
-    *layers, relu, residual, eps, backend = rest
-    OP.kernels(backend).forward(x, layers, *results, Settings(relu, residual, eps))
+@register_op("channel_gate_fwd", fake=_allocate)
+def _fwd(
+    x: Tensor, layers: list[Tensor | None], settings: Settings, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    results = _allocate(x, layers)
+    OP.kernels(backend).forward(x, layers, *results, settings)
     return results
 
 
 def _allocate_gradients(
-    dy: Tensor, x: Tensor, mean: Tensor, hidden: Tensor, gate: Tensor, weight1: Tensor, scale1: Any, shift1: Any,
-    mean1: Any, var1: Any, weight2: Tensor | None, relu: bool, residual: bool, eps: float, want_x: bool, *_: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    dy: Tensor, x: Tensor, saved: list[Tensor], layers: Layers, needs: list[bool], *_: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """dx, dweight1, dweight2 (empty where there is none), and one of the gradients of bias1, scale1, shift1, bias2."""
-    k, c = weight1.shape[0], x.shape[1]
-    dx = empty_map(x, x.shape if want_x else (0, *x.shape[1:]))
-    dweight1 = torch.empty_like(weight1)
+    weight1, weight2 = layers[0], layers[6]
+    assert weight1 is not None
+    dx = empty_map(x, x.shape if needs[0] else (0, *x.shape[1:]))
     dweight2 = weight1.new_empty(0) if weight2 is None else torch.empty_like(weight2)
-    return dx, dweight1, dweight2, mean.new_empty(3 * k + (0 if weight2 is None else c))
+    vectors = 3 * weight1.shape[0] + (0 if weight2 is None else x.shape[1])
+    return dx, torch.empty_like(weight1), dweight2, saved[0].new_empty(vectors)
 
 
-def _backward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    gradients = _allocate_gradients(*args)
+@register_op("channel_gate_bwd", fake=_allocate_gradients)
+def _bwd(
+    dy: Tensor, x: Tensor, saved: list[Tensor], layers: list[Tensor | None], needs: list[bool], settings: Settings,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """``needs``: whether x, and whether anything of the layers, is to get a gradient."""
+    gradients = _allocate_gradients(dy, x, saved, layers, needs)
     dx, *rest = gradients
-    dy, x, mean, hidden, gate, weight1, *affine, weight2, relu, residual, eps, want_x, want_layers, backend = args
-    saved, layers = (mean, hidden, gate), (weight1, None, *affine, weight2, None)
-    OP.kernels(backend).backward(
-        dy, x, saved, layers, dx if want_x else None, rest if want_layers else None, Settings(relu, residual, eps)
-    )
+    kernels = OP.kernels(backend)
+    kernels.backward(dy, x, saved, layers, dx if needs[0] else None, rest if needs[1] else None, settings)
     return gradients
-
-
-_AFFINE = "Tensor? scale1, Tensor? shift1, Tensor? mean1, Tensor? var1"
-_SETTINGS = "bool relu, bool residual, float eps"
-_fwd = register_op(
-    f"channel_gate_fwd(Tensor x, Tensor weight1, Tensor? bias1, {_AFFINE}, Tensor? weight2, Tensor? bias2, "
-    f"{_SETTINGS}, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
-    _forward,
-    _allocate,
-)
-_bwd = register_op(
-    f"channel_gate_bwd(Tensor dy, Tensor x, Tensor mean, Tensor hidden, Tensor gate, Tensor weight1, {_AFFINE}, "
-    f"Tensor? weight2, {_SETTINGS}, bool want_x, bool want_layers, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
-    _backward,
-    _allocate_gradients,
-)

@@ -156,7 +156,7 @@ class DilatedBranches(OpFunction):
         x: Tensor, image_bias: Tensor | None, settings: Settings, backend: str, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         branches = len(settings.dilations)
-        return _fwd(x, tensors[:branches], tensors[branches:], image_bias, *settings, backend)
+        return _fwd(x, tensors[:branches], tensors[branches:], image_bias, settings, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -169,7 +169,7 @@ class DilatedBranches(OpFunction):
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, saved, *tensors = ctx.saved_tensors
         weights, affine, needs = split(ctx, tensors)
-        found = _bwd(dy, x, weights, affine, saved, *ctx.settings, needs, ctx.backend)
+        found = _bwd(dy, x, weights, affine, needs, saved, ctx.settings, ctx.backend)
         return in_order(found, weights, affine, needs)
 
 
@@ -208,40 +208,32 @@ def _spread(sums: Tensor, weights: list[Tensor], affine: list[Tensor | None]) ->
     return gradients
 
 
-def _forward(
-    x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, *settings: Any
+def _allocate(
+    x: Tensor, weights: list[Tensor], affine: Any, image_bias: Any, settings: Settings, _: str
 ) -> tuple[Tensor, Tensor]:
-    y, z = _allocate(x, weights, affine, image_bias, *settings)
-    *chosen, backend = settings
-    found = Settings(*chosen)
-    chain.forward(OP.kernels(backend), x, weights, affine, image_bias, y, z if found.saved else None, None, found)
-    return y, z
-
-
-def _allocate(x: Tensor, weights: list[Tensor], _: Any, __: Any, *settings: Any) -> tuple[Tensor, Tensor]:
     """The result in x's memory format and, if saved, every branch's pre-affine output in channels_last."""
-    *_, merged, saved, _ = settings
-    n, _, h, w = x.shape
+    n, _c, h, w = x.shape
     channels = sum(weight.shape[0] for weight in weights)
-    y = empty_map(x, (n, weights[0].shape[0] if merged else channels, h, w))
-    shape = (n, channels, h, w) if saved else (0, 1, 1, 1)
+    y = empty_map(x, (n, weights[0].shape[0] if settings.merged else channels, h, w))
+    shape = (n, channels, h, w) if settings.saved else (0, 1, 1, 1)
     return y, torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def _backward(
-    dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], saved: Tensor, *settings: Any
-) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
-    gradients = allocate_gradients(dy, x, weights, *settings)
-    *chosen, needs, backend = settings
-    chain.backward(OP.kernels(backend), dy, x, weights, affine, saved, *gradients, needs, Settings(*chosen))
-    return gradients
+@register_op("dilated_branches_fwd", fake=_allocate)
+def _fwd(
+    x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, settings: Settings,
+    backend: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    y, z = _allocate(x, weights, affine, image_bias, settings, backend)
+    kept = z if settings.saved else None
+    chain.forward(OP.kernels(backend), x, weights, affine, image_bias, y, kept, None, settings)
+    return y, z
 
 
 def allocate_gradients(
-    _: Any, x: Tensor, weights: list[Tensor], *settings: Any
+    dy: Any, x: Tensor, weights: list[Tensor], affine: Any, needs: list[bool], *_: Any
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
     """dx in x's format, dw in the weights' strides, (2, channels) vector sums, image bias; empty where not needed."""
-    *_, needs, _backend = settings
     dx = empty_map(x, x.shape if needs[0] else (0, 1, 1, 1))
     dweights = [_like_weight(w) for w in weights] if needs[1] else []
     channels = sum(w.shape[0] for w in weights) if needs[2] else 0
@@ -259,16 +251,11 @@ def _like_weight(weight: Tensor) -> Tensor:
     return like if one_stride else torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
 
 
-_TENSORS = "Tensor x, Tensor[] weights, Tensor?[] affine"
-_SETTINGS = "int[] dilations, float[] eps, bool relu, bool merged, bool keep"
-_fwd = register_op(
-    f"dilated_branches_fwd({_TENSORS}, Tensor? image_bias, {_SETTINGS}, str backend) -> (Tensor, Tensor)",
-    _forward,
-    _allocate,
-)
-_bwd = register_op(
-    f"dilated_branches_bwd(Tensor dy, {_TENSORS}, Tensor saved, {_SETTINGS}, bool[] needs, str backend)"
-    " -> (Tensor, Tensor[], Tensor, Tensor)",
-    _backward,
-    allocate_gradients,
-)
+@register_op("dilated_branches_bwd", fake=allocate_gradients)
+def _bwd(
+    dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], needs: list[bool], kept: Tensor,
+    settings: Settings, backend: str,
+) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:  # fmt: skip
+    gradients = allocate_gradients(dy, x, weights, affine, needs)
+    chain.backward(OP.kernels(backend), dy, x, weights, affine, kept, *gradients, needs, settings)
+    return gradients

@@ -103,7 +103,7 @@ class DilatedBranchesTrain(OpFunction):
         x: Tensor, image_bias: Tensor | None, settings: Settings, backend: str, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         branches = len(settings.dilations)
-        return _fwd(x, tensors[:branches], tensors[branches:], image_bias, *settings[:3], backend)
+        return _fwd(x, tensors[:branches], tensors[branches:], image_bias, settings, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -115,18 +115,8 @@ class DilatedBranchesTrain(OpFunction):
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, z, mean, var, *tensors = ctx.saved_tensors
         weights, affine, needs = split(ctx, tensors)
-        found = _bwd(dy, x, weights, affine, z, mean, var, *ctx.settings[:3], needs, ctx.backend)
+        found = _bwd(dy, x, weights, affine, needs, z, mean, var, ctx.settings, ctx.backend)
         return in_order(found, weights, affine, needs)
-
-
-def _forward(
-    x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, *settings: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    results = _allocate(x, weights)
-    *chosen, backend = settings
-    kernels, branches = OP.kernels(backend), BRANCHES.kernels(backend)
-    chain.forward(kernels, branches, x, weights, affine, image_bias, *results, Settings(*chosen))
-    return results
 
 
 def _allocate(x: Tensor, weights: list[Tensor], *__: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -138,28 +128,22 @@ def _allocate(x: Tensor, weights: list[Tensor], *__: Any) -> tuple[Tensor, Tenso
     return empty_map(x, shape), z, mean, var
 
 
-def _backward(
-    dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], z: Tensor, mean: Tensor, var: Tensor,
-    *settings: Any,
+@register_op("dilated_branches_train_fwd", fake=_allocate)
+def _fwd(
+    x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, settings: Settings,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    results = _allocate(x, weights)
+    kernels, branches = OP.kernels(backend), BRANCHES.kernels(backend)
+    chain.forward(kernels, branches, x, weights, affine, image_bias, *results, settings)
+    return results
+
+
+@register_op("dilated_branches_train_bwd", fake=allocate_gradients)
+def _bwd(
+    dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], needs: list[bool], z: Tensor,
+    mean: Tensor, var: Tensor, settings: Settings, backend: str,
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:  # fmt: skip
-    gradients = allocate_gradients(dy, x, weights, *settings)
-    *chosen, needs, backend = settings
-    kernels, how = BRANCHES.kernels(backend), Settings(*chosen)
-    chain.backward(kernels, dy, x, weights, affine, z, mean, var, *gradients, needs, how)
+    gradients = allocate_gradients(dy, x, weights, affine, needs)
+    chain.backward(BRANCHES.kernels(backend), dy, x, weights, affine, z, mean, var, *gradients, needs, settings)
     return gradients
-
-
-_TENSORS = "Tensor x, Tensor[] weights, Tensor?[] affine"
-_SETTINGS = "int[] dilations, float[] eps, bool relu"
-_fwd = register_op(
-    f"dilated_branches_train_fwd({_TENSORS}, Tensor? image_bias, {_SETTINGS}, str backend)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
-    _forward,
-    _allocate,
-)
-_bwd = register_op(
-    f"dilated_branches_train_bwd(Tensor dy, {_TENSORS}, Tensor z, Tensor mean, Tensor var, {_SETTINGS}, bool[] needs,"
-    " str backend) -> (Tensor, Tensor[], Tensor, Tensor)",
-    _backward,
-    allocate_gradients,
-)

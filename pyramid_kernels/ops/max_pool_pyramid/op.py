@@ -81,7 +81,7 @@ class MaxPoolPyramid(OpFunction):
 
     @staticmethod
     def forward(x: Tensor, settings: Settings, keep: bool, backend: str) -> tuple[Tensor, Tensor]:
-        return _fwd(x, *settings, keep, backend)
+        return _fwd(x, settings, keep, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -95,47 +95,32 @@ class MaxPoolPyramid(OpFunction):
         (indices,) = ctx.saved_tensors
         # Hooks on saved tensors, such as those that keep them in the host's memory, may have laid them out anew.
         indices = indices.contiguous(memory_format=format_of(ctx.channels_last))
-        return _bwd(dy, indices, ctx.channels_last, *ctx.settings, ctx.backend), None, None, None
+        return _bwd(dy, indices, ctx.channels_last, ctx.settings, ctx.backend), None, None, None
 
 
-def _allocate(x: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+def _allocate(x: Tensor, settings: Settings, keep: bool, _: str) -> tuple[Tensor, Tensor]:
     """The concat and, if ``keep``, one byte per level and pixel: the place of the maximum in its window, row-major."""
-    kernel_sizes, _, _, keep, _ = settings
     n, c, h, w = x.shape
-    k = len(kernel_sizes)
+    k = len(settings.kernel_sizes)
     indices = empty_map(x, (n, k * c, h, w), torch.uint8) if keep else x.new_empty(0, dtype=torch.uint8)
     return empty_map(x, (n, (1 + k) * c, h, w)), indices
 
 
-def _forward(x: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
-    y, indices = _allocate(x, *settings)
-    *chosen, keep, backend = settings
-    OP.kernels(backend).forward(x, y, indices if keep else None, Settings(*chosen))
+@register_op("max_pool_pyramid_fwd", fake=_allocate)
+def _fwd(x: Tensor, settings: Settings, keep: bool, backend: str) -> tuple[Tensor, Tensor]:
+    y, indices = _allocate(x, settings, keep, backend)
+    OP.kernels(backend).forward(x, y, indices if keep else None, settings)
     return y, indices
 
 
-def _allocate_dx(dy: Tensor, indices: Tensor, channels_last: bool, kernel_sizes: list[int], *_: Any) -> Tensor:
+def _allocate_dx(dy: Tensor, indices: Tensor, channels_last: bool, settings: Settings, _: str) -> Tensor:
     n, c, h, w = dy.shape
-    shape = (n, c // (1 + len(kernel_sizes)), h, w)
+    shape = (n, c // (1 + len(settings.kernel_sizes)), h, w)
     return torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=format_of(channels_last))
 
 
-def _backward(dy: Tensor, indices: Tensor, channels_last: bool, *settings: Any) -> Tensor:
-    dx = _allocate_dx(dy, indices, channels_last, *settings)
-    *chosen, backend = settings
-    OP.kernels(backend).backward(dy, indices, dx, Settings(*chosen))
+@register_op("max_pool_pyramid_bwd", fake=_allocate_dx)
+def _bwd(dy: Tensor, indices: Tensor, channels_last: bool, settings: Settings, backend: str) -> Tensor:
+    dx = _allocate_dx(dy, indices, channels_last, settings, backend)
+    OP.kernels(backend).backward(dy, indices, dx, settings)
     return dx
-
-
-_fwd = register_op(
-    "max_pool_pyramid_fwd(Tensor x, int[] kernel_sizes, bool cascade, str order, bool keep, str backend)"
-    " -> (Tensor, Tensor)",
-    _forward,
-    _allocate,
-)
-_bwd = register_op(
-    "max_pool_pyramid_bwd(Tensor dy, Tensor indices, bool channels_last, int[] kernel_sizes, bool cascade, str order,"
-    " str backend) -> Tensor",
-    _backward,
-    _allocate_dx,
-)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...backends import Backend, Op, Problem, describe, select
-from ...registration import OpFunction, public, register_op
+from ...registration import OpFunction, Sizes, public, register_op
 from .._shared.checks import check_choice, check_map, pairs
 from .._shared.layout import as_cells, empty_cells, format_of, is_channels_last
 from .._shared.windows import WINDOWS, grids, paired
@@ -89,7 +89,7 @@ class PyramidPool(OpFunction):
 
     @staticmethod
     def forward(x: Tensor, settings: Settings, backend: str) -> tuple[Tensor, Tensor]:
-        return _fwd(x, *settings, backend)
+        return _fwd(x, settings, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -102,22 +102,22 @@ class PyramidPool(OpFunction):
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         (indices,) = ctx.saved_tensors
         indices = as_cells(indices, ctx.channels_last)  # hooks on saved tensors may have laid them out anew
-        return _bwd(dy, indices, ctx.size, ctx.channels_last, *ctx.settings, ctx.backend), None, None
+        return _bwd(dy, indices, ctx.size, ctx.channels_last, ctx.settings, ctx.backend), None, None
 
 
-def _allocate(x: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+def _allocate(x: Tensor, settings: Settings, _: str) -> tuple[Tensor, Tensor]:
     """The packed cells and, for "max", the flat index of each maximum (int32; empty for "avg")."""
-    bins, mode, windows, _ = settings
     n, c, h, w = x.shape
-    s, last = sum(rows * cols for rows, cols in grids(paired(bins), (h, w), windows)), is_channels_last(x)
-    indices = empty_cells(last, x, n if mode == "max" else 0, c, s, torch.int32)
+    levels, last = grids(paired(settings.bins), (h, w), settings.windows), is_channels_last(x)
+    s = sum(rows * cols for rows, cols in levels)
+    indices = empty_cells(last, x, n if settings.mode == "max" else 0, c, s, torch.int32)
     return empty_cells(last, x, n, c, s), indices
 
 
-def _forward(x: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
-    y, indices = _allocate(x, *settings)
-    *chosen, backend = settings
-    OP.kernels(backend).forward(x, y, indices, Settings(*chosen))
+@register_op("pyramid_pool_fwd", fake=_allocate)
+def _fwd(x: Tensor, settings: Settings, backend: str) -> tuple[Tensor, Tensor]:
+    y, indices = _allocate(x, settings, backend)
+    OP.kernels(backend).forward(x, y, indices, settings)
     return y, indices
 
 
@@ -126,21 +126,8 @@ def _allocate_dx(dy: Tensor, indices: Tensor, size: list[int], channels_last: bo
     return torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=format_of(channels_last))
 
 
-def _backward(dy: Tensor, indices: Tensor, size: list[int], channels_last: bool, *settings: Any) -> Tensor:
+@register_op("pyramid_pool_bwd", fake=_allocate_dx)
+def _bwd(dy: Tensor, indices: Tensor, size: Sizes, channels_last: bool, settings: Settings, backend: str) -> Tensor:
     dx = _allocate_dx(dy, indices, size, channels_last)
-    *chosen, backend = settings
-    OP.kernels(backend).backward(as_cells(dy, channels_last), indices, dx, Settings(*chosen))
+    OP.kernels(backend).backward(as_cells(dy, channels_last), indices, dx, settings)
     return dx
-
-
-_SETTINGS = "int[] bins, str mode, str windows, str backend"
-_fwd = register_op(
-    f"pyramid_pool_fwd(Tensor x, {_SETTINGS}) -> (Tensor, Tensor)",
-    _forward,
-    _allocate,
-)
-_bwd = register_op(
-    f"pyramid_pool_bwd(Tensor dy, Tensor indices, SymInt[] size, bool channels_last, {_SETTINGS}) -> Tensor",
-    _backward,
-    _allocate_dx,
-)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...backends import Backend, Op, Problem, describe, select
-from ...registration import OpFunction, public, register_op
+from ...registration import OpFunction, Sizes, public, register_op
 from .._shared.affine import ACTIVATIONS, Norm, Vectors, check_affine
 from .._shared.autocast import autocast
 from .._shared.checks import check_choice, check_floating, check_length, check_like, pairs
@@ -128,8 +128,8 @@ class PyramidProject(OpFunction):
 
     @staticmethod
     def forward(pooled: Tensor, settings: Settings, backend: str, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
-        cells, *chosen = settings
-        return _fwd(pooled, cells, tensors[: len(cells)], tensors[len(cells) :], *chosen, backend)
+        levels = len(settings.cells)
+        return _fwd(pooled, tensors[:levels], tensors[levels:], settings, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -141,40 +141,37 @@ class PyramidProject(OpFunction):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         y, z, pooled, *tensors = ctx.saved_tensors
-        cells, eps, relu, _ = ctx.settings
-        count = len(cells)
+        how = ctx.settings, ctx.backend
+        count = len(ctx.settings.cells)
         weights, vectors = tensors[:count], tensors[count:]
         for_pooled, _, _, *needs = ctx.needs_input_grad
         dz = as_cells(dy, cells_are_channels_last(pooled))
         dvectors: list[Tensor | None] = [None] * len(vectors)
-        if relu or any(v is not None for v in vectors):
+        if ctx.settings.relu or any(v is not None for v in vectors):
             channels = [w.shape[0] for w in weights]
-            dz, sums = _bwd_dz(dz, y, z, cells, channels, vectors, eps, ctx.backend)
+            dz, sums = _bwd_dz(dz, y, z, vectors, channels, *how)
             for i, vector in enumerate(vectors[: 2 * count]):
                 if needs[count + i]:
                     first = sum(channels[: i % count])
                     dvectors[i] = sums[i // count, first : first + channels[i % count]].to(vector.dtype)
-        dpooled = _bwd_dpooled(dz, weights, cells, ctx.backend) if for_pooled else None
-        dweights = [None] * count
-        if any(needs[:count]):
-            dweights = _bwd_dweights(dz, pooled, weights, cells, ctx.backend)
+        dpooled = _bwd_dpooled(dz, weights, *how) if for_pooled else None
+        dweights = _bwd_dweights(dz, pooled, weights, *how) if any(needs[:count]) else [None] * count
         return dpooled, None, None, *dweights, *dvectors
 
 
-def _allocate(pooled: Tensor, cells: list[int], weights: list[Tensor], *settings: Any) -> tuple[Tensor, Tensor]:
+def _allocate(pooled: Tensor, weights: list[Tensor], vectors: Any, settings: Settings, _: str) -> tuple[Tensor, Tensor]:
     """The result, and the products before the affine where a gain needs its gradient (else empty)."""
-    *_, saved, _ = settings
     n, o, last = pooled.shape[0], sum(w.shape[0] for w in weights), cells_are_channels_last(pooled)
-    return empty_cells(last, pooled, n, o, max(cells)), empty_cells(last, pooled, n if saved else 0, o, max(cells))
+    most = max(settings.cells)
+    return empty_cells(last, pooled, n, o, most), empty_cells(last, pooled, n if settings.saved else 0, o, most)
 
 
-def _forward(
-    pooled: Tensor, cells: list[int], weights: list[Tensor], vectors: list[Tensor | None], *settings: Any
+@register_op("pyramid_project_fwd", fake=_allocate)
+def _fwd(
+    pooled: Tensor, weights: list[Tensor], vectors: list[Tensor | None], settings: Settings, backend: str
 ) -> tuple[Tensor, Tensor]:
-    y, z = _allocate(pooled, cells, weights, *settings)
-    *chosen, backend = settings
-    found = Settings(cells, *chosen)
-    OP.kernels(backend).forward(pooled, weights, _by_kind(vectors), y, z if found.saved else None, found)
+    y, z = _allocate(pooled, weights, vectors, settings, backend)
+    OP.kernels(backend).forward(pooled, weights, _by_kind(vectors), y, z if settings.saved else None, settings)
     return y, z
 
 
@@ -189,23 +186,25 @@ def _allocate_dz(dy: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return dz, torch.empty((2, dy.shape[1]), dtype=accumulation(dy), device=dy.device)
 
 
-def _backward_dz(
-    dy: Tensor, y: Tensor | None, z: Tensor, cells: list[int], channels: list[int], vectors: list[Tensor | None],
-    eps: list[float], backend: str,
+@register_op("pyramid_project_bwd_dz", fake=_allocate_dz)
+def _bwd_dz(
+    dy: Tensor, y: Tensor | None, z: Tensor, vectors: list[Tensor | None], channels: Sizes, settings: Settings,
+    backend: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     dz, sums = _allocate_dz(dy)
     saved = z if z.numel() else None
-    OP.kernels(backend).backward_dz(dy, y, saved, _by_kind(vectors), dz, sums, channels, Settings(cells, eps))
+    OP.kernels(backend).backward_dz(dy, y, saved, _by_kind(vectors), dz, sums, channels, settings)
     return dz, sums
 
 
-def _allocate_dpooled(dz: Tensor, weights: list[Tensor], cells: list[int], _: str) -> Tensor:
-    return empty_cells(cells_are_channels_last(dz), dz, dz.shape[0], weights[0].shape[1], sum(cells))
+def _allocate_dpooled(dz: Tensor, weights: list[Tensor], settings: Settings, _: str) -> Tensor:
+    return empty_cells(cells_are_channels_last(dz), dz, dz.shape[0], weights[0].shape[1], sum(settings.cells))
 
 
-def _backward_dpooled(dz: Tensor, weights: list[Tensor], cells: list[int], backend: str) -> Tensor:
-    dpooled = _allocate_dpooled(dz, weights, cells, backend)
-    OP.kernels(backend).backward_dpooled(dz, weights, dpooled, Settings(cells))
+@register_op("pyramid_project_bwd_dpooled", fake=_allocate_dpooled)
+def _bwd_dpooled(dz: Tensor, weights: list[Tensor], settings: Settings, backend: str) -> Tensor:
+    dpooled = _allocate_dpooled(dz, weights, settings, backend)
+    OP.kernels(backend).backward_dpooled(dz, weights, dpooled, settings)
     return dpooled
 
 
@@ -213,34 +212,8 @@ def _allocate_dweights(dz: Tensor, pooled: Tensor, weights: list[Tensor], *_: An
     return [torch.empty_like(w) for w in weights]
 
 
-def _backward_dweights(
-    dz: Tensor, pooled: Tensor, weights: list[Tensor], cells: list[int], backend: str
-) -> list[Tensor]:
+@register_op("pyramid_project_bwd_dweights", fake=_allocate_dweights)
+def _bwd_dweights(dz: Tensor, pooled: Tensor, weights: list[Tensor], settings: Settings, backend: str) -> list[Tensor]:
     dweights = _allocate_dweights(dz, pooled, weights)
-    OP.kernels(backend).backward_dweights(dz, pooled, dweights, Settings(cells))
+    OP.kernels(backend).backward_dweights(dz, pooled, dweights, settings)
     return dweights
-
-
-_EPILOGUE = "Tensor?[] vectors, float[] eps"
-_fwd = register_op(
-    f"pyramid_project_fwd(Tensor pooled, SymInt[] cells, Tensor[] weights, {_EPILOGUE}, bool relu, bool save, "
-    "str backend) -> (Tensor, Tensor)",
-    _forward,
-    _allocate,
-)
-_bwd_dz = register_op(
-    f"pyramid_project_bwd_dz(Tensor dy, Tensor? y, Tensor z, SymInt[] cells, SymInt[] channels, {_EPILOGUE}, "
-    "str backend) -> (Tensor, Tensor)",
-    _backward_dz,
-    _allocate_dz,
-)
-_bwd_dpooled = register_op(
-    "pyramid_project_bwd_dpooled(Tensor dz, Tensor[] weights, SymInt[] cells, str backend) -> Tensor",
-    _backward_dpooled,
-    _allocate_dpooled,
-)
-_bwd_dweights = register_op(
-    "pyramid_project_bwd_dweights(Tensor dz, Tensor pooled, Tensor[] weights, SymInt[] cells, str backend) -> Tensor[]",
-    _backward_dweights,
-    _allocate_dweights,
-)

@@ -123,7 +123,7 @@ class SeparablePyramid(OpFunction):
 
     @staticmethod
     def forward(x: Tensor, settings: Settings, backend: str, *tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        return _fwd(x, *_thirds(tensors), *settings, backend)
+        return _fwd(x, *_thirds(tensors), settings, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -135,7 +135,6 @@ class SeparablePyramid(OpFunction):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        bins, windows, include_input = ctx.settings
         cells, filtered, *weights = ctx.saved_tensors
         levels = len(ctx.dtypes)
         for_x, _, _, *wanted = ctx.needs_input_grad
@@ -143,9 +142,9 @@ class SeparablePyramid(OpFunction):
         needs = [for_x, *map(any, _thirds(wanted))]
         dy = dy.contiguous(memory_format=format_of(ctx.channels_last))
         dx, ddepthwise, dpointwise, dbias = _bwd(
-            dy, cells, filtered, depthwise, pointwise, bins, windows, ctx.channels_last, needs, ctx.backend
+            dy, cells, filtered, depthwise, pointwise, ctx.channels_last, needs, ctx.settings, ctx.backend
         )
-        if for_x and include_input:
+        if for_x and ctx.settings.include_input:
             dx.add_(dy.narrow(1, 0, cells.shape[1]))
         none = [None] * levels
         return (
@@ -170,63 +169,46 @@ def _spread(sums: Tensor, pointwise: list[Tensor], dtypes: list[torch.dtype | No
     return [None if dtype is None else part.to(dtype) for part, dtype in zip(parts, dtypes, strict=True)]
 
 
-def _allocate(x: Tensor, _: Any, pointwise: list[Tensor], __: Any, *settings: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _allocate(
+    x: Tensor, depthwise: Any, pointwise: list[Tensor], bias: Any, settings: Settings, _: str
+) -> tuple[Tensor, Tensor, Tensor]:
     """y, the pooled cells and what the depthwise convolutions make of them."""
-    bins, windows, include_input, _ = settings
     n, c, h, w = x.shape
-    channels = sum(p.shape[0] for p in pointwise) + (c if include_input else 0)
-    s = sum(rows * cols for rows, cols in grids(paired(bins), (h, w), windows))
+    channels = sum(p.shape[0] for p in pointwise) + (c if settings.include_input else 0)
+    s = sum(rows * cols for rows, cols in grids(paired(settings.bins), (h, w), settings.windows))
     cells, filtered = (empty_cells(is_channels_last(x), x, n, c, s) for _ in range(2))
     return empty_map(x, (n, channels, h, w)), cells, filtered
 
 
-def _forward(
-    x: Tensor, depthwise: list[Tensor], pointwise: list[Tensor], bias: list[Tensor | None], *settings: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    results = _allocate(x, depthwise, pointwise, bias, *settings)
-    *chosen, backend = settings
-    chain.forward(OP.kernels(backend), x, depthwise, pointwise, bias, *results, Settings(*chosen))
+@register_op("separable_pyramid_fwd", fake=_allocate)
+def _fwd(
+    x: Tensor, depthwise: list[Tensor], pointwise: list[Tensor], bias: list[Tensor | None], settings: Settings,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    results = _allocate(x, depthwise, pointwise, bias, settings, backend)
+    chain.forward(OP.kernels(backend), x, depthwise, pointwise, bias, *results, settings)
     return results
 
 
 def _allocate_gradients(
-    dy: Tensor, cells: Tensor, _: Any, depthwise: list[Tensor], pointwise: list[Tensor], bins: Any, windows: Any,
-    channels_last: bool, needs: list[bool], backend: str,
+    dy: Tensor, cells: Tensor, filtered: Any, depthwise: list[Tensor], pointwise: list[Tensor], channels_last: bool,
+    needs: list[bool], *rest: Any,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:  # fmt: skip
     """dx, weight gradients with the weights' strides, and (2, sum O) sums; empty where not needed."""
     n, _, h, w = dy.shape
-    dx = torch.empty(
-        (n if needs[0] else 0, cells.shape[1], h, w), dtype=dy.dtype, device=dy.device,
-        memory_format=format_of(channels_last),
-    )  # fmt: skip
+    shape, layout = (n if needs[0] else 0, cells.shape[1], h, w), format_of(channels_last)
+    dx = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=layout)
     ddepthwise = [torch.empty_like(d) for d in depthwise] if needs[1] else []
     dpointwise = [torch.empty_like(p) for p in pointwise] if needs[2] else []
     channels = sum(p.shape[0] for p in pointwise) if needs[3] else 0
     return dx, ddepthwise, dpointwise, torch.empty((2, channels), dtype=accumulation(dy), device=dy.device)
 
 
-def _backward(
-    dy: Tensor, cells: Tensor, filtered: Tensor, depthwise: list[Tensor], pointwise: list[Tensor], bins: list[int],
-    windows: str, channels_last: bool, needs: list[bool], backend: str,
+@register_op("separable_pyramid_bwd", fake=_allocate_gradients)
+def _bwd(
+    dy: Tensor, cells: Tensor, filtered: Tensor, depthwise: list[Tensor], pointwise: list[Tensor],
+    channels_last: bool, needs: list[bool], settings: Settings, backend: str,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:  # fmt: skip
-    gradients = _allocate_gradients(
-        dy, cells, filtered, depthwise, pointwise, bins, windows, channels_last, needs, backend
-    )
-    settings = Settings(bins, windows)
+    gradients = _allocate_gradients(dy, cells, filtered, depthwise, pointwise, channels_last, needs)
     chain.backward(OP.kernels(backend), dy, cells, filtered, depthwise, pointwise, *gradients, needs, settings)
     return gradients
-
-
-_WEIGHTS = "Tensor[] depthwise, Tensor[] pointwise"
-_fwd = register_op(
-    f"separable_pyramid_fwd(Tensor x, {_WEIGHTS}, Tensor?[] bias, int[] bins, str windows, bool include_input, "
-    "str backend) -> (Tensor, Tensor, Tensor)",
-    _forward,
-    _allocate,
-)
-_bwd = register_op(
-    f"separable_pyramid_bwd(Tensor dy, Tensor cells, Tensor filtered, {_WEIGHTS}, int[] bins, str windows, "
-    "bool channels_last, bool[] needs, str backend) -> (Tensor, Tensor[], Tensor[], Tensor)",
-    _backward,
-    _allocate_gradients,
-)

@@ -75,26 +75,19 @@ class UpsampleArgmax(OpFunction):
 
     @staticmethod
     def forward(logits: Tensor, settings: Settings, backend: str) -> tuple[Tensor]:
-        return (_fwd(logits, *settings, backend),)
+        return (_fwd(logits, settings, backend),)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor]) -> None:
         ctx.mark_non_differentiable(*output)
 
 
-def _allocate(logits: Tensor, size: list[int], align_corners: bool, dtype: torch.dtype, backend: str) -> Tensor:
-    return torch.empty((logits.shape[0], *size), dtype=dtype, device=logits.device)
+def _allocate(logits: Tensor, settings: Settings, _: str) -> Tensor:
+    return torch.empty((logits.shape[0], *settings.size), dtype=settings.dtype, device=logits.device)
 
 
-def _forward(logits: Tensor, *settings: Any) -> Tensor:
-    labels = _allocate(logits, *settings)
-    *chosen, backend = settings
-    OP.kernels(backend).forward(logits, labels, Settings(*chosen))
+@register_op("upsample_argmax_fwd", fake=_allocate)
+def _fwd(logits: Tensor, settings: Settings, backend: str) -> Tensor:
+    labels = _allocate(logits, settings, backend)
+    OP.kernels(backend).forward(logits, labels, settings)
     return labels
-
-
-_fwd = register_op(
-    "upsample_argmax_fwd(Tensor logits, SymInt[] size, bool align_corners, ScalarType dtype, str backend) -> Tensor",
-    _forward,
-    _allocate,
-)

@@ -95,7 +95,7 @@ class UpsampleCrossEntropy(OpFunction):
     def forward(
         logits: Tensor, target: Tensor, weight: Tensor | None, settings: Settings, differentiated: bool, backend: str
     ) -> tuple[Tensor, ...]:
-        return _fwd(logits, target, weight, *settings, differentiated, backend)
+        return _fwd(logits, target, weight, settings, differentiated, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -106,17 +106,18 @@ class UpsampleCrossEntropy(OpFunction):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        return _bwd(dy.contiguous(), *ctx.saved_tensors, *ctx.settings, ctx.backend), *[None] * 5
+        return _bwd(dy.contiguous(), *ctx.saved_tensors, ctx.settings, ctx.backend), *[None] * 5
 
 
-def _allocate(logits: Tensor, target: Tensor, weight: Any, *settings: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _allocate(
+    logits: Tensor, target: Tensor, weight: Any, settings: Settings, differentiated: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, what the backward is given, and what one pixel's loss counts in a reduction.
 
     Kernels keep the logarithm of every pixel's normaliser; "composed" the gradient itself, where the factor of all
     pixels is one number.
     """
-    *_, reduction, differentiated, backend = settings
-    none, dtype = reduction == "none", accumulation(logits)
+    none, dtype = settings.reduction == "none", accumulation(logits)
     y = logits.new_empty(tuple(target.shape) if none else (), dtype=dtype)
     if backend != "composed":
         kept = logits.new_empty(target.shape, dtype=dtype)
@@ -127,12 +128,13 @@ def _allocate(logits: Tensor, target: Tensor, weight: Any, *settings: Any) -> tu
     return y, kept, logits.new_empty(0 if none else 1, dtype=dtype)
 
 
-def _forward(logits: Tensor, target: Tensor, weight: Tensor | None, *settings: Any) -> tuple[Tensor, Tensor, Tensor]:
-    results = _allocate(logits, target, weight, *settings)
-    *chosen, _, backend = settings
-    how = Settings(*chosen)
-    check_labels(target, logits.shape[1], how.ignore_index)
-    OP.kernels(backend).forward(logits, *_dense(logits, target, weight), *results, how)
+@register_op("upsample_cross_entropy_fwd", fake=_allocate)
+def _fwd(
+    logits: Tensor, target: Tensor, weight: Tensor | None, settings: Settings, differentiated: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    results = _allocate(logits, target, weight, settings, differentiated, backend)
+    check_labels(target, logits.shape[1], settings.ignore_index)
+    OP.kernels(backend).forward(logits, *_dense(logits, target, weight), *results, settings)
     return results
 
 
@@ -145,26 +147,12 @@ def _allocate_dlogits(dy: Tensor, logits: Tensor, *_: Any) -> Tensor:
     return empty_map(logits, logits.shape)
 
 
-def _backward(
-    dy: Tensor, logits: Tensor, target: Tensor, weight: Tensor | None, kept: Tensor, factor: Tensor, *settings: Any
-) -> Tensor:
+@register_op("upsample_cross_entropy_bwd", fake=_allocate_dlogits)
+def _bwd(
+    dy: Tensor, logits: Tensor, target: Tensor, weight: Tensor | None, kept: Tensor, factor: Tensor, settings: Settings,
+    backend: str,
+) -> Tensor:  # fmt: skip
     dlogits = _allocate_dlogits(dy, logits)
-    *chosen, backend = settings
     read = _dense(logits, target, weight)
-    OP.kernels(backend).backward(dy, logits, *read, kept, factor, dlogits, Settings(*chosen))
+    OP.kernels(backend).backward(dy, logits, *read, kept, factor, dlogits, settings)
     return dlogits
-
-
-_SETTINGS = "bool align_corners, int ignore_index, float label_smoothing, str reduction"
-_fwd = register_op(
-    f"upsample_cross_entropy_fwd(Tensor logits, Tensor target, Tensor? weight, {_SETTINGS}, bool differentiated, "
-    "str backend) -> (Tensor, Tensor, Tensor)",
-    _forward,
-    _allocate,
-)
-_bwd = register_op(
-    "upsample_cross_entropy_bwd(Tensor dy, Tensor logits, Tensor target, Tensor? weight, Tensor kept, Tensor factor, "
-    f"{_SETTINGS}, str backend) -> Tensor",
-    _backward,
-    _allocate_dlogits,
-)

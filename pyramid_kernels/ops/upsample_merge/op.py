@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...backends import Backend, Op, Problem, describe, select
-from ...registration import OpFunction, public, register_op
+from ...registration import OpFunction, Sizes, public, register_op
 from .._shared.affine import ACTIVATIONS, dense_vectors
 from .._shared.checks import check_choice, check_vector
 from .._shared.layout import empty_map, format_of, is_channels_last
@@ -94,8 +94,7 @@ class UpsampleMerge(OpFunction):
     @staticmethod
     def forward(scale: Tensor | None, shift: Tensor | None, *rest: Any) -> tuple[Tensor]:
         *maps, size, settings, backend = rest
-        *resize, relu = settings
-        return (_fwd(maps, size, *resize, scale, shift, relu, backend),)
+        return (_fwd(maps, size, scale, shift, settings, backend),)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor]) -> None:
@@ -119,7 +118,7 @@ def _affine_gradients(ctx: Any, dy: Tensor, y: Tensor | None, maps: list[Tensor]
     want_scale, want_shift = ctx.needs_input_grad[:2]
     if not (want_scale or want_shift):
         return None, None
-    sums = _bwd_affine(dy, y, maps, *ctx.settings[:3], ctx.backend)
+    sums = _bwd_affine(dy, y, maps, ctx.settings, ctx.backend)
     dscale = sums[1].to(ctx.affine_dtypes[0]) if want_scale else None
     return dscale, sums[0].to(ctx.affine_dtypes[1]) if want_shift else None
 
@@ -140,27 +139,27 @@ def _map_gradients(ctx: Any, dy: Tensor, y: Tensor | None, scale: Tensor | None)
                 formats.append(channels_last)
         first += shape[0] if ctx.settings.merge == "concat" else 0
     if computed:
-        found = _bwd_maps(dy, y, scale, shapes, formats, *ctx.settings[:3], ctx.backend)
+        found = _bwd_maps(dy, y, scale, shapes, formats, ctx.settings, ctx.backend)
         for i, dmap in zip(computed, found, strict=True):
             dmaps[i] = dmap
     return dmaps
 
 
-def _allocate(maps: list[Tensor], size: list[int], mode: str, align_corners: bool, merge: str, *_: Any) -> Tensor:
-    channels = maps[0].shape[1] if merge == "sum" else sum(m.shape[1] for m in maps)
+def _allocate(maps: list[Tensor], size: list[int], scale: Any, shift: Any, settings: Settings, _: str) -> Tensor:
+    channels = maps[0].shape[1] if settings.merge == "sum" else sum(m.shape[1] for m in maps)
     return empty_map(leader(maps, size), (maps[0].shape[0], channels, *size))
 
 
-def _forward(maps: list[Tensor], size: list[int], *settings: Any) -> Tensor:
-    y = _allocate(maps, size, *settings)
-    mode, align_corners, merge, scale, shift, relu, backend = settings
-    OP.kernels(backend).forward(maps, scale, shift, y, Settings(mode, align_corners, merge, relu))
+@register_op("upsample_merge_fwd", fake=_allocate)
+def _fwd(
+    maps: list[Tensor], size: Sizes, scale: Tensor | None, shift: Tensor | None, settings: Settings, backend: str
+) -> Tensor:
+    y = _allocate(maps, size, scale, shift, settings, backend)
+    OP.kernels(backend).forward(maps, scale, shift, y, settings)
     return y
 
 
-def _allocate_dmaps(
-    dy: Tensor, y: Tensor | None, scale: Tensor | None, shapes: list[int], formats: list[bool], *_: Any
-) -> list[Tensor]:
+def _allocate_dmaps(dy: Tensor, y: Any, scale: Any, shapes: list[int], formats: list[bool], *_: Any) -> list[Tensor]:
     layouts = [format_of(last) for last in formats]
     return [
         torch.empty((dy.shape[0], *shapes[4 * i + 1 : 4 * i + 4]), dtype=dy.dtype, device=dy.device, memory_format=f)
@@ -168,43 +167,24 @@ def _allocate_dmaps(
     ]
 
 
-def _backward_maps(
-    dy: Tensor, y: Tensor | None, scale: Tensor | None, shapes: list[int], formats: list[bool], *settings: Any
-) -> list[Tensor]:
+@register_op("upsample_merge_bwd_maps", fake=_allocate_dmaps)
+def _bwd_maps(
+    dy: Tensor, y: Tensor | None, scale: Tensor | None, shapes: Sizes, formats: list[bool], settings: Settings,
+    backend: str,
+) -> list[Tensor]:  # fmt: skip
+    """``shapes``: of every map the first channel in the output, then C, H and W."""
     dmaps = _allocate_dmaps(dy, y, scale, shapes, formats)
-    *resize, backend = settings
-    OP.kernels(backend).backward_maps(dy, y, scale, dmaps, shapes[::4], Settings(*resize))
+    OP.kernels(backend).backward_maps(dy, y, scale, dmaps, shapes[::4], settings)
     return dmaps
 
 
 def _allocate_sums(dy: Tensor, y: Tensor | None, maps: list[Tensor], *_: Any) -> Tensor:
     """Row 0 is dshift and, where maps are given, row 1 dscale."""
-    dtype = accumulation(dy)
-    return torch.empty((2 if maps else 1, dy.shape[1]), dtype=dtype, device=dy.device)
+    return torch.empty((2 if maps else 1, dy.shape[1]), dtype=accumulation(dy), device=dy.device)
 
 
-def _backward_affine(dy: Tensor, y: Tensor | None, maps: list[Tensor], *settings: Any) -> Tensor:
+@register_op("upsample_merge_bwd_affine", fake=_allocate_sums)
+def _bwd_affine(dy: Tensor, y: Tensor | None, maps: list[Tensor], settings: Settings, backend: str) -> Tensor:
     sums = _allocate_sums(dy, y, maps)
-    *resize, backend = settings
-    OP.kernels(backend).backward_affine(dy, y, maps, sums, Settings(*resize))
+    OP.kernels(backend).backward_affine(dy, y, maps, sums, settings)
     return sums
-
-
-_RESIZE = "str mode, bool align_corners, str merge"
-_fwd = register_op(
-    f"upsample_merge_fwd(Tensor[] maps, SymInt[] size, {_RESIZE}, Tensor? scale, Tensor? shift, bool relu, str backend)"
-    " -> Tensor",
-    _forward,
-    _allocate,
-)
-_bwd_maps = register_op(
-    "upsample_merge_bwd_maps(Tensor dy, Tensor? y, Tensor? scale, SymInt[] shapes, bool[] formats, "
-    f"{_RESIZE}, str backend) -> Tensor[]",
-    _backward_maps,
-    _allocate_dmaps,
-)
-_bwd_affine = register_op(
-    f"upsample_merge_bwd_affine(Tensor dy, Tensor? y, Tensor[] maps, {_RESIZE}, str backend) -> Tensor",
-    _backward_affine,
-    _allocate_sums,
-)
