@@ -111,8 +111,10 @@ constexpr std::integral_constant<Inside, Value> constant{};
 /// Call `body(Type<T>{}, integral_constant<k>{}, bool_constant<channels_last>{})`.
 template <class Body>
 Status visit(const PyramidConvProblem& p, Body&& body) {
-    return visit_layout(p.dtype, p.channels_last, [&](auto type, auto last) {
-        return visit_int<1, 3>("taps along an axis", p.k, [&](auto k) { return body(type, k, last); });
+    return visit_dtype(p.dtype, [&](auto type) {
+        return visit_int<1, 3>("taps along an axis", p.k, [&](auto k) {
+            return visit_bool(p.channels_last, [&](auto last) { return body(type, k, last); });
+        });
     });
 }
 
