@@ -28,6 +28,9 @@ else:
     _Base = object  # a mixin: the class it stands in front of brings nn.Module
 
 
+#: What ``explain`` asks about calls of ops: each one's op, problem and sizes.
+Calls = list[tuple[Op, Problem, tuple[int, ...]]]
+
 EXPORTED = "exported graphs hold PyTorch's own operators"
 
 
@@ -101,7 +104,7 @@ class Fused(_Base):
     def fused_forward(self, x: Any) -> Any:
         raise NotImplementedError
 
-    def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Any) -> Calls:
         """The (op, problem, sizes) of every op that ``fused_forward`` calls on ``x`` in the present mode."""
         raise NotImplementedError
 
@@ -228,14 +231,14 @@ class Fused(_Base):
         return module
 
 
-def why_not_chain(calls: list[tuple[Op, Problem, tuple[int, ...]]], backend: Backend) -> str | None:
+def why_not_chain(calls: Calls, backend: Backend) -> str | None:
     """Why ops called like this are better left to the module's own forward."""
     if automatic(backend) and all(select(*call, backend) == "reference" for call in calls):
         return "the unfused chain is what auto takes here at these sizes"
     return None
 
 
-def problems_of(fn: Any, *args: Any, **kwargs: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+def problems_of(fn: Any, *args: Any, **kwargs: Any) -> Calls:
     """What ``explain`` would ask the public function ``fn`` about this call."""
     return fn.problems(*args, **kwargs)
 

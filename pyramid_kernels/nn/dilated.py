@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem
+from ..backends import Backend
 from ..ops._shared.constants import derived
 from . import structure
-from .base import Fused, Unit, check_backend, problems_of
+from .base import Calls, Fused, Unit, check_backend, problems_of
 from .kinds import why_not_kind
 
 
@@ -82,7 +82,7 @@ class LargeFOV(Fused, ReferenceLargeFOV):
         )  # fmt: skip
         return self.classify(y)
 
-    def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Tensor) -> Calls:
         return problems_of(functional.dilated_branches, x, [self.fc6.weight], dilations=self.fc6.dilation[:1])
 
 
@@ -167,7 +167,7 @@ class ASPPv2Forward(Fused):
         # The sum of the branches' last 1x1 is one 1x1 of their concat.
         return F.conv2d(y, derived(_joined, last, 1), derived(_biases, last).sum(0))
 
-    def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Tensor) -> Calls:
         first = [convs[0] for convs in self.branches(self)]
         dilations = [conv.dilation[0] for conv in first]
         return problems_of(functional.dilated_branches, x, [conv.weight for conv in first], dilations=dilations)

@@ -9,18 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem
+from ..backends import Backend
 from ..ops._shared.checks import check_length, pairs
 from ..ops.pyramid_pool.reference import pool_level
 from ..ops.upsample_merge.reference import resize
 from . import structure
-from .base import Fused, Unit, check_backend, problems_of
-
-
-def separable(in_channels: int, out_channels: int, *, bias: bool) -> nn.Sequential:
-    """Keras's SeparableConv2D of 3x3: a depthwise convolution, then a 1x1, nothing between."""
-    depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
-    return nn.Sequential(depthwise, nn.Conv2d(in_channels, out_channels, 1, bias=bias))
+from .aspp import separable
+from .base import Calls, Fused, Unit, check_backend, problems_of
 
 
 class _Levels(nn.Module):
@@ -100,7 +95,7 @@ class LevelsForward(Fused):
             x, *self._arguments(order), include_input=include_input, backend=self.kernel_backend
         )
 
-    def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Tensor) -> Calls:
         return problems_of(functional.separable_pyramid, x, *self._arguments(range(len(self.units(self)))))
 
     def _arguments(self, order: Sequence[int]) -> tuple[Any, ...]:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Self
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem
+from ..backends import Backend
 from . import structure
-from .base import Unit, check_backend, problems_of
+from .base import Calls, Unit, check_backend, problems_of
 from .mixing import HeadForward, Layers, around, check_layout, mix, run_all
 from .ppm import PPM, Level, PPMForward, ReferencePPM, level_maps, level_problems, level_shapes
 
@@ -58,7 +58,7 @@ class Bottleneck(NamedTuple):
         size = (x.shape[2], x.shape[3])
         return mix(maps, self.unit, size, align_corners=self.align_corners, backend=backend)
 
-    def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Tensor) -> Calls:
         maps = level_shapes(x, self.levels)
         maps = [x, *maps] if self.x_first else [*maps, x]
         size = (x.shape[2], x.shape[3])
@@ -132,7 +132,7 @@ class PSPForward(HeadForward):
         [x] = self.maps(x)
         return run_all(self.tail(self), self.pyramid(self)(x, self.kernel_backend))
 
-    def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Any) -> Calls:
         [x] = self.maps(x)
         return self.pyramid(self).problems(x)
 

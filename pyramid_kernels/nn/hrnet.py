@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem
+from ..backends import Backend, Op
 from ..ops._shared.checks import check_choice
 from . import structure
-from .base import Fused, Unit, check_backend, problems_of, why_not_map
+from .base import Calls, Fused, Unit, check_backend, problems_of, why_not_map
 from .kinds import why_not_kind
 from .mixing import around
 
@@ -154,7 +154,7 @@ class HRFuseForward(Fused):
     def backend_of(self, op: Op) -> Backend:
         return around(self.kernel_backend)
 
-    def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Any) -> Calls:
         # The op's choice does not depend on channels: a map stands for what comes of it at the same size.
         outputs = range(len(self.rows(self)))
         calls = [([x[i]] * i + list(x[i:]), self._merge(x[i])) for i in outputs]

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem
+from ..backends import Backend
 from . import structure
-from .base import Unit, check_backend, problems_of
+from .base import Calls, Unit, check_backend, problems_of
 from .heads import why_not_joined
 from .mixing import HeadForward, Layers, check_layout, mix, run_all
 
@@ -71,10 +71,6 @@ class HRNetV2Forward(HeadForward):
         return Parts(Unit(conv, norm, biased=True), tail, module.align_corners)
 
     @classmethod
-    def units(cls, module: nn.Module) -> list[Unit]:
-        return [cls.parts(module).fuse]
-
-    @classmethod
     def widths(cls, module: Any) -> list[int]:
         return list(module.in_channels)
 
@@ -106,7 +102,7 @@ class HRNetV2Forward(HeadForward):
         y = mix(self.levels(maps), parts.fuse, size, align_corners=parts.align_corners, backend=backend)
         return run_all(parts.tail, y)
 
-    def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Any) -> Calls:
         parts = self.parts(self)
         maps, weight = self.level_shapes(self.maps(x)), parts.fuse.conv.weight
         return problems_of(functional.pyramid_conv, maps, weight, align_corners=parts.align_corners)

@@ -27,6 +27,15 @@ class HeadForward(Fused):
     calls_norms: ClassVar[bool] = True
 
     @classmethod
+    def parts(cls, module: Any) -> Any:
+        """Where the layers are; ``fuse`` is the convolution over the maps."""
+        raise NotImplementedError
+
+    @classmethod
+    def units(cls, module: nn.Module) -> list[Unit]:
+        return [cls.parts(module).fuse]
+
+    @classmethod
     def widths(cls, module: nn.Module) -> list[int]:
         """The channels of every map that the head reads."""
         raise NotImplementedError

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem, automatic
+from ..backends import Backend, automatic
 from ..ops._shared.layout import is_channels_last
 from . import structure
-from .base import Fused, Unit, check_backend, problems_of
+from .base import Calls, Fused, Unit, check_backend, problems_of
 from .norm import as_eval, uses_batch
 
 
@@ -117,7 +117,7 @@ class PPMForward(Fused):
             backend=self.kernel_backend,
         )
 
-    def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Tensor) -> Calls:
         levels = self.levels(self)
         maps = [x, *level_shapes(x, levels)]
         merge = problems_of(functional.upsample_merge, maps, align_corners=self.align_corners)
@@ -171,7 +171,7 @@ def level_shapes(x: Tensor, levels: Sequence[Level]) -> list[Tensor]:
     return [x.new_empty((len(x), level.unit.conv.out_channels, *level.grid)) for level in levels]
 
 
-def level_problems(x: Tensor, levels: Sequence[Level]) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+def level_problems(x: Tensor, levels: Sequence[Level]) -> Calls:
     """The ops that ``level_maps`` calls on ``x``."""
     grids = [level.grid for level in levels]
     pooled = x.new_empty((len(x), x.shape[1], sum(rows * cols for rows, cols in grids)))

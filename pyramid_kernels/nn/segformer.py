@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem
+from ..backends import Backend
 from ..ops._shared.constants import derived
 from . import structure
-from .base import Unit, check_backend, is_plain, problems_of
+from .base import Calls, Unit, check_backend, is_plain, problems_of
 from .heads import why_not_joined
 from .kinds import why_not_kind
 from .mixing import HeadForward, Layers, Size, copy_layers, mix, run_all
@@ -74,10 +74,6 @@ class SegFormerForward(HeadForward):
         return Parts(linears[::-1], fuse, [module.dropout, module.classifier])
 
     @classmethod
-    def units(cls, module: nn.Module) -> list[Unit]:
-        return [cls.parts(module).fuse]
-
-    @classmethod
     def widths(cls, module: nn.Module) -> list[int]:
         return [linear.in_features for linear in cls.parts(module).linears[::-1]]
 
@@ -132,7 +128,7 @@ class SegFormerForward(HeadForward):
         y = mix(maps, parts.fuse, self.size(x), align_corners=False, backend=backend, weight=weight, bias=bias)
         return run_all(parts.tail, y)
 
-    def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Any) -> Calls:
         maps = [torch.empty_like(m, memory_format=self.level_format(m)) for m in self.maps(x)][::-1]
         conv = self.parts(self).fuse.conv
         weight = conv.weight.new_empty((conv.out_channels, sum(m.shape[1] for m in maps), 1, 1))

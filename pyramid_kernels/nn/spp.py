@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem
+from ..backends import Backend
 from ..ops._shared.layout import empty_map
-from .base import Fused, Unit, check_backend, is_plain, problems_of
+from .base import Calls, Fused, Unit, check_backend, is_plain, problems_of
 from .kinds import why_not_kind
 from .mixing import first_conv, out_channels
 
@@ -133,7 +133,7 @@ class SPPForward(Fused):
         y = behind(functional.max_pool_pyramid(before(x), sizes, cascade=cascade, backend=self.kernel_backend))
         return y + x if getattr(self, "add", False) else y
 
-    def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Tensor) -> Calls:
         before: nn.Module = getattr(self, self.called[0])
         hidden = empty_map(x, (len(x), out_channels(before), *x.shape[2:]))
         wanted = x.requires_grad or any(p.requires_grad for p in before.parameters())

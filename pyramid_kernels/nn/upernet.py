@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem
+from ..backends import Backend
 from . import structure
-from .base import Unit, check_backend, problems_of
+from .base import Calls, Unit, check_backend, problems_of
 from .heads import Bottleneck, why_not_joined
 from .kinds import why_not_kind
 from .mixing import HeadForward, Layers, around, check_layout, copy_layers, first_conv, mix, out_channels, run_all
@@ -180,7 +180,7 @@ class UPerForward(HeadForward):
         y = mix(outputs, parts.fuse, size, align_corners=parts.align_corners, backend=backend)
         return run_all(parts.tail, y)
 
-    def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Any) -> Calls:
         parts, maps = self.parts(self), self.maps(x)
         weight, corners = parts.fuse.conv.weight, parts.align_corners
         width = weight.shape[1] // len(maps)
@@ -190,7 +190,7 @@ class UPerForward(HeadForward):
         fuse = problems_of(functional.pyramid_conv, outputs, weight, size=size, align_corners=corners)
         return [*self.top_problems(maps[-1]), *sum(merges, []), *fuse]
 
-    def top_problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def top_problems(self, x: Tensor) -> Calls:
         return self.top(self).problems(x)
 
 
