@@ -101,9 +101,10 @@ def channel_gate(
     check_choice("hidden_activation", hidden_activation, ACTIVATIONS)
     backend = select(OP, *_problem(x, weight1, residual), backend)
     layers = (weight1, *dense_vectors(bias1, *affine), weight2, *dense_vectors(bias2))
+    settings = Settings(hidden_activation == "relu", residual, eps)
     if backend in ("reference", "composed"):
-        return OP.python(backend)(x, *layers, activation=hidden_activation, residual=residual, eps=eps)
-    return ChannelGate.run(x, *layers, Settings(hidden_activation == "relu", residual, eps), backend)[0]
+        return OP.python(backend)(x, layers, settings)
+    return ChannelGate.run(x, *layers, settings, backend)[0]
 
 
 def _check_weights(x: Tensor, weight1: Tensor, weight2: Tensor | None) -> None:

@@ -7,14 +7,15 @@ serves every branch; and a row or column of taps that lies outside the map at ev
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...backends import Problem
+from .._shared.affine import Affine
 from .._shared.layout import as_map
 from . import reference
+from .settings import Settings
 
 
 def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
@@ -33,9 +34,9 @@ def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
 
 
 def dilated_branches(
-    x: Tensor, weights: Sequence[Tensor], *, dilations: Sequence[int], image_bias: Tensor | None, **behind: Any
+    x: Tensor, weights: Sequence[Tensor], affine: Sequence[Affine], image_bias: Tensor | None, settings: Settings
 ) -> Tensor:
-    return reference.merged(convolved(x, weights, dilations, image_bias), x, **behind)
+    return reference.merged(convolved(x, weights, settings.dilations, image_bias), x, affine, settings)
 
 
 def convolved(

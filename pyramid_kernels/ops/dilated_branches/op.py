@@ -83,23 +83,20 @@ def dilated_branches(
     if merge == "sum" and len({w.shape[0] for w in weights}) > 1:
         raise ValueError(f"weights must have equal output channels for merge='sum', got {[len(w) for w in weights]}")
     affine, eps = check_affine(x, weights, scale, shift, norm)
-    dilations = [int(d) for d in dilations]
+    settings = Settings([int(d) for d in dilations], eps, activation == "relu", merge == "sum", False)
     backend = select(OP, _problem(x), sizes_of(x, weights, dilations), backend)
     if backend in ("reference", "composed"):
-        return OP.python(backend)(
-            x, weights, dilations=dilations, affine=affine, eps=eps, activation=activation, merge=merge,
-            image_bias=image_bias,
-        )  # fmt: skip
+        return OP.python(backend)(x, weights, affine, image_bias, settings)
     # Only what eager would save: the pre-activation where a multiplier's gradient or a summed ReLU's mask needs it.
     saved = torch.is_grad_enabled() and (
-        (merge == "sum" and activation == "relu") or any(a is not None and a.requires_grad for a, *_ in affine)
+        (settings.merged and settings.relu) or any(a is not None and a.requires_grad for a, *_ in affine)
     )
     chunks = []
     for i in range(0, len(weights), CHUNK):
         part = slice(i, i + CHUNK)
         tensors = [*weights[part], *(t for four in affine[part] for t in four)]
-        settings = Settings(dilations[part], eps[part], activation == "relu", merge == "sum", saved)
-        chunks.append(DilatedBranches.run(x, image_bias, settings, backend, *tensors)[0])
+        own = settings._replace(dilations=settings.dilations[part], eps=eps[part], saved=saved)
+        chunks.append(DilatedBranches.run(x, image_bias, own, backend, *tensors)[0])
     if len(chunks) == 1:
         return chunks[0]
     return torch.cat(chunks, 1) if merge == "concat" else torch.stack(chunks).sum(0)

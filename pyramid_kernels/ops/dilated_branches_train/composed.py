@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
 from ..dilated_branches.composed import convolved, pays
-from .reference import normalised
+from ..dilated_branches.settings import Settings
+from .reference import Vectors, normalised
 
 __all__ = ["dilated_branches_train", "pays"]
 
 
 def dilated_branches_train(
-    x: Tensor, weights: Sequence[Tensor], *, dilations: Sequence[int], image_bias: Tensor | None, **behind: Any
+    x: Tensor, weights: Sequence[Tensor], gamma: Vectors, beta: Vectors, image_bias: Tensor | None, settings: Settings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return normalised(convolved(x, weights, dilations, image_bias), x, **behind)
+    return normalised(convolved(x, weights, settings.dilations, image_bias), x, gamma, beta, settings)

@@ -73,19 +73,16 @@ def dilated_branches_train(
     if x.shape[0] * x.shape[2] * x.shape[3] == 1:
         size = torch.Size((1, weights[0].shape[0], 1, 1))
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
-    dilations, eps = [int(d) for d in dilations], [float(e) for e in eps]
+    settings = Settings([int(d) for d in dilations], [float(e) for e in eps], activation == "relu")
     backend = select(OP, _problem(x), sizes_of(x, weights, dilations), backend)
     if backend in ("reference", "composed"):
-        return OP.python(backend)(
-            x, weights, dilations=dilations, gamma=gamma, beta=beta, eps=eps, activation=activation,
-            image_bias=image_bias,
-        )  # fmt: skip
+        return OP.python(backend)(x, weights, gamma, beta, image_bias, settings)
     chunks = []
     for i in range(0, len(weights), CHUNK):
         part = slice(i, i + CHUNK)
         affine = [t for a, b in zip(gamma[part], beta[part], strict=True) for t in dense_vectors(a, b, None, None)]
-        settings = Settings(dilations[part], eps[part], activation == "relu")
-        chunks.append(DilatedBranchesTrain.run(x, image_bias, settings, backend, *weights[part], *affine))
+        own = settings._replace(dilations=settings.dilations[part], eps=settings.eps[part])
+        chunks.append(DilatedBranchesTrain.run(x, image_bias, own, backend, *weights[part], *affine))
     if len(chunks) > 1:
         y, _, mean, var = (torch.cat(parts, 1 if parts[0].dim() == 4 else 0) for parts in zip(*chunks, strict=True))
         return y, mean, var

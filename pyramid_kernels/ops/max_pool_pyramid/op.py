@@ -72,7 +72,7 @@ def max_pool_pyramid(
     backend = select(OP, _problem(x, sizes, cascade), tuple(x.shape), backend)
     settings = Settings(sizes, cascade, order)
     if backend in ("reference", "composed"):
-        return OP.python(backend)(x, **settings._asdict())
+        return OP.python(backend)(x, settings)
     return MaxPoolPyramid.run(x, settings, _differentiated(x), backend)[0]
 
 

@@ -84,14 +84,11 @@ def pyramid_conv(
     )
     bias, scale, shift = dense_vectors(bias, scale, shift)
     backend = select(OP, _problem(maps, target, mode), _sizes(maps, weight, target), backend)
-    if backend in ("reference", "composed"):
-        return OP.python(backend)(
-            maps, weight, bias, target, mode=mode, align_corners=align_corners, scale=scale, shift=shift,
-            activation=activation,
-        )  # fmt: skip
     # Only what eager would save: the value before the affine where scale's gradient needs it.
     saved = torch.is_grad_enabled() and scale is not None and scale.requires_grad
     settings = Settings(list(target), mode, align_corners, activation == "relu", saved)
+    if backend in ("reference", "composed"):
+        return OP.python(backend)(maps, weight, bias, scale, shift, settings)
     return PyramidConv.run(weight, bias, scale, shift, settings, backend, *maps)[0]
 
 

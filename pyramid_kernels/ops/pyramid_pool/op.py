@@ -79,9 +79,10 @@ def pyramid_pool(
     levels = pairs("bins", bins)
     grids(levels, (x.shape[2], x.shape[3]), windows)
     backend = select(OP, _problem(x, mode, windows, levels), tuple(x.shape), backend)
+    settings = Settings([v for level in levels for v in level], mode, windows)
     if backend in ("reference", "composed"):
-        return OP.python(backend)(x, levels, mode=mode, windows=windows)
-    return PyramidPool.run(x, Settings([v for level in levels for v in level], mode, windows), backend)[0]
+        return OP.python(backend)(x, settings)
+    return PyramidPool.run(x, settings, backend)[0]
 
 
 class PyramidPool(OpFunction):

@@ -98,12 +98,12 @@ def pyramid_project(
     affine, eps = check_affine(pooled, matrices, scale, shift, norm, "level")
     check_choice("activation", activation, ACTIVATIONS)
     backend = select(OP, _problem(pooled), tuple(pooled.shape), backend)
+    # Only what eager would save: the products where a gain's gradient needs them.
+    saved = torch.is_grad_enabled() and any(gain is not None and gain.requires_grad for gain, *_ in affine)
+    settings = Settings([rows * cols for rows, cols in levels], eps, activation == "relu", saved)
     if backend in ("reference", "composed"):
-        return OP.python(backend)(pooled, levels, matrices, affine=affine, eps=eps, activation=activation)
+        return OP.python(backend)(pooled, matrices, affine, settings)
     vectors = [v for column in zip(*affine, strict=True) for v in column]
-    cells = [rows * cols for rows, cols in levels]
-    saved = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in vectors[: len(levels)])
-    settings = Settings(cells, eps, activation == "relu", saved)
     return PyramidProject.run(pooled, settings, backend, *matrices, *vectors)[0]
 
 

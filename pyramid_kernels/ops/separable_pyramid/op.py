@@ -75,11 +75,9 @@ def separable_pyramid(
     _check_shapes(x, depthwise, pointwise)
     vectors = _check_bias(x, bias, pointwise)
     backend = select(OP, _problem(x, levels, windows), tuple(x.shape), backend)
-    if backend in ("reference", "composed"):
-        return OP.python(backend)(
-            x, levels, depthwise, pointwise, vectors, windows=windows, include_input=include_input
-        )
     settings = Settings([v for level in levels for v in level], windows, include_input)
+    if backend in ("reference", "composed"):
+        return OP.python(backend)(x, depthwise, pointwise, vectors, settings)
     return SeparablePyramid.run(x, settings, backend, *depthwise, *pointwise, *vectors)[0]
 
 

@@ -65,7 +65,7 @@ def upsample_argmax(
     backend = select(OP, *_problem(logits, size), backend)
     settings = Settings(list(size), align_corners, dtype)
     if backend == "reference":
-        return OP.python(backend)(logits, **settings._asdict())
+        return OP.python(backend)(logits, settings)
     with torch.no_grad():
         return UpsampleArgmax.run(logits, settings, backend)[0]
 

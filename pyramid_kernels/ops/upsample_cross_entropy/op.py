@@ -81,7 +81,7 @@ def upsample_cross_entropy(
     backend = select(OP, *_problem(logits, target, reduction), backend)
     if backend == "reference":
         try:
-            return OP.python(backend)(logits, target, weight=weight, **settings._asdict())
+            return OP.python(backend)(logits, target, weight, settings)
         except IndexError:  # PyTorch's own does not say where
             check_labels(target, logits.shape[1], ignore_index)
             raise

@@ -79,12 +79,9 @@ def upsample_merge(
             check_vector(name, vector, channels, maps[0])
     check_choice("activation", activation, ACTIVATIONS)
     backend = select(OP, _problem(maps, target, mode, merge), target, backend)
-    if backend in ("reference", "composed"):
-        return OP.python(backend)(
-            maps, target, mode=mode, align_corners=align_corners, merge=merge, scale=scale, shift=shift,
-            activation=activation,
-        )  # fmt: skip
     settings = Settings(mode, align_corners, merge, activation == "relu")
+    if backend in ("reference", "composed"):
+        return OP.python(backend)(maps, target, scale, shift, settings)
     return UpsampleMerge.run(*dense_vectors(scale, shift), *maps, list(target), settings, backend)[0]
 
 
