@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import torch
@@ -26,15 +26,18 @@ _TYPES: dict[Any, str] = {
 }  # fmt: skip
 
 
-def register_op(name: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def register_op(
+    name: str, fake: Callable[..., Any] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Define ``pyramid_kernels::<name>`` for CPU and CUDA tensors: the decorated function is then called through it.
 
     Its parameters are the operator's, the fields of a NamedTuple of settings standing in that one's place. It allocates
-    and launches; ``fake`` allocates by the same rule and launches nothing.
+    the results, yields them and launches what fills them; of fake tensors, it is left at its yield. Where launches come
+    before the allocation, it returns the results, and ``fake`` allocates by the same rule.
     """
 
-    def define(implementation: Callable[..., Any]) -> Callable[..., Any]:
-        schema, place, kind = _schema(implementation)
+    def define(function: Callable[..., Any]) -> Callable[..., Any]:
+        schema, place, kind = _schema(function)
         end = place + len(kind._fields)
 
         def grouped(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,20 +45,35 @@ def register_op(name: str, fake: Callable[..., Any]) -> Callable[[Callable[..., 
 
         _LIB.define(f"{name}{schema}")
         for key in ("CPU", "CUDA"):
-            _LIB.impl(name, grouped(implementation), key)
+            _LIB.impl(name, grouped(function if fake else _to_the_end(function)), key)
         for key in ("FuncTorchBatched", "Batched"):  # of torch.vmap, and of autograd's batched gradients
             _LIB.impl(name, _refuse_vmap(re.sub("_(fwd|bwd).*", "", name)), key)
-        torch.library.register_fake(f"pyramid_kernels::{name}", grouped(fake), lib=_LIB)
+        torch.library.register_fake(f"pyramid_kernels::{name}", grouped(fake or _to_its_yield(function)), lib=_LIB)
         overload = getattr(torch.ops.pyramid_kernels, name).default
         return lambda *args: overload(*args[:place], *args[place], *args[place + 1 :])
 
     return define
 
 
+def _to_the_end(function: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any) -> Any:
+        steps = function(*args)
+        results = next(steps)
+        next(steps, None)
+        return results
+
+    return run
+
+
+def _to_its_yield(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args: next(function(*args))
+
+
 def _schema(function: Callable[..., Any]) -> tuple[str, int, Any]:
     """The schema that the annotations of ``function`` say, and which parameter the settings are, of which class."""
     hints = get_type_hints(function, include_extras=True)
     answer = hints.pop("return")
+    answer = get_args(answer)[0] if get_origin(answer) is Iterator else answer
     place, kind = next((i, kind) for i, kind in enumerate(hints.values()) if hasattr(kind, "_fields"))
     fields = get_type_hints(kind, include_extras=True)
     flat = [*hints.items()][:place] + [*fields.items()] + [*hints.items()][place + 1 :]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -157,43 +157,34 @@ class ChannelGate(OpFunction):
         return dx if wanted[0] else None, *kept, None, None
 
 
-def _allocate(x: Tensor, layers: Layers, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+@register_op("channel_gate_fwd")
+def _fwd(
+    x: Tensor, layers: list[Tensor | None], settings: Settings, backend: str
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """The result; means (N, C), products of the first convolution and its bias (N, K), gates (N, C)."""
     n, c = x.shape[:2]
     k = layers[0].shape[0]  # type: ignore[union-attr]
+    y = empty_map(x, x.shape)
     mean, hidden, gate = (torch.empty((n, width), dtype=accumulation(x), device=x.device) for width in (c, k, c))
-    return empty_map(x, x.shape), mean, hidden, gate
+    yield y, mean, hidden, gate
+    OP.kernels(backend).forward(x, layers, y, mean, hidden, gate, settings)
 
 
-@register_op("channel_gate_fwd", fake=_allocate)
-def _fwd(
-    x: Tensor, layers: list[Tensor | None], settings: Settings, backend: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    results = _allocate(x, layers)
-    OP.kernels(backend).forward(x, layers, *results, settings)
-    return results
+@register_op("channel_gate_bwd")
+def _bwd(
+    dy: Tensor, x: Tensor, saved: list[Tensor], layers: list[Tensor | None], needs: list[bool], settings: Settings,
+    backend: str,
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:  # fmt: skip
+    """dx, dweight1, dweight2 (empty where there is none), and one of the gradients of bias1, scale1, shift1, bias2.
 
-
-def _allocate_gradients(
-    dy: Tensor, x: Tensor, saved: list[Tensor], layers: Layers, needs: list[bool], *_: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """dx, dweight1, dweight2 (empty where there is none), and one of the gradients of bias1, scale1, shift1, bias2."""
+    ``needs``: whether x, and whether anything of the layers, is to get a gradient.
+    """
     weight1, weight2 = layers[0], layers[6]
     assert weight1 is not None
     dx = empty_map(x, x.shape if needs[0] else (0, *x.shape[1:]))
     dweight2 = weight1.new_empty(0) if weight2 is None else torch.empty_like(weight2)
     vectors = 3 * weight1.shape[0] + (0 if weight2 is None else x.shape[1])
-    return dx, torch.empty_like(weight1), dweight2, saved[0].new_empty(vectors)
-
-
-@register_op("channel_gate_bwd", fake=_allocate_gradients)
-def _bwd(
-    dy: Tensor, x: Tensor, saved: list[Tensor], layers: list[Tensor | None], needs: list[bool], settings: Settings,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """``needs``: whether x, and whether anything of the layers, is to get a gradient."""
-    gradients = _allocate_gradients(dy, x, saved, layers, needs)
-    dx, *rest = gradients
+    rest = torch.empty_like(weight1), dweight2, saved[0].new_empty(vectors)
+    yield dx, *rest
     kernels = OP.kernels(backend)
     kernels.backward(dy, x, saved, layers, dx if needs[0] else None, rest if needs[1] else None, settings)
-    return gradients

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -205,31 +205,23 @@ def _spread(sums: Tensor, weights: list[Tensor], affine: list[Tensor | None]) ->
     return gradients
 
 
-def _allocate(
-    x: Tensor, weights: list[Tensor], affine: Any, image_bias: Any, settings: Settings, _: str
-) -> tuple[Tensor, Tensor]:
-    """The result in x's memory format and, if saved, every branch's pre-affine output in channels_last."""
-    n, _c, h, w = x.shape
-    channels = sum(weight.shape[0] for weight in weights)
-    y = empty_map(x, (n, weights[0].shape[0] if settings.merged else channels, h, w))
-    shape = (n, channels, h, w) if settings.saved else (0, 1, 1, 1)
-    return y, torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-
-
-@register_op("dilated_branches_fwd", fake=_allocate)
+@register_op("dilated_branches_fwd")
 def _fwd(
     x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, settings: Settings,
     backend: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    y, z = _allocate(x, weights, affine, image_bias, settings, backend)
+) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+    """The result in x's memory format and, if saved, every branch's pre-affine output in channels_last."""
+    n, _, h, w = x.shape
+    channels = sum(weight.shape[0] for weight in weights)
+    y = empty_map(x, (n, weights[0].shape[0] if settings.merged else channels, h, w))
+    shape = (n, channels, h, w) if settings.saved else (0, 1, 1, 1)
+    z = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    yield y, z
     kept = z if settings.saved else None
     chain.forward(OP.kernels(backend), x, weights, affine, image_bias, y, kept, None, settings)
-    return y, z
 
 
-def allocate_gradients(
-    dy: Any, x: Tensor, weights: list[Tensor], affine: Any, needs: list[bool], *_: Any
-) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
+def empty_gradients(x: Tensor, weights: list[Tensor], needs: list[bool]) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
     """dx in x's format, dw in the weights' strides, (2, channels) vector sums, image bias; empty where not needed."""
     dx = empty_map(x, x.shape if needs[0] else (0, 1, 1, 1))
     dweights = [_like_weight(w) for w in weights] if needs[1] else []
@@ -248,11 +240,11 @@ def _like_weight(weight: Tensor) -> Tensor:
     return like if one_stride else torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
 
 
-@register_op("dilated_branches_bwd", fake=allocate_gradients)
+@register_op("dilated_branches_bwd")
 def _bwd(
     dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], needs: list[bool], kept: Tensor,
     settings: Settings, backend: str,
-) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:  # fmt: skip
-    gradients = allocate_gradients(dy, x, weights, affine, needs)
+) -> Iterator[tuple[Tensor, list[Tensor], Tensor, Tensor]]:  # fmt: skip
+    gradients = empty_gradients(x, weights, needs)
+    yield gradients
     chain.backward(OP.kernels(backend), dy, x, weights, affine, kept, *gradients, needs, settings)
-    return gradients

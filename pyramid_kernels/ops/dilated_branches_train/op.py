@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,11 @@ from ...registration import OpFunction, public, register_op
 from .._shared.affine import ACTIVATIONS, dense_vectors
 from .._shared.checks import check_choice, check_length, check_vector
 from .._shared.layout import empty_map, is_channels_last
-from ..dilated_branches.op import CHUNK, allocate_gradients, check_branches, in_order, sizes_of, split
+from ..dilated_branches import chain
+from ..dilated_branches.op import CHUNK, check_branches, empty_gradients, in_order, sizes_of, split
 from ..dilated_branches.op import OP as BRANCHES
 from ..dilated_branches.settings import Settings
-from . import chain, composed, reference
+from . import composed, reference
 
 OP = Op("dilated_branches_train", "gemm", reference, composed)
 
@@ -116,31 +117,49 @@ class DilatedBranchesTrain(OpFunction):
         return in_order(found, weights, affine, needs)
 
 
-def _allocate(x: Tensor, weights: list[Tensor], *__: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The result in x's memory format, the channels_last pre-normalisation outputs, and their statistics."""
-    n, _, h, w = x.shape
-    shape = (n, sum(weight.shape[0] for weight in weights), h, w)
-    z = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    mean, var = (torch.empty(shape[1], dtype=torch.float32, device=x.device) for _ in range(2))
-    return empty_map(x, shape), z, mean, var
-
-
-@register_op("dilated_branches_train_fwd", fake=_allocate)
+@register_op("dilated_branches_train_fwd")
 def _fwd(
     x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, settings: Settings,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    results = _allocate(x, weights)
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:  # fmt: skip
+    """The result in x's memory format, the channels_last pre-normalisation outputs, and their statistics."""
+    n, _, h, w = x.shape
+    shape = (n, sum(weight.shape[0] for weight in weights), h, w)
+    y, z = empty_map(x, shape), chain.empty_dz(x, shape[1])
+    mean, var = (torch.empty(shape[1], dtype=torch.float32, device=x.device) for _ in range(2))
+    yield y, z, mean, var
     kernels, branches = OP.kernels(backend), BRANCHES.kernels(backend)
-    chain.forward(kernels, branches, x, weights, affine, image_bias, *results, settings)
-    return results
+    part = torch.empty((branches.pixel_tiles(z), 3, z.shape[1]), dtype=torch.float32, device=x.device)
+    chain.forward(branches, x, weights, affine, image_bias, None, z, part, settings)
+    kernels.launch_statistics(part, mean, var, z)
+    kernels.launch_normalise(z, weights, _with_statistics(weights, affine, mean, var), y, settings)
 
 
-@register_op("dilated_branches_train_bwd", fake=allocate_gradients)
+@register_op("dilated_branches_train_bwd")
 def _bwd(
     dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], needs: list[bool], z: Tensor,
     mean: Tensor, var: Tensor, settings: Settings, backend: str,
-) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:  # fmt: skip
-    gradients = allocate_gradients(dy, x, weights, affine, needs)
-    chain.backward(BRANCHES.kernels(backend), dy, x, weights, affine, z, mean, var, *gradients, needs, settings)
-    return gradients
+) -> Iterator[tuple[Tensor, list[Tensor], Tensor, Tensor]]:  # fmt: skip
+    dx, dweights, dvectors, dimage = empty_gradients(x, weights, needs)
+    yield dx, dweights, dvectors, dimage
+    branches = BRANCHES.kernels(backend)
+    affine = _with_statistics(weights, affine, mean, var)
+    dz = chain.empty_dz(x, z.shape[1])
+    part = chain.empty_part(dz)
+    # dz depends on both sums, which are therefore always formed.
+    sums = dvectors if needs[2] else torch.empty((2, z.shape[1]), dtype=torch.float32, device=x.device)
+    branches.launch_dz(dy, z, weights, affine, None, None, part, settings)
+    branches.launch_sums(part, sums)
+    branches.launch_dz(dy, z, weights, affine, sums, dz, None, settings)
+    chain.gradients(branches, dz, x, weights, dx, dweights, dimage, needs, settings)
+
+
+def _with_statistics(
+    weights: list[Tensor], affine: list[Tensor | None], mean: Tensor, var: Tensor
+) -> list[Tensor | None]:
+    """Per branch (gamma, beta, mean, variance): views of the batch's statistics in the two free places."""
+    channels = [w.shape[0] for w in weights]
+    four: list[Tensor | None] = []
+    for b, (m, v) in enumerate(zip(mean.split(channels), var.split(channels), strict=True)):
+        four += [affine[4 * b], affine[4 * b + 1], m, v]
+    return four

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -98,29 +98,21 @@ class MaxPoolPyramid(OpFunction):
         return _bwd(dy, indices, ctx.channels_last, ctx.settings, ctx.backend), None, None, None
 
 
-def _allocate(x: Tensor, settings: Settings, keep: bool, _: str) -> tuple[Tensor, Tensor]:
+@register_op("max_pool_pyramid_fwd")
+def _fwd(x: Tensor, settings: Settings, keep: bool, backend: str) -> Iterator[tuple[Tensor, Tensor]]:
     """The concat and, if ``keep``, one byte per level and pixel: the place of the maximum in its window, row-major."""
     n, c, h, w = x.shape
     k = len(settings.kernel_sizes)
+    y = empty_map(x, (n, (1 + k) * c, h, w))
     indices = empty_map(x, (n, k * c, h, w), torch.uint8) if keep else x.new_empty(0, dtype=torch.uint8)
-    return empty_map(x, (n, (1 + k) * c, h, w)), indices
-
-
-@register_op("max_pool_pyramid_fwd", fake=_allocate)
-def _fwd(x: Tensor, settings: Settings, keep: bool, backend: str) -> tuple[Tensor, Tensor]:
-    y, indices = _allocate(x, settings, keep, backend)
+    yield y, indices
     OP.kernels(backend).forward(x, y, indices if keep else None, settings)
-    return y, indices
 
 
-def _allocate_dx(dy: Tensor, indices: Tensor, channels_last: bool, settings: Settings, _: str) -> Tensor:
+@register_op("max_pool_pyramid_bwd")
+def _bwd(dy: Tensor, indices: Tensor, channels_last: bool, settings: Settings, backend: str) -> Iterator[Tensor]:
     n, c, h, w = dy.shape
     shape = (n, c // (1 + len(settings.kernel_sizes)), h, w)
-    return torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=format_of(channels_last))
-
-
-@register_op("max_pool_pyramid_bwd", fake=_allocate_dx)
-def _bwd(dy: Tensor, indices: Tensor, channels_last: bool, settings: Settings, backend: str) -> Tensor:
-    dx = _allocate_dx(dy, indices, channels_last, settings, backend)
+    dx = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=format_of(channels_last))
+    yield dx
     OP.kernels(backend).backward(dy, indices, dx, settings)
-    return dx

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -175,13 +175,9 @@ def _bwd(
     return dense.gradients(OP.kernels(backend), MERGING.kernels(backend), dy, maps, weight, scale, y, needs, settings)
 
 
-def _allocate_sums(dy: Tensor, y: Tensor | None, z: Tensor | None, *_: Any) -> Tensor:
+@register_op("pyramid_conv_bwd_sums")
+def _bwd_sums(dy: Tensor, y: Tensor | None, z: Tensor | None, settings: Settings, backend: str) -> Iterator[Tensor]:
     """Row 0: sums of dy behind the ReLU; where z is given, row 1: those of its product with z."""
-    return torch.empty((1 if z is None else 2, dy.shape[1]), dtype=accumulation(dy), device=dy.device)
-
-
-@register_op("pyramid_conv_bwd_sums", fake=_allocate_sums)
-def _bwd_sums(dy: Tensor, y: Tensor | None, z: Tensor | None, settings: Settings, backend: str) -> Tensor:
-    sums = _allocate_sums(dy, y, z)
+    sums = torch.empty((1 if z is None else 2, dy.shape[1]), dtype=accumulation(dy), device=dy.device)
+    yield sums
     dense.sums(MERGING.kernels(backend), dy, y, z, sums)
-    return sums

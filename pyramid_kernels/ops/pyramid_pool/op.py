@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -106,29 +106,23 @@ class PyramidPool(OpFunction):
         return _bwd(dy, indices, ctx.size, ctx.channels_last, ctx.settings, ctx.backend), None, None
 
 
-def _allocate(x: Tensor, settings: Settings, _: str) -> tuple[Tensor, Tensor]:
+@register_op("pyramid_pool_fwd")
+def _fwd(x: Tensor, settings: Settings, backend: str) -> Iterator[tuple[Tensor, Tensor]]:
     """The packed cells and, for "max", the flat index of each maximum (int32; empty for "avg")."""
     n, c, h, w = x.shape
     levels, last = grids(paired(settings.bins), (h, w), settings.windows), is_channels_last(x)
     s = sum(rows * cols for rows, cols in levels)
+    y = empty_cells(last, x, n, c, s)
     indices = empty_cells(last, x, n if settings.mode == "max" else 0, c, s, torch.int32)
-    return empty_cells(last, x, n, c, s), indices
-
-
-@register_op("pyramid_pool_fwd", fake=_allocate)
-def _fwd(x: Tensor, settings: Settings, backend: str) -> tuple[Tensor, Tensor]:
-    y, indices = _allocate(x, settings, backend)
+    yield y, indices
     OP.kernels(backend).forward(x, y, indices, settings)
-    return y, indices
 
 
-def _allocate_dx(dy: Tensor, indices: Tensor, size: list[int], channels_last: bool, *_: Any) -> Tensor:
+@register_op("pyramid_pool_bwd")
+def _bwd(
+    dy: Tensor, indices: Tensor, size: Sizes, channels_last: bool, settings: Settings, backend: str
+) -> Iterator[Tensor]:
     shape = (*dy.shape[:2], *size)
-    return torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=format_of(channels_last))
-
-
-@register_op("pyramid_pool_bwd", fake=_allocate_dx)
-def _bwd(dy: Tensor, indices: Tensor, size: Sizes, channels_last: bool, settings: Settings, backend: str) -> Tensor:
-    dx = _allocate_dx(dy, indices, size, channels_last)
+    dx = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=format_of(channels_last))
+    yield dx
     OP.kernels(backend).backward(as_cells(dy, channels_last), indices, dx, settings)
-    return dx

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -159,20 +159,15 @@ class PyramidProject(OpFunction):
         return dpooled, None, None, *dweights, *dvectors
 
 
-def _allocate(pooled: Tensor, weights: list[Tensor], vectors: Any, settings: Settings, _: str) -> tuple[Tensor, Tensor]:
-    """The result, and the products before the affine where a gain needs its gradient (else empty)."""
-    n, o, last = pooled.shape[0], sum(w.shape[0] for w in weights), cells_are_channels_last(pooled)
-    most = max(settings.cells)
-    return empty_cells(last, pooled, n, o, most), empty_cells(last, pooled, n if settings.saved else 0, o, most)
-
-
-@register_op("pyramid_project_fwd", fake=_allocate)
+@register_op("pyramid_project_fwd")
 def _fwd(
     pooled: Tensor, weights: list[Tensor], vectors: list[Tensor | None], settings: Settings, backend: str
-) -> tuple[Tensor, Tensor]:
-    y, z = _allocate(pooled, weights, vectors, settings, backend)
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The result, and the products before the affine where a gain needs its gradient (else empty)."""
+    n, o, last = pooled.shape[0], sum(w.shape[0] for w in weights), cells_are_channels_last(pooled)
+    y, z = (empty_cells(last, pooled, images, o, max(settings.cells)) for images in (n, n if settings.saved else 0))
+    yield y, z
     OP.kernels(backend).forward(pooled, weights, _by_kind(vectors), y, z if settings.saved else None, settings)
-    return y, z
 
 
 def _by_kind(vectors: list[Tensor | None]) -> list[list[Tensor | None]]:
@@ -180,40 +175,31 @@ def _by_kind(vectors: list[Tensor | None]) -> list[list[Tensor | None]]:
     return [vectors[i * count : (i + 1) * count] for i in range(4)]
 
 
-def _allocate_dz(dy: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    """dz with the strides of dy, and row 0 dgain, row 1 dbias."""
-    dz = torch.empty_strided(dy.shape, dy.stride(), dtype=dy.dtype, device=dy.device)
-    return dz, torch.empty((2, dy.shape[1]), dtype=accumulation(dy), device=dy.device)
-
-
-@register_op("pyramid_project_bwd_dz", fake=_allocate_dz)
+@register_op("pyramid_project_bwd_dz")
 def _bwd_dz(
     dy: Tensor, y: Tensor | None, z: Tensor, vectors: list[Tensor | None], channels: Sizes, settings: Settings,
     backend: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    dz, sums = _allocate_dz(dy)
+) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+    """dz with the strides of dy, and row 0 dgain, row 1 dbias."""
+    dz = torch.empty_strided(dy.shape, dy.stride(), dtype=dy.dtype, device=dy.device)
+    sums = torch.empty((2, dy.shape[1]), dtype=accumulation(dy), device=dy.device)
+    yield dz, sums
     saved = z if z.numel() else None
     OP.kernels(backend).backward_dz(dy, y, saved, _by_kind(vectors), dz, sums, channels, settings)
-    return dz, sums
 
 
-def _allocate_dpooled(dz: Tensor, weights: list[Tensor], settings: Settings, _: str) -> Tensor:
-    return empty_cells(cells_are_channels_last(dz), dz, dz.shape[0], weights[0].shape[1], sum(settings.cells))
-
-
-@register_op("pyramid_project_bwd_dpooled", fake=_allocate_dpooled)
-def _bwd_dpooled(dz: Tensor, weights: list[Tensor], settings: Settings, backend: str) -> Tensor:
-    dpooled = _allocate_dpooled(dz, weights, settings, backend)
+@register_op("pyramid_project_bwd_dpooled")
+def _bwd_dpooled(dz: Tensor, weights: list[Tensor], settings: Settings, backend: str) -> Iterator[Tensor]:
+    n, c, last = dz.shape[0], weights[0].shape[1], cells_are_channels_last(dz)
+    dpooled = empty_cells(last, dz, n, c, sum(settings.cells))
+    yield dpooled
     OP.kernels(backend).backward_dpooled(dz, weights, dpooled, settings)
-    return dpooled
 
 
-def _allocate_dweights(dz: Tensor, pooled: Tensor, weights: list[Tensor], *_: Any) -> list[Tensor]:
-    return [torch.empty_like(w) for w in weights]
-
-
-@register_op("pyramid_project_bwd_dweights", fake=_allocate_dweights)
-def _bwd_dweights(dz: Tensor, pooled: Tensor, weights: list[Tensor], settings: Settings, backend: str) -> list[Tensor]:
-    dweights = _allocate_dweights(dz, pooled, weights)
+@register_op("pyramid_project_bwd_dweights")
+def _bwd_dweights(
+    dz: Tensor, pooled: Tensor, weights: list[Tensor], settings: Settings, backend: str
+) -> Iterator[list[Tensor]]:
+    dweights = [torch.empty_like(w) for w in weights]
+    yield dweights
     OP.kernels(backend).backward_dweights(dz, pooled, dweights, settings)
-    return dweights

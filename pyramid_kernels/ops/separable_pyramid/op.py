@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -167,31 +167,26 @@ def _spread(sums: Tensor, pointwise: list[Tensor], dtypes: list[torch.dtype | No
     return [None if dtype is None else part.to(dtype) for part, dtype in zip(parts, dtypes, strict=True)]
 
 
-def _allocate(
-    x: Tensor, depthwise: Any, pointwise: list[Tensor], bias: Any, settings: Settings, _: str
-) -> tuple[Tensor, Tensor, Tensor]:
+@register_op("separable_pyramid_fwd")
+def _fwd(
+    x: Tensor, depthwise: list[Tensor], pointwise: list[Tensor], bias: list[Tensor | None], settings: Settings,
+    backend: str,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:  # fmt: skip
     """y, the pooled cells and what the depthwise convolutions make of them."""
     n, c, h, w = x.shape
     channels = sum(p.shape[0] for p in pointwise) + (c if settings.include_input else 0)
     s = sum(rows * cols for rows, cols in grids(paired(settings.bins), (h, w), settings.windows))
+    y = empty_map(x, (n, channels, h, w))
     cells, filtered = (empty_cells(is_channels_last(x), x, n, c, s) for _ in range(2))
-    return empty_map(x, (n, channels, h, w)), cells, filtered
+    yield y, cells, filtered
+    chain.forward(OP.kernels(backend), x, depthwise, pointwise, bias, y, cells, filtered, settings)
 
 
-@register_op("separable_pyramid_fwd", fake=_allocate)
-def _fwd(
-    x: Tensor, depthwise: list[Tensor], pointwise: list[Tensor], bias: list[Tensor | None], settings: Settings,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    results = _allocate(x, depthwise, pointwise, bias, settings, backend)
-    chain.forward(OP.kernels(backend), x, depthwise, pointwise, bias, *results, settings)
-    return results
-
-
-def _allocate_gradients(
-    dy: Tensor, cells: Tensor, filtered: Any, depthwise: list[Tensor], pointwise: list[Tensor], channels_last: bool,
-    needs: list[bool], *rest: Any,
-) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:  # fmt: skip
+@register_op("separable_pyramid_bwd")
+def _bwd(
+    dy: Tensor, cells: Tensor, filtered: Tensor, depthwise: list[Tensor], pointwise: list[Tensor],
+    channels_last: bool, needs: list[bool], settings: Settings, backend: str,
+) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor], Tensor]]:  # fmt: skip
     """dx, weight gradients with the weights' strides, and (2, sum O) sums; empty where not needed."""
     n, _, h, w = dy.shape
     shape, layout = (n if needs[0] else 0, cells.shape[1], h, w), format_of(channels_last)
@@ -199,14 +194,7 @@ def _allocate_gradients(
     ddepthwise = [torch.empty_like(d) for d in depthwise] if needs[1] else []
     dpointwise = [torch.empty_like(p) for p in pointwise] if needs[2] else []
     channels = sum(p.shape[0] for p in pointwise) if needs[3] else 0
-    return dx, ddepthwise, dpointwise, torch.empty((2, channels), dtype=accumulation(dy), device=dy.device)
-
-
-@register_op("separable_pyramid_bwd", fake=_allocate_gradients)
-def _bwd(
-    dy: Tensor, cells: Tensor, filtered: Tensor, depthwise: list[Tensor], pointwise: list[Tensor],
-    channels_last: bool, needs: list[bool], settings: Settings, backend: str,
-) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:  # fmt: skip
-    gradients = _allocate_gradients(dy, cells, filtered, depthwise, pointwise, channels_last, needs)
+    sums = torch.empty((2, channels), dtype=accumulation(dy), device=dy.device)
+    yield dx, ddepthwise, dpointwise, sums
+    gradients = dx, ddepthwise, dpointwise, sums
     chain.backward(OP.kernels(backend), dy, cells, filtered, depthwise, pointwise, *gradients, needs, settings)
-    return gradients

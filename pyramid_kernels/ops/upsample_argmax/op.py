@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -82,12 +83,8 @@ class UpsampleArgmax(OpFunction):
         ctx.mark_non_differentiable(*output)
 
 
-def _allocate(logits: Tensor, settings: Settings, _: str) -> Tensor:
-    return torch.empty((logits.shape[0], *settings.size), dtype=settings.dtype, device=logits.device)
-
-
-@register_op("upsample_argmax_fwd", fake=_allocate)
-def _fwd(logits: Tensor, settings: Settings, backend: str) -> Tensor:
-    labels = _allocate(logits, settings, backend)
+@register_op("upsample_argmax_fwd")
+def _fwd(logits: Tensor, settings: Settings, backend: str) -> Iterator[Tensor]:
+    labels = torch.empty((logits.shape[0], *settings.size), dtype=settings.dtype, device=logits.device)
+    yield labels
     OP.kernels(backend).forward(logits, labels, settings)
-    return labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -109,9 +110,10 @@ class UpsampleCrossEntropy(OpFunction):
         return _bwd(dy.contiguous(), *ctx.saved_tensors, ctx.settings, ctx.backend), *[None] * 5
 
 
-def _allocate(
-    logits: Tensor, target: Tensor, weight: Any, settings: Settings, differentiated: bool, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
+@register_op("upsample_cross_entropy_fwd")
+def _fwd(
+    logits: Tensor, target: Tensor, weight: Tensor | None, settings: Settings, differentiated: bool, backend: str
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The loss, what the backward is given, and what one pixel's loss counts in a reduction.
 
     Kernels keep the logarithm of every pixel's normaliser; "composed" the gradient itself, where the factor of all
@@ -125,17 +127,10 @@ def _allocate(
         kept = empty_map(logits, logits.shape, dtype)
     else:
         kept = logits.new_empty(0, dtype=dtype)
-    return y, kept, logits.new_empty(0 if none else 1, dtype=dtype)
-
-
-@register_op("upsample_cross_entropy_fwd", fake=_allocate)
-def _fwd(
-    logits: Tensor, target: Tensor, weight: Tensor | None, settings: Settings, differentiated: bool, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    results = _allocate(logits, target, weight, settings, differentiated, backend)
+    factor = logits.new_empty(0 if none else 1, dtype=dtype)
+    yield y, kept, factor
     check_labels(target, logits.shape[1], settings.ignore_index)
-    OP.kernels(backend).forward(logits, *_dense(logits, target, weight), *results, settings)
-    return results
+    OP.kernels(backend).forward(logits, *_dense(logits, target, weight), y, kept, factor, settings)
 
 
 def _dense(logits: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -143,16 +138,12 @@ def _dense(logits: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tenso
     return target.contiguous(), None if weight is None else weight.to(accumulation(logits)).contiguous()
 
 
-def _allocate_dlogits(dy: Tensor, logits: Tensor, *_: Any) -> Tensor:
-    return empty_map(logits, logits.shape)
-
-
-@register_op("upsample_cross_entropy_bwd", fake=_allocate_dlogits)
+@register_op("upsample_cross_entropy_bwd")
 def _bwd(
     dy: Tensor, logits: Tensor, target: Tensor, weight: Tensor | None, kept: Tensor, factor: Tensor, settings: Settings,
     backend: str,
-) -> Tensor:  # fmt: skip
-    dlogits = _allocate_dlogits(dy, logits)
+) -> Iterator[Tensor]:  # fmt: skip
+    dlogits = empty_map(logits, logits.shape)
+    yield dlogits
     read = _dense(logits, target, weight)
     OP.kernels(backend).backward(dy, logits, *read, kept, factor, dlogits, settings)
-    return dlogits

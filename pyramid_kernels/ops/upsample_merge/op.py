@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -142,46 +142,34 @@ def _map_gradients(ctx: Any, dy: Tensor, y: Tensor | None, scale: Tensor | None)
     return dmaps
 
 
-def _allocate(maps: list[Tensor], size: list[int], scale: Any, shift: Any, settings: Settings, _: str) -> Tensor:
-    channels = maps[0].shape[1] if settings.merge == "sum" else sum(m.shape[1] for m in maps)
-    return empty_map(leader(maps, size), (maps[0].shape[0], channels, *size))
-
-
-@register_op("upsample_merge_fwd", fake=_allocate)
+@register_op("upsample_merge_fwd")
 def _fwd(
     maps: list[Tensor], size: Sizes, scale: Tensor | None, shift: Tensor | None, settings: Settings, backend: str
-) -> Tensor:
-    y = _allocate(maps, size, scale, shift, settings, backend)
+) -> Iterator[Tensor]:
+    channels = maps[0].shape[1] if settings.merge == "sum" else sum(m.shape[1] for m in maps)
+    y = empty_map(leader(maps, size), (maps[0].shape[0], channels, *size))
+    yield y
     OP.kernels(backend).forward(maps, scale, shift, y, settings)
-    return y
 
 
-def _allocate_dmaps(dy: Tensor, y: Any, scale: Any, shapes: list[int], formats: list[bool], *_: Any) -> list[Tensor]:
-    layouts = [format_of(last) for last in formats]
-    return [
-        torch.empty((dy.shape[0], *shapes[4 * i + 1 : 4 * i + 4]), dtype=dy.dtype, device=dy.device, memory_format=f)
-        for i, f in enumerate(layouts)
-    ]
-
-
-@register_op("upsample_merge_bwd_maps", fake=_allocate_dmaps)
+@register_op("upsample_merge_bwd_maps")
 def _bwd_maps(
     dy: Tensor, y: Tensor | None, scale: Tensor | None, shapes: Sizes, formats: list[bool], settings: Settings,
     backend: str,
-) -> list[Tensor]:  # fmt: skip
+) -> Iterator[list[Tensor]]:  # fmt: skip
     """``shapes``: of every map the first channel in the output, then C, H and W."""
-    dmaps = _allocate_dmaps(dy, y, scale, shapes, formats)
+    layouts = [format_of(last) for last in formats]
+    dmaps = [
+        torch.empty((dy.shape[0], *shapes[4 * i + 1 : 4 * i + 4]), dtype=dy.dtype, device=dy.device, memory_format=f)
+        for i, f in enumerate(layouts)
+    ]
+    yield dmaps
     OP.kernels(backend).backward_maps(dy, y, scale, dmaps, shapes[::4], settings)
-    return dmaps
 
 
-def _allocate_sums(dy: Tensor, y: Tensor | None, maps: list[Tensor], *_: Any) -> Tensor:
+@register_op("upsample_merge_bwd_affine")
+def _bwd_affine(dy: Tensor, y: Tensor | None, maps: list[Tensor], settings: Settings, backend: str) -> Iterator[Tensor]:
     """Row 0 is dshift and, where maps are given, row 1 dscale."""
-    return torch.empty((2 if maps else 1, dy.shape[1]), dtype=accumulation(dy), device=dy.device)
-
-
-@register_op("upsample_merge_bwd_affine", fake=_allocate_sums)
-def _bwd_affine(dy: Tensor, y: Tensor | None, maps: list[Tensor], settings: Settings, backend: str) -> Tensor:
-    sums = _allocate_sums(dy, y, maps)
+    sums = torch.empty((2 if maps else 1, dy.shape[1]), dtype=accumulation(dy), device=dy.device)
+    yield sums
     OP.kernels(backend).backward_affine(dy, y, maps, sums, settings)
-    return sums
