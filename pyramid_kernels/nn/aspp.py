@@ -151,8 +151,7 @@ class ASPPForward(Fused):
             reason = structure.why_not_sequence(path, branch, kind, nn.Module, nn.ReLU)
             if separable and not reason:
                 reason = structure.why_not_sequence(f"{path}.0", branch[0], nn.Conv2d, nn.Conv2d)
-            reason = reason or structure.why_not_branch(f"{path}.0", unit_of(*branch))
-            if reason:
+            if reason := reason or structure.why_not_branch(f"{path}.0", unit_of(*branch)):
                 return reason
         path = f"convs.{len(branches)}"
         if cls.image_pooling not in (None, type(pool)):
@@ -315,7 +314,6 @@ class ASPP(ASPPForward, ReferenceASPP):
     Source: Chen et al., Rethinking Atrous Convolution for Semantic Image Segmentation, 2017.
     """
 
-    original = ReferenceASPP
     image_pooling = ImagePooling
 
     def __init__(
@@ -334,9 +332,7 @@ class ASPP(ASPPForward, ReferenceASPP):
 
         ``pool_first`` counts where it has no such attribute.
         """
-        reason = ASPPForward.why_not(module)
-        if reason:
-            raise ValueError(f"module must be an ASPP in torchvision's layout, got a {type(module).__name__}: {reason}")
+        structure.check_layout(module, "an ASPP in torchvision's layout", ASPPForward.why_not(module))
         source: Any = copy.deepcopy(module)
         aspp = cls(1, (), 1, pool_first=getattr(module, "pool_first", pool_first), backend=backend)
         *convs, pool = source.convs

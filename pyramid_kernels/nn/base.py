@@ -47,11 +47,11 @@ class Unit(NamedTuple):
 class Fused(_Base):
     """Mixin whose ``forward`` runs the ops, or the forward of the class behind it where they cannot stand for it.
 
-    A subclass sets ``original`` and defines ``units``, ``why_not``, ``fused_forward`` and ``problems``. Everything that
-    a later change of the module can alter (modes, norms, hooks, weights) is read anew on every call.
+    A subclass defines ``units``, ``why_not``, ``fused_forward`` and ``problems``. Everything that a later change of the
+    module can alter (modes, norms, hooks, weights) is read anew on every call.
     """
 
-    #: The class whose forward is replaced.
+    #: The class whose forward is replaced: the last base, where none is set.
     original: ClassVar[type[nn.Module]]
     #: The backend that this instance asks of every op.
     kernel_backend: Backend = "auto"
@@ -72,6 +72,8 @@ class Fused(_Base):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        if not hasattr(cls, "original") and issubclass(cls.__bases__[-1], nn.Module):
+            cls.original = cls.__bases__[-1]
         if "original" in vars(cls):  # TorchScript takes an attribute's type from the class's annotations, or a base's
             cls.__annotations__ = next(filter(None, map(inspect.get_annotations, cls.original.__mro__)))
 

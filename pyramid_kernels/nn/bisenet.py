@@ -128,8 +128,6 @@ class AttentionRefinementModule(ARMForward, ReferenceAttentionRefinementModule):
     ``bn`` of ooooverflow/BiSeNet where there is no 3x3.
     """
 
-    original = ReferenceAttentionRefinementModule
-
     def __init__(
         self, in_channels: int, out_channels: int | None = None, *, norm: str | None = "used", bias: bool = False,
         backend: Backend = "auto",
@@ -295,7 +293,6 @@ class FeatureFusionModule(FFMForward, ReferenceFeatureFusionModule):
     CoinCheung/BiSeNet.
     """
 
-    original = ReferenceFeatureFusionModule
     resizes = True
 
     def __init__(

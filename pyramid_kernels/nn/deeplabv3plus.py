@@ -17,7 +17,7 @@ from ..ops.pyramid_conv.layout import split
 from . import structure
 from .aspp import ASPP, ReferenceASPP, new_branch, unit_of
 from .base import Calls, Unit, check_backend, problems_of
-from .mixing import HeadForward, Layers, around, check_layout, first_conv, mix, out_channels, run_all
+from .mixing import HeadForward, Layers, around, first_conv, mix, out_channels, run_all
 
 
 class ReferenceDeepLabV3PlusDecoder(nn.Module):
@@ -71,6 +71,10 @@ class DeepLabV3PlusForward(HeadForward):
     def parts(cls, module: Any) -> Parts:
         order = module.low_first, module.align_corners, module.low_index
         return Parts(module.aspp, module.block1, unit_of(*module.block2), [], *order)
+
+    @classmethod
+    def units(cls, module: nn.Module) -> list[Unit]:
+        return [cls.parts(module).fuse]
 
     @classmethod
     def widths(cls, module: nn.Module) -> list[int]:
@@ -189,8 +193,6 @@ class DeepLabV3PlusDecoder(DeepLabV3PlusForward, ReferenceDeepLabV3PlusDecoder):
     Source: Chen et al., Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation, 2018.
     """
 
-    original = ReferenceDeepLabV3PlusDecoder
-
     def __init__(
         self, in_channels: int, low_channels: int, out_channels: int = 256,
         atrous_rates: Sequence[int] = (12, 24, 36), *, low_width: int = 48, separable: bool = True,
@@ -223,7 +225,7 @@ class DeepLabV3PlusDecoder(DeepLabV3PlusForward, ReferenceDeepLabV3PlusDecoder):
             getattr(decoder, name).training = child.training
         decoder.aspp[0] = ASPP.from_reference(decoder.aspp[0], backend=around(backend))
         decoder.training = module.training
-        check_layout(decoder, module, "decoder in this layout")
+        structure.check_layout(module, "a decoder in this layout", decoder.why_not(decoder))
         return decoder
 
     def to_reference(self) -> nn.Module:

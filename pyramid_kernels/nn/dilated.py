@@ -55,7 +55,6 @@ class LargeFOV(Fused, ReferenceLargeFOV):
     (DeepLab-LargeFOV); its layers' names.
     """
 
-    original = ReferenceLargeFOV
     helpers: ClassVar[tuple[str, ...]] = ("classify",)
     own_chain: ClassVar[bool] = True
 
@@ -134,8 +133,7 @@ class ASPPv2Forward(Fused):
         found = cls.named_branches(module)
         deep = any(isinstance(branch, nn.Sequential) for branch in found.values())
         for name, branch in found.items():
-            reason = _why_not_branch(name, branch, deep)
-            if reason:
+            if reason := _why_not_branch(name, branch, deep):
                 return reason
         branches = cls.branches(module)
         if not branches:
@@ -185,8 +183,7 @@ def _why_not_branch(name: str, branch: nn.Module, deep: bool) -> str | None:
     if not deep:
         reason = why_not_kind(branch, nn.Conv2d)
         return f"{name} {reason}" if reason else structure.why_not_conv(name, branch, (1, 3))  # type: ignore[arg-type]
-    reason = structure.why_not_sequence(name, branch, nn.Conv2d, nn.ReLU, nn.Conv2d, nn.ReLU, nn.Conv2d)
-    if reason:
+    if reason := structure.why_not_sequence(name, branch, nn.Conv2d, nn.ReLU, nn.Conv2d, nn.ReLU, nn.Conv2d):
         return reason
     convs: Any = branch
     for place, kernels in ((0, (1, 3)), (2, (1,)), (4, (1,))):
@@ -215,8 +212,6 @@ class ASPPv2(ASPPv2Forward, ReferenceASPPv2):
     Source: Chen et al., DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution, and
     Fully Connected CRFs, 2016; keys of kazuto1011/deeplab-pytorch.
     """
-
-    original = ReferenceASPPv2
 
     def __init__(
         self, in_channels: int, classes: int, rates: Sequence[int] = (6, 12, 18, 24), *, hidden: int | None = None,

@@ -78,8 +78,7 @@ class LevelsForward(Fused):
     @classmethod
     def why_not(cls, module: Any) -> str | None:
         for i, level in enumerate(module.levels):
-            reason = structure.why_not_sequence(f"levels.{i}", level, nn.Conv2d, nn.Conv2d)
-            if reason:
+            if reason := structure.why_not_sequence(f"levels.{i}", level, nn.Conv2d, nn.Conv2d):
                 return reason
         units = cls.units(module)
         levels = (_why_not_level(f"levels.{i}", unit) for i, unit in enumerate(units))
@@ -136,8 +135,6 @@ class DSPP(LevelsForward, ReferenceDSPP):
     Source: Papa et al., SPEED: Separable Pyramidal Pooling EncodEr-Decoder, 2022.
     """
 
-    original = ReferenceDSPP
-
     def __init__(
         self, in_channels: int, filters: int = 128, bins: Sequence[int | tuple[int, int]] = (2, 4, 6, 8), *,
         backend: Backend = "auto",
@@ -168,7 +165,6 @@ class MDSPP(LevelsForward, ReferenceMDSPP):
     Source: Papa et al., SPEED: Separable Pyramidal Pooling EncodEr-Decoder, 2022.
     """
 
-    original = ReferenceMDSPP
     helpers: ClassVar[tuple[str, ...]] = ("maps", "join")
 
     def __init__(

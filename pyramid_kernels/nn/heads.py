@@ -12,7 +12,7 @@ from .. import functional
 from ..backends import Backend
 from . import structure
 from .base import Calls, Unit, check_backend, problems_of
-from .mixing import HeadForward, Layers, around, check_layout, mix, run_all
+from .mixing import HeadForward, Layers, around, mix, run_all
 from .ppm import PPM, Level, PPMForward, ReferencePPM, level_maps, level_problems, level_shapes
 
 
@@ -155,8 +155,6 @@ class PSPHead(PSPForward, ReferencePSPHead):
     Source: Zhao et al., Pyramid Scene Parsing Network, 2017; keys of hszhao/semseg.
     """
 
-    original = ReferencePSPHead
-
     def __init__(
         self, in_dim: int, classes: int, bins: Sequence[int] = (1, 2, 3, 6), *, hidden_dim: int = 512,
         dropout: float = 0.1, align_corners: bool = True, backend: Backend = "auto",
@@ -176,7 +174,7 @@ class PSPHead(PSPForward, ReferencePSPHead):
         head.ppm = PPM.from_reference(module.ppm, align_corners=align_corners, backend=around(backend))
         head.cls = copy.deepcopy(layers)
         head.training = module.training
-        check_layout(head, module, "head in semseg's layout")
+        structure.check_layout(module, "a head in semseg's layout", head.why_not(head))
         return head
 
     def to_reference(self) -> nn.Module:

@@ -96,8 +96,7 @@ class HRFuseForward(Fused):
             return "its layers are not one row for every output, or for the first alone"
         for i, row in enumerate(rows):
             for j, layer in enumerate(row):
-                reason = cls.why_not_path(f"{i}.{j}", layer, j - i)
-                if reason:
+                if reason := cls.why_not_path(f"{i}.{j}", layer, j - i):
                     return reason
         return structure.why_not_units(cls.units(module))
 
@@ -183,8 +182,6 @@ class HRFuse(HRFuseForward, ReferenceHRFuse):
     official ``fuse_layers``.
     """
 
-    original = ReferenceHRFuse
-
     def __init__(
         self, channels: Sequence[int], *, multi_scale_output: bool = True, mode: str = "nearest",
         align_corners: bool = False, backend: Backend = "auto",
@@ -208,9 +205,7 @@ class HRFuse(HRFuseForward, ReferenceHRFuse):
             fuse.append(nn.ModuleList(layers))
             fuse[-1].training = module.training
         fuse.training = module.training
-        reason = fuse.why_not(fuse)
-        if reason:
-            raise ValueError(f"module must be the fuse_layers of an HRNet, got a {type(module).__name__}: {reason}")
+        structure.check_layout(module, "the fuse_layers of an HRNet", fuse.why_not(fuse))
         return fuse
 
 

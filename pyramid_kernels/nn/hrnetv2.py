@@ -16,7 +16,7 @@ from ..backends import Backend
 from . import structure
 from .base import Calls, Unit, check_backend, problems_of
 from .heads import why_not_joined
-from .mixing import HeadForward, Layers, check_layout, mix, run_all
+from .mixing import HeadForward, Layers, mix, run_all
 
 
 class ReferenceHRNetV2Head(nn.Sequential):
@@ -69,6 +69,10 @@ class HRNetV2Forward(HeadForward):
     def parts(cls, module: Any) -> Parts:
         conv, norm, _, *tail = module
         return Parts(Unit(conv, norm, biased=True), tail, module.align_corners)
+
+    @classmethod
+    def units(cls, module: nn.Module) -> list[Unit]:
+        return [cls.parts(module).fuse]
 
     @classmethod
     def widths(cls, module: Any) -> list[int]:
@@ -129,8 +133,6 @@ class HRNetV2Head(HRNetV2Forward, ReferenceHRNetV2Head):
     HRNet-Semantic-Segmentation.
     """
 
-    original = ReferenceHRNetV2Head
-
     def __init__(
         self, in_channels: Sequence[int], classes: int, *, channels: int | None = None, kernel_size: int = 1,
         align_corners: bool = False, backend: Backend = "auto",
@@ -156,5 +158,5 @@ class HRNetV2Head(HRNetV2Forward, ReferenceHRNetV2Head):
         for name, layer in module.named_children():
             head.add_module(name, copy.deepcopy(layer))
         head.training = module.training
-        check_layout(head, module, "head in HRNetV2's layout")
+        structure.check_layout(module, "a head in HRNetV2's layout", head.why_not(head))
         return head

@@ -74,6 +74,10 @@ class SegFormerForward(HeadForward):
         return Parts(linears[::-1], fuse, [module.dropout, module.classifier])
 
     @classmethod
+    def units(cls, module: nn.Module) -> list[Unit]:
+        return [cls.parts(module).fuse]
+
+    @classmethod
     def widths(cls, module: nn.Module) -> list[int]:
         return [linear.in_features for linear in cls.parts(module).linears[::-1]]
 
@@ -153,8 +157,6 @@ class SegFormerHead(SegFormerForward, ReferenceSegFormerHead):
     Source: Xie et al., SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers, 2021.
     """
 
-    original = ReferenceSegFormerHead
-
     def __init__(
         self, in_channels: Sequence[int], channels: int, classes: int, *, dropout: float = 0.1,
         backend: Backend = "auto",
@@ -165,11 +167,7 @@ class SegFormerHead(SegFormerForward, ReferenceSegFormerHead):
     @classmethod
     def from_reference(cls, module: Any, *, backend: Backend = "auto") -> Self:
         """A copy of ``module``, any head in this layout (transformers', this one's)."""
-        reason = SegFormerForward.why_not(module)
-        if reason:
-            raise ValueError(
-                f"module must be a head in SegformerDecodeHead's layout, got a {type(module).__name__}: {reason}"
-            )
+        structure.check_layout(module, "a head in SegformerDecodeHead's layout", SegFormerForward.why_not(module))
         head = cls((1,) * len(module.linear_projections), 1, 1, backend=backend)
         copy_layers(head, module)
         return head

@@ -51,7 +51,6 @@ class SpatialPyramidPooling(Fused, ReferenceSpatialPyramidPooling):
     Source: He et al., Spatial Pyramid Pooling in Deep Convolutional Networks for Visual Recognition, 2014.
     """
 
-    original = ReferenceSpatialPyramidPooling
     own_chain: ClassVar[bool] = True
 
     def __init__(
