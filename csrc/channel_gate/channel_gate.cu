@@ -107,8 +107,7 @@ Status launch_layer_gradients(const ChannelGateBwdParams& params, Queue queue) {
 Status launch_channel_gate_fwd(const ChannelGateFwdParams& params, Queue queue) {
     const ChannelGateProblem& p = params.problem;
     PK_TRY(check(p));
-    return visit_layout(p.dtype, p.channels_last, [&](auto type, auto last) -> Status {
-        using T = typename decltype(type)::type;
+    return visit_layout(p.dtype, p.channels_last, [&]<class T>(Type<T>, auto last) -> Status {
         using A = Acc<T>;
         const Pass pass = pass_of<T>(p);
         PK_TRY((launch_sums<T, last>(p, pass, View{}, queue)));
@@ -126,8 +125,7 @@ Status launch_channel_gate_fwd(const ChannelGateFwdParams& params, Queue queue) 
 Status launch_channel_gate_bwd(const ChannelGateBwdParams& params, Queue queue) {
     const ChannelGateProblem& p = params.problem;
     PK_TRY(check(p));
-    return visit_layout(p.dtype, p.channels_last, [&](auto type, auto last) -> Status {
-        using T = typename decltype(type)::type;
+    return visit_layout(p.dtype, p.channels_last, [&]<class T>(Type<T>, auto last) -> Status {
         using A = Acc<T>;
         const Pass pass = pass_of<T>(p);
         const View dy = dense_of<T>(p, params.dy);

@@ -54,15 +54,13 @@ Status check(const DilatedBranchesFwdParams& p) {
 Status plan_dilated_branches_fwd(const DilatedBranchesFwdParams& params, BranchesPlan& out) {
     PK_TRY(check(params));
     if (takes_sm90_body(params)) return plan_dilated_branches_fwd_sm90(params, out);
-    return visit_tile<true, true>(params.branches,
-                                  [&](auto type) { return report<typename decltype(type)::type>(params, false, out); });
+    return visit_tile<true, true>(params.branches, [&]<class T>(Type<T>) { return report<T>(params, false, out); });
 }
 
 Status launch_dilated_branches_fwd(const DilatedBranchesFwdParams& params, Queue queue) {
     PK_TRY(check(params));
     if (takes_sm90_body(params)) return launch_dilated_branches_fwd_sm90(params, queue);
-    return visit_tile<true, true>(params.branches, [&](auto type) -> Status {
-        using G = typename decltype(type)::type;
+    return visit_tile<true, true>(params.branches, [&]<class G>(Type<G>) -> Status {
         DilatedBranchesFwdParams p = params;
         plan<G>(p, 1);
         const auto start = [&](auto sum, int grid) {

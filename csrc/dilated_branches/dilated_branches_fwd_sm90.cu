@@ -55,13 +55,11 @@ Status launch_sm90(const DilatedBranchesFwdParams& call, Queue queue) {
 }  // namespace
 
 Status plan_dilated_branches_fwd_sm90(const DilatedBranchesFwdParams& params, BranchesPlan& out) {
-    return visit_hopper(params.branches,
-                        [&](auto type) { return report<typename decltype(type)::type>(params, true, out); });
+    return visit_hopper(params.branches, [&]<class T>(Type<T>) { return report<T>(params, true, out); });
 }
 
 Status launch_dilated_branches_fwd_sm90(const DilatedBranchesFwdParams& params, Queue queue) {
-    return visit_hopper(params.branches,
-                        [&](auto type) { return launch_sm90<typename decltype(type)::type>(params, queue); });
+    return visit_hopper(params.branches, [&]<class T>(Type<T>) { return launch_sm90<T>(params, queue); });
 }
 
 }  // namespace pk

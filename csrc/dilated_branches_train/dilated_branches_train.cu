@@ -15,10 +15,9 @@ Status launch_dilated_branches_train_normalise(const DilatedBranchesNormalisePar
     const int rows = number_blocks(p.branches, p.first_block, [](BranchShape s) { return ceil_div(s.o, 64); });
     const long long pixels = 1LL * map.n * map.h * map.w;
     const dim3 grid(ceil_div<long long>(pixels, 64), rows);
-    return visit_dtype(p.branches.dtype, [&](auto type) {
+    return visit_dtype(p.branches.dtype, [&]<class T>(Type<T>) {
         return launch("dilated_branches_train_normalise_kernel", p.branches.dtype,
-                      dilated_branches_train_normalise_kernel<typename decltype(type)::type>, Shape{grid, dim3(256)},
-                      queue, p);
+                      dilated_branches_train_normalise_kernel<T>, Shape{grid, dim3(256)}, queue, p);
     });
 }
 

@@ -73,8 +73,7 @@ MaxPools as_cascade(const MaxPools& pools) {
 
 Status launch_max_pool_pyramid_fwd(const MaxPoolPyramidFwdParams& p, Queue queue) {
     PK_TRY(check(p.problem));
-    return visit_layout(p.problem.dtype, p.problem.channels_last, [&](auto type, auto last) {
-        using T = typename decltype(type)::type;
+    return visit_layout(p.problem.dtype, p.problem.channels_last, [&]<class T>(Type<T>, auto last) {
         return visit_bool(p.indices != nullptr, [&](auto keep) {
             constexpr int V = max_pool::Forward<T, last, keep>::V;
             const MaxPools pools = keep ? p.problem.pools : as_cascade(p.problem.pools);
@@ -89,8 +88,7 @@ Status launch_max_pool_pyramid_fwd(const MaxPoolPyramidFwdParams& p, Queue queue
 
 Status launch_max_pool_pyramid_bwd(const MaxPoolPyramidBwdParams& p, Queue queue) {
     PK_TRY(check(p.problem));
-    return visit_layout(p.problem.dtype, p.problem.channels_last, [&](auto type, auto last) {
-        using T = typename decltype(type)::type;
+    return visit_layout(p.problem.dtype, p.problem.channels_last, [&]<class T>(Type<T>, auto last) {
         constexpr int V = max_pool::bwd_unit<T, last>;
         const MaxPools& pools = p.problem.pools;
         Tiles tiles;

@@ -47,8 +47,7 @@ Status launch_pyramid_pool_fwd(const PyramidPoolFwdParams& p, Queue queue) {
     PK_CHECK(!plan.split || p.parts || p.n == 0, name, ": no room for partial results, see pyramid_pool_parts");
     Shape shape{{}, pool::threads};
     PK_TRY(blocks_of(name, plan.groups() * plan.bands, shape.grid));
-    return visit_dtype(p.dtype, [&](auto type) {
-        using T = typename decltype(type)::type;
+    return visit_dtype(p.dtype, [&]<class T>(Type<T>) {
         return visit_bool(p.pyramid.max, [&](auto max) {
             using R = std::conditional_t<max, FirstMax<Acc<T>>, Sum<Acc<T>>>;
             shape.shared = pool::FwdShared<T, R>(plan).size;
@@ -67,8 +66,7 @@ Status launch_pyramid_pool_bwd(const PyramidPoolBwdParams& p, Queue queue) {
                            pool::Pass::backward));
     Shape shape{{}, pool::threads};
     PK_TRY(blocks_of(name, plan.groups() * plan.bands, shape.grid));
-    return visit_dtype(p.dtype, [&](auto type) {
-        using T = typename decltype(type)::type;
+    return visit_dtype(p.dtype, [&]<class T>(Type<T>) {
         return visit_bool(p.pyramid.max, [&](auto max) {
             shape.shared = pool::BwdShared<T, max>(plan).size;
             return visit_bool(plan.inner, [&](auto inner) {

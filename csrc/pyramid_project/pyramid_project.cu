@@ -32,8 +32,7 @@ Status launch_levels(const char* name, Kernel kernel, Shape shape, Queue queue, 
 /// Call `body` with the GemmTile that a call's dtype and precision take.
 template <bool A_BY_DEPTH, bool B_BY_DEPTH, class Body>
 Status visit_tile(const ProjectPyramid& pyramid, Body&& body) {
-    return visit_dtype(pyramid.dtype, [&](auto type) -> Status {
-        using T = typename decltype(type)::type;
+    return visit_dtype(pyramid.dtype, [&]<class T>(Type<T>) -> Status {
         if constexpr (std::is_same_v<T, float>)
             if (pyramid.tf32) return body(Type<GemmTile<T, true, A_BY_DEPTH, B_BY_DEPTH>>{});
         return body(Type<GemmTile<T, false, A_BY_DEPTH, B_BY_DEPTH>>{});
@@ -46,8 +45,7 @@ int tiles(long long rows, int block_rows) { return static_cast<int>(ceil_div<lon
 
 Status launch_pyramid_project_fwd(const PyramidProjectFwdParams& params, Queue queue) {
     const ProjectPyramid& p = params.pyramid;
-    return visit_tile<true, true>(p, [&](auto tile) -> Status {
-        using G = typename decltype(tile)::type;
+    return visit_tile<true, true>(p, [&]<class G>(Type<G>) -> Status {
         const auto blocks = [&](const ProjectLevel& level) -> long long {
             const int rows =
                 tiles(1LL * p.n * level.cells, G::ROWS) + tiles(1LL * p.n * (p.full - level.cells), G::ROWS);
@@ -59,8 +57,7 @@ Status launch_pyramid_project_fwd(const PyramidProjectFwdParams& params, Queue q
 }
 
 Status launch_pyramid_project_bwd_dz(const PyramidProjectBwdDzParams& params, Queue queue) {
-    return visit_dtype(params.pyramid.dtype, [&](auto type) {
-        using T = typename decltype(type)::type;
+    return visit_dtype(params.pyramid.dtype, [&]<class T>(Type<T>) {
         const auto blocks = [](const ProjectLevel& level) { return ceil_div(level.channels, DzBlock::CHANNELS); };
         return launch_levels("pyramid_project_bwd_dz_kernel", pyramid_project_bwd_dz_kernel<T>,
                              Shape{{}, dim3(DzBlock::THREADS)}, queue, params, blocks);
@@ -69,8 +66,7 @@ Status launch_pyramid_project_bwd_dz(const PyramidProjectBwdDzParams& params, Qu
 
 Status launch_pyramid_project_bwd_dpooled(const PyramidProjectBwdDpooledParams& params, Queue queue) {
     const ProjectPyramid& p = params.pyramid;
-    return visit_tile<true, false>(p, [&](auto tile) -> Status {
-        using G = typename decltype(tile)::type;
+    return visit_tile<true, false>(p, [&]<class G>(Type<G>) -> Status {
         const auto blocks = [&](const ProjectLevel& level) {
             return 1LL * tiles(1LL * p.n * level.cells, G::ROWS) * ceil_div(p.c, G::COLS);
         };
@@ -81,8 +77,7 @@ Status launch_pyramid_project_bwd_dpooled(const PyramidProjectBwdDpooledParams& 
 
 Status launch_pyramid_project_bwd_dweights(const PyramidProjectBwdDweightsParams& params, Queue queue) {
     const ProjectPyramid& p = params.pyramid;
-    return visit_tile<false, false>(p, [&](auto tile) -> Status {
-        using G = typename decltype(tile)::type;
+    return visit_tile<false, false>(p, [&]<class G>(Type<G>) -> Status {
         const auto blocks = [&](const ProjectLevel& level) {
             return 1LL * ceil_div(level.channels, G::ROWS) * ceil_div(p.c, G::COLS);
         };
