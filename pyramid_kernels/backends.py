@@ -119,6 +119,10 @@ class Op:
         return module
 
 
+#: What ``explain`` asks about calls of ops: each one's op, problem and sizes.
+Calls = list[tuple[Op, Problem, tuple[int, ...]]]
+
+
 def describe(x: Tensor, channels_last: bool, *options: Any) -> Problem:
     """The ``Problem`` of a call whose main tensor is ``x``; "meta" where nothing can run, only shapes be worked out."""
     arch = capability(x.device) if x.is_cuda else 0

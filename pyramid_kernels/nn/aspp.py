@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import functional
-from ..backends import Backend
+from ..backends import Backend, Calls
 from ..ops._shared.layout import as_map, empty_map, is_channels_last
 from . import structure
-from .base import Calls, Fused, Unit, check_backend, problems_of
+from .base import Fused, Unit, check_backend, problems_of
 from .norm import as_eval, track, uses_batch
 
 

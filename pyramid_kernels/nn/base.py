@@ -14,7 +14,7 @@ from torch._subclasses import FakeTensor
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
-from ..backends import BACKENDS, Backend, Op, Problem, automatic, select, transform
+from ..backends import BACKENDS, Backend, Calls, Op, automatic, select, transform
 from ..ops._shared.checks import FLOATS, check_choice
 from ..ops._shared.constants import Constants
 from .kinds import NOT_YET, class_name, why_not_kind
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 else:
     _Base = object  # a mixin: the class it stands in front of brings nn.Module
 
-
-#: What ``explain`` asks about calls of ops: each one's op, problem and sizes.
-Calls = list[tuple[Op, Problem, tuple[int, ...]]]
 
 EXPORTED = "exported graphs hold PyTorch's own operators"
 

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, automatic, select
+from ..backends import Backend, Calls, Op, automatic, select
 from ..ops._shared.checks import check_choice
 from . import structure
-from .base import Calls, Fused, Unit, check_backend, problems_of, why_not_chain
+from .base import Fused, Unit, check_backend, problems_of, why_not_chain
 from .gates import Gate
 from .heads import why_not_joined
 from .kinds import why_not_kind

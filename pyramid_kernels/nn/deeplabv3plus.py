@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend
+from ..backends import Backend, Calls
 from ..ops._shared.constants import derived
 from ..ops.pyramid_conv.layout import split
 from . import structure
 from .aspp import ASPP, ReferenceASPP, new_branch, unit_of
-from .base import Calls, Unit, check_backend, problems_of
+from .base import Unit, check_backend, problems_of
 from .mixing import HeadForward, Layers, around, first_conv, mix, out_channels, run_all
 
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend
+from ..backends import Backend, Calls
 from ..ops._shared.constants import derived
 from . import structure
-from .base import Calls, Fused, Unit, check_backend, problems_of
+from .base import Fused, Unit, check_backend, problems_of
 from .kinds import why_not_kind
 
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend
+from ..backends import Backend, Calls
 from ..ops._shared.checks import check_length, pairs
 from ..ops.pyramid_pool.reference import pool_level
 from ..ops.upsample_merge.reference import resize
 from . import structure
 from .aspp import separable
-from .base import Calls, Fused, Unit, check_backend, problems_of
+from .base import Fused, Unit, check_backend, problems_of
 
 
 class _Levels(nn.Module):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend
+from ..backends import Backend, Calls
 from . import structure
-from .base import Calls, Unit, problems_of
+from .base import Unit, problems_of
 from .norm import as_norm, uses_batch
 
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Self
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend
+from ..backends import Backend, Calls
 from . import structure
-from .base import Calls, Unit, check_backend, problems_of
+from .base import Unit, check_backend, problems_of
 from .mixing import HeadForward, Layers, around, mix, run_all
 from .ppm import PPM, Level, PPMForward, ReferencePPM, level_maps, level_problems, level_shapes
 

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op
+from ..backends import Backend, Calls, Op
 from ..ops._shared.checks import check_choice
 from . import structure
-from .base import Calls, Fused, Unit, check_backend, problems_of, why_not_map
+from .base import Fused, Unit, check_backend, problems_of, why_not_map
 from .kinds import why_not_kind
 from .mixing import around
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend
+from ..backends import Backend, Calls
 from . import structure
-from .base import Calls, Unit, check_backend, problems_of
+from .base import Unit, check_backend, problems_of
 from .heads import why_not_joined
 from .mixing import HeadForward, Layers, mix, run_all
 

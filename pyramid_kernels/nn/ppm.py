@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, automatic
+from ..backends import Backend, Calls, automatic
 from ..ops._shared.layout import is_channels_last
 from . import structure
-from .base import Calls, Fused, Unit, check_backend, problems_of
+from .base import Fused, Unit, check_backend, problems_of
 from .norm import as_eval, uses_batch
 
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend
+from ..backends import Backend, Calls
 from ..ops._shared.constants import derived
 from . import structure
-from .base import Calls, Unit, check_backend, is_plain, problems_of
+from .base import Unit, check_backend, is_plain, problems_of
 from .heads import why_not_joined
 from .kinds import why_not_kind
 from .mixing import HeadForward, Layers, Size, copy_layers, mix, run_all

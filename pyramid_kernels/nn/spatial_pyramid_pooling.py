@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend
+from ..backends import Backend, Calls
 from ..ops._shared.checks import check_choice, pairs
 from ..ops.pyramid_pool.reference import pool_level
-from .base import Calls, Fused, Unit, check_backend, problems_of, why_not_map
+from .base import Fused, Unit, check_backend, problems_of, why_not_map
 
 
 class ReferenceSpatialPyramidPooling(nn.Module):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend
+from ..backends import Backend, Calls
 from ..ops._shared.layout import empty_map
 from . import structure
-from .base import Calls, Fused, Unit, check_backend, is_plain, problems_of
+from .base import Fused, Unit, check_backend, is_plain, problems_of
 from .kinds import why_not_kind
 from .mixing import first_conv, out_channels
 

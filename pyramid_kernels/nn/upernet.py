@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend
+from ..backends import Backend, Calls
 from . import structure
-from .base import Calls, Unit, check_backend, problems_of
+from .base import Unit, check_backend, problems_of
 from .heads import Bottleneck, why_not_joined
 from .kinds import why_not_kind
 from .mixing import HeadForward, Layers, around, copy_layers, first_conv, mix, out_channels, run_all

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, select
+from ...backends import Backend, Calls, Op, describe, select
 from ...registration import OpFunction, public, register_op
 from .._shared.affine import ACTIVATIONS, Norm, check_norm, dense_vectors
 from .._shared.autocast import autocast
@@ -27,15 +27,11 @@ WIDEST = 8192
 Layers = Sequence[Tensor | None]
 
 
-def _problem(x: Tensor, weight1: Tensor, residual: bool) -> tuple[Problem, tuple[int, ...]]:
+def _problems(x: Tensor, weight1: Tensor, *_args: Any, residual: bool = False, **_: Any) -> Calls:
+    x, *_casts = autocast(x)
     # Traced, the comparison is no bool.
     wide = True if x.shape[1] + weight1.shape[0] > WIDEST else False
-    return describe(x, is_channels_last(x), wide, residual), tuple(x.shape)
-
-
-def _problems(x: Tensor, weight1: Tensor, *_args: Any, residual: bool = False, **_: Any) -> list[Any]:
-    x, *_casts = autocast(x)
-    return [(OP, *_problem(x, weight1, residual))]
+    return [(OP, describe(x, is_channels_last(x), wide, residual), tuple(x.shape))]
 
 
 @public(_problems)
@@ -99,7 +95,7 @@ def channel_gate(
         check_norm("norm1", norm1, weight1, x)
     affine, eps = ((scale1, shift1, None, None), 0.0) if norm1 is None else (norm1[:4], float(norm1[4]))
     check_choice("hidden_activation", hidden_activation, ACTIVATIONS)
-    backend = select(OP, *_problem(x, weight1, residual), backend)
+    backend = select(*_problems(x, weight1, residual=residual)[0], backend)
     layers = (weight1, *dense_vectors(bias1, *affine), weight2, *dense_vectors(bias2))
     settings = Settings(hidden_activation == "relu", residual, eps)
     if backend in ("reference", "composed"):

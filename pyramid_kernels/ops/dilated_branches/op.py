@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, select
+from ...backends import Backend, Calls, Op, describe, select
 from ...registration import OpFunction, public, register_op
 from .._shared.affine import ACTIVATIONS, Norm, check_affine
 from .._shared.autocast import autocast
@@ -24,18 +24,14 @@ OP = Op("dilated_branches", "gemm", reference, composed)
 CHUNK = 8
 
 
-def _problem(x: Tensor) -> Problem:
-    return describe(x, is_channels_last(x))
-
-
 def sizes_of(x: Tensor, weights: Sequence[Tensor], dilations: Sequence[int]) -> tuple[int, ...]:
     """What the composed form's decision looks at: x's shape, all outputs, then the dilations of the 3x3 branches."""
     outputs = sum(w.shape[0] for w in weights)
     return (*x.shape, outputs, *(d for d, w in zip(dilations, weights, strict=True) if w.shape[2] == 3))
 
 
-def _problems(x: Tensor, weights: Sequence[Tensor], *, dilations: Sequence[int], **_: Any) -> list[Any]:
-    return [(OP, _problem(x), sizes_of(x, weights, dilations))]
+def _problems(x: Tensor, weights: Sequence[Tensor], *, dilations: Sequence[int], **_: Any) -> Calls:
+    return [(OP, describe(x, is_channels_last(x)), sizes_of(x, weights, dilations))]
 
 
 @public(_problems)
@@ -84,7 +80,7 @@ def dilated_branches(
         raise ValueError(f"weights must have equal output channels for merge='sum', got {[len(w) for w in weights]}")
     affine, eps = check_affine(x, weights, scale, shift, norm)
     settings = Settings([int(d) for d in dilations], eps, activation == "relu", merge == "sum", False)
-    backend = select(OP, _problem(x), sizes_of(x, weights, dilations), backend)
+    backend = select(*_problems(x, weights, dilations=dilations)[0], backend)
     if backend in ("reference", "composed"):
         return OP.python(backend)(x, weights, affine, image_bias, settings)
     # Only what eager would save: the pre-activation where a multiplier's gradient or a summed ReLU's mask needs it.

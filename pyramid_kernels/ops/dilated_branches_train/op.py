@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, select
+from ...backends import Backend, Calls, Op, describe, select
 from ...registration import OpFunction, public, register_op
 from .._shared.affine import ACTIVATIONS, dense_vectors
 from .._shared.checks import check_choice, check_length, check_vector
@@ -22,12 +22,8 @@ from . import composed, reference
 OP = Op("dilated_branches_train", "gemm", reference, composed)
 
 
-def _problem(x: Tensor) -> Problem:
-    return describe(x, is_channels_last(x))
-
-
-def _problems(x: Tensor, weights: Sequence[Tensor], *, dilations: Sequence[int], **_: Any) -> list[Any]:
-    return [(OP, _problem(x), sizes_of(x, weights, dilations))]
+def _problems(x: Tensor, weights: Sequence[Tensor], *, dilations: Sequence[int], **_: Any) -> Calls:
+    return [(OP, describe(x, is_channels_last(x)), sizes_of(x, weights, dilations))]
 
 
 @public(_problems)
@@ -75,7 +71,7 @@ def dilated_branches_train(
         size = torch.Size((1, weights[0].shape[0], 1, 1))
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
     settings = Settings([int(d) for d in dilations], [float(e) for e in eps], activation == "relu")
-    backend = select(OP, _problem(x), sizes_of(x, weights, dilations), backend)
+    backend = select(*_problems(x, weights, dilations=dilations)[0], backend)
     if backend in ("reference", "composed"):
         return OP.python(backend)(x, weights, gamma, beta, image_bias, settings)
     chunks = []

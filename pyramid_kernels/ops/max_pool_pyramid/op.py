@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, select
+from ...backends import Backend, Calls, Op, describe, select
 from ...registration import OpFunction, public, register_op
 from .._shared.checks import check_choice, check_map
 from .._shared.layout import empty_map, format_of, is_channels_last
@@ -21,17 +21,14 @@ OP = Op("max_pool_pyramid", "memory", reference, composed)
 ORDERS = ("ascending", "descending")
 
 
-def _problem(x: Tensor, kernel_sizes: list[int], cascade: bool) -> Problem:
-    """Options: the kernels' limit that is exceeded, or None; whether a gradient is needed."""
-    return describe(x, is_channels_last(x), beyond(kernel_sizes, cascade), _differentiated(x))
-
-
 def _differentiated(x: Tensor) -> bool:
     return x.requires_grad and torch.is_grad_enabled()
 
 
-def _problems(x: Tensor, kernel_sizes: Any = None, *, cascade: bool = False, **_: Any) -> list[Any]:
-    return [(OP, _problem(x, check_kernel_sizes(kernel_sizes, cascade), cascade), tuple(x.shape))]
+def _problems(x: Tensor, kernel_sizes: Any = None, *, cascade: bool = False, **_: Any) -> Calls:
+    """Options: the kernels' limit that is exceeded, or None; whether a gradient is needed."""
+    limit = beyond(check_kernel_sizes(kernel_sizes, cascade), cascade)
+    return [(OP, describe(x, is_channels_last(x), limit, _differentiated(x)), tuple(x.shape))]
 
 
 @public(_problems)
@@ -69,7 +66,7 @@ def max_pool_pyramid(
     check_map("x", x)
     check_choice("order", order, ORDERS)
     sizes = check_kernel_sizes(kernel_sizes, cascade)
-    backend = select(OP, _problem(x, sizes, cascade), tuple(x.shape), backend)
+    backend = select(*_problems(x, sizes, cascade=cascade)[0], backend)
     settings = Settings(sizes, cascade, order)
     if backend in ("reference", "composed"):
         return OP.python(backend)(x, settings)

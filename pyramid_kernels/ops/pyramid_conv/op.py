@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, select
+from ...backends import Backend, Calls, Op, describe, select
 from ...registration import OpFunction, public, register_op
 from .._shared.affine import dense_vectors
 from .._shared.layout import as_map, empty_map, is_channels_last, placed
@@ -23,20 +23,14 @@ from .settings import Settings
 OP = Op("pyramid_conv", "gemm", reference, composed)
 
 
-def _problem(maps: Sequence[Tensor], size: Sequence[int], mode: str) -> Problem:
-    return describe(maps[0], is_channels_last(leader(maps, size)), mode, len(maps))
-
-
-def _sizes(maps: Sequence[Tensor], weight: Tensor, size: Sequence[int]) -> tuple[int, ...]:
-    """What the composed form's decision looks at: N, O, k, H, W, then the channels, rows and columns of every map."""
-    return (maps[0].shape[0], weight.shape[0], weight.shape[2], *size, *(s for m in maps for s in m.shape[1:]))
-
-
 def _problems(
     maps: Sequence[Tensor], weight: Tensor, bias: Any = None, *, size: Any = None, mode: str = "bilinear", **_: Any
-) -> list[Any]:
+) -> Calls:
+    """Sizes: N, O, k, H, W, then the channels, rows and columns of every map."""
     target = output_size(maps, size)
-    return [(OP, _problem(maps, target, mode), _sizes(maps, weight, target))]
+    problem = describe(maps[0], is_channels_last(leader(maps, target)), mode, len(maps))
+    n, o, k = maps[0].shape[0], weight.shape[0], weight.shape[2]
+    return [(OP, problem, (n, o, k, *target, *(s for m in maps for s in m.shape[1:])))]
 
 
 @public(_problems)
@@ -83,7 +77,7 @@ def pyramid_conv(
         maps, weight, size, mode, align_corners, activation, {"bias": bias, "scale": scale, "shift": shift}
     )
     bias, scale, shift = dense_vectors(bias, scale, shift)
-    backend = select(OP, _problem(maps, target, mode), _sizes(maps, weight, target), backend)
+    backend = select(*_problems(maps, weight, size=target, mode=mode)[0], backend)
     # Only what eager would save: the value before the affine where scale's gradient needs it.
     saved = torch.is_grad_enabled() and scale is not None and scale.requires_grad
     settings = Settings(list(target), mode, align_corners, activation == "relu", saved)

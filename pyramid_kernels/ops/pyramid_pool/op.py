@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, select
+from ...backends import Backend, Calls, Op, describe, select
 from ...registration import OpFunction, Sizes, public, register_op
 from .._shared.checks import check_choice, check_map, pairs
 from .._shared.layout import as_cells, empty_cells, format_of, is_channels_last
@@ -28,13 +28,6 @@ def pyramid_grids(bins: Bins, size: tuple[int, int], windows: str = "adaptive") 
     return grids(pairs("bins", bins), size, windows)
 
 
-def _problem(x: Tensor, mode: str, windows: str, levels: list[tuple[int, int]]) -> Problem:
-    """Options: mode, windows, levels, bounds of a level's and of all bins on an axis."""
-    most = bound(max(v for level in levels for v in level))
-    total = bound(max(sum(axis) for axis in zip(*levels, strict=True)))
-    return describe(x, is_channels_last(x), mode, windows, len(levels), most, total)
-
-
 def bound(bins: int) -> int:
     """The first of the limits that backends have which ``bins`` keeps; comparisons alone, which tracing generalises."""
     for limit in (32, 64):
@@ -43,8 +36,12 @@ def bound(bins: int) -> int:
     return sys.maxsize
 
 
-def _problems(x: Tensor, bins: Bins, *, mode: str = "avg", windows: str = "adaptive") -> list[Any]:
-    return [(OP, _problem(x, mode, windows, pairs("bins", bins)), tuple(x.shape))]
+def _problems(x: Tensor, bins: Bins, *, mode: str = "avg", windows: str = "adaptive") -> Calls:
+    """Options: mode, windows, levels, bounds of a level's and of all bins on an axis."""
+    levels = pairs("bins", bins)
+    most = bound(max(v for level in levels for v in level))
+    total = bound(max(sum(axis) for axis in zip(*levels, strict=True)))
+    return [(OP, describe(x, is_channels_last(x), mode, windows, len(levels), most, total), tuple(x.shape))]
 
 
 @public(_problems)
@@ -78,7 +75,7 @@ def pyramid_pool(
     check_choice("windows", windows, WINDOWS)
     levels = pairs("bins", bins)
     grids(levels, (x.shape[2], x.shape[3]), windows)
-    backend = select(OP, _problem(x, mode, windows, levels), tuple(x.shape), backend)
+    backend = select(*_problems(x, levels, mode=mode, windows=windows)[0], backend)
     settings = Settings([v for level in levels for v in level], mode, windows)
     if backend in ("reference", "composed"):
         return OP.python(backend)(x, settings)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, select
+from ...backends import Backend, Calls, Op, describe, select
 from ...registration import OpFunction, Sizes, public, register_op
 from .._shared.affine import ACTIVATIONS, Norm, Vectors, check_affine
 from .._shared.autocast import autocast
@@ -41,13 +41,9 @@ def pyramid_levels(packed: Tensor, grids: Grids, channels: Sequence[int]) -> lis
     return [b.permute(0, 3, 1, 2) for b in cut]
 
 
-def _problem(pooled: Tensor) -> Problem:
-    return describe(pooled, cells_are_channels_last(pooled))
-
-
-def _problems(pooled: Tensor, grids: Grids, weights: Sequence[Tensor], **_: Any) -> list[Any]:
+def _problems(pooled: Tensor, grids: Grids, weights: Sequence[Tensor], **_: Any) -> Calls:
     pooled, *_casts = autocast(pooled)
-    return [(OP, _problem(pooled), tuple(pooled.shape))]
+    return [(OP, describe(pooled, cells_are_channels_last(pooled)), tuple(pooled.shape))]
 
 
 @public(_problems)
@@ -97,7 +93,7 @@ def pyramid_project(
     _check(pooled, levels, matrices)
     affine, eps = check_affine(pooled, matrices, scale, shift, norm, "level")
     check_choice("activation", activation, ACTIVATIONS)
-    backend = select(OP, _problem(pooled), tuple(pooled.shape), backend)
+    backend = select(*_problems(pooled, levels, matrices)[0], backend)
     # Only what eager would save: the products where a gain's gradient needs them.
     saved = torch.is_grad_enabled() and any(gain is not None and gain.requires_grad for gain, *_ in affine)
     settings = Settings([rows * cols for rows, cols in levels], eps, activation == "relu", saved)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, select
+from ...backends import Backend, Calls, Op, select
 from ...registration import OpFunction, public, register_op
 from .._shared.affine import dense_vectors
 from .._shared.autocast import autocast
@@ -23,14 +23,10 @@ from .settings import Settings
 OP = Op("separable_pyramid", "gemm", reference)
 
 
-def _problem(x: Tensor, levels: list[tuple[int, int]], windows: str) -> Problem:
+def _problems(x: Tensor, bins: pool_op.Bins, *_: Any, windows: str = "fixed", **__: Any) -> Calls:
     """Pooling alone has limits of its own: the problem is that of ``pyramid_pool``."""
-    return pool_op._problem(x, "avg", windows, levels)
-
-
-def _problems(x: Tensor, bins: pool_op.Bins, *_: Any, windows: str = "fixed", **__: Any) -> list[Any]:
     (x,) = autocast(x)
-    return [(OP, _problem(x, pairs("bins", bins), windows), tuple(x.shape))]
+    return [(OP, *call[1:]) for call in pool_op._problems(x, bins, windows=windows)]
 
 
 @public(_problems)
@@ -74,7 +70,7 @@ def separable_pyramid(
     x, depthwise, pointwise, bias = _in_one_dtype(x, depthwise, pointwise, bias, len(levels))
     _check_shapes(x, depthwise, pointwise)
     vectors = _check_bias(x, bias, pointwise)
-    backend = select(OP, _problem(x, levels, windows), tuple(x.shape), backend)
+    backend = select(*_problems(x, levels, windows=windows)[0], backend)
     settings = Settings([v for level in levels for v in level], windows, include_input)
     if backend in ("reference", "composed"):
         return OP.python(backend)(x, depthwise, pointwise, vectors, settings)

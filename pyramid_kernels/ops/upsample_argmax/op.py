@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, select
+from ...backends import Backend, Calls, Op, describe, select
 from ...registration import OpFunction, public, register_op
 from .._shared.checks import check_choice, check_map, check_size
 from .._shared.layout import is_channels_last
@@ -20,13 +20,9 @@ OP = Op("upsample_argmax", "memory", reference, composed)
 DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
-def _problem(logits: Tensor, size: tuple[int, int]) -> tuple[Problem, tuple[int, ...]]:
+def _problems(logits: Tensor, size: Any, **_: Any) -> Calls:
     """Sizes: those of the upsampled logits."""
-    return describe(logits, is_channels_last(logits)), (*logits.shape[:2], *size)
-
-
-def _problems(logits: Tensor, size: Any, **_: Any) -> list[Any]:
-    return [(OP, *_problem(logits, check_size(size)))]
+    return [(OP, describe(logits, is_channels_last(logits)), (*logits.shape[:2], *check_size(size)))]
 
 
 @public(_problems)
@@ -63,7 +59,7 @@ def upsample_argmax(
     check_choice("dtype", dtype, DTYPES)
     if logits.shape[1] > torch.iinfo(dtype).max + 1:
         raise ValueError(f"dtype must hold {logits.shape[1]} classes, got {dtype}; use torch.int16 or a wider one")
-    backend = select(OP, *_problem(logits, size), backend)
+    backend = select(*_problems(logits, size)[0], backend)
     settings = Settings(list(size), align_corners, dtype)
     if backend == "reference":
         return OP.python(backend)(logits, settings)

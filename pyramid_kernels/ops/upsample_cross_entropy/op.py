@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, select
+from ...backends import Backend, Calls, Op, describe, select
 from ...registration import OpFunction, public, register_op
 from .._shared.layout import empty_map, is_channels_last
 from .._shared.precision import accumulation
@@ -19,16 +19,12 @@ from .settings import Settings
 OP = Op("upsample_cross_entropy", "memory", reference, composed)
 
 
-def _problem(logits: Tensor, target: Tensor, reduction: str) -> tuple[Problem, tuple[int, ...]]:
+def _problems(logits: Tensor, target: Tensor, *, reduction: str = "mean", **_: Any) -> Calls:
     """Option: whether the gradient can be made along with the loss. Sizes: those of the upsampled logits, then rows and
     columns of the logits."""
-    problem = describe(logits, is_channels_last(logits), _differentiated(logits) and reduction != "none")
-    return problem, (*logits.shape[:2], *target.shape[1:], *logits.shape[2:])
-
-
-def _problems(logits: Tensor, target: Tensor, *, reduction: str = "mean", **_: Any) -> list[Any]:
     check_target(target, logits)
-    return [(OP, *_problem(logits, target, reduction))]
+    problem = describe(logits, is_channels_last(logits), _differentiated(logits) and reduction != "none")
+    return [(OP, problem, (*logits.shape[:2], *target.shape[1:], *logits.shape[2:]))]
 
 
 def _differentiated(logits: Tensor) -> bool:
@@ -79,7 +75,7 @@ def upsample_cross_entropy(
     settings = Settings(align_corners, ignore_index, float(label_smoothing), reduction)
     if weight is not None and weight.requires_grad:
         weight = weight.detach()  # it gets no gradient
-    backend = select(OP, *_problem(logits, target, reduction), backend)
+    backend = select(*_problems(logits, target, reduction=reduction)[0], backend)
     if backend == "reference":
         try:
             return OP.python(backend)(logits, target, weight, settings)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, select
+from ...backends import Backend, Calls, Op, describe, select
 from ...registration import OpFunction, Sizes, public, register_op
 from .._shared.affine import ACTIVATIONS, dense_vectors
 from .._shared.checks import check_choice, check_vector
@@ -22,15 +22,11 @@ from .settings import Settings
 OP = Op("upsample_merge", "memory", reference)
 
 
-def _problem(maps: Sequence[Tensor], size: Sequence[int], mode: str, merge: str) -> Problem:
-    return describe(maps[0], is_channels_last(leader(maps, size)), mode, merge, len(maps))
-
-
 def _problems(
     maps: Sequence[Tensor], size: Any = None, *, mode: str = "bilinear", merge: str = "concat", **_: Any
-) -> list[Any]:
+) -> Calls:
     target = output_size(maps, size)
-    return [(OP, _problem(maps, target, mode, merge), target)]
+    return [(OP, describe(maps[0], is_channels_last(leader(maps, target)), mode, merge, len(maps)), target)]
 
 
 @public(_problems)
@@ -78,7 +74,7 @@ def upsample_merge(
         if vector is not None:
             check_vector(name, vector, channels, maps[0])
     check_choice("activation", activation, ACTIVATIONS)
-    backend = select(OP, _problem(maps, target, mode, merge), target, backend)
+    backend = select(*_problems(maps, target, mode=mode, merge=merge)[0], backend)
     settings = Settings(mode, align_corners, merge, activation == "relu")
     if backend in ("reference", "composed"):
         return OP.python(backend)(maps, target, scale, shift, settings)
