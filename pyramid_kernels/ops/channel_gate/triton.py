@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...backends import Problem
 from .._shared.launch import launch
 from .._shared.resample import block, offset
 from .._shared.triton import cannot_launch, divided, vector
@@ -20,7 +21,9 @@ from .triton_tiles import activated, element, finished, matrix, over_pixels, pro
 
 __all__ = ["backward", "forward", "supports"]
 
-supports = cannot_launch
+
+def supports(problem: Problem) -> str | None:
+    return cannot_launch(problem)
 
 
 @triton.jit

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...backends import Problem
 from .._shared.launch import launch
 from .._shared.layout import is_channels_last
 from .._shared.precision import conv_precision
@@ -32,7 +33,9 @@ from .dense import Operand
 from .layout import LEVELS
 from .settings import Settings
 
-supports = cannot_launch
+
+def supports(problem: Problem) -> str | None:
+    return cannot_launch(problem)
 
 
 @triton.jit

@@ -6,13 +6,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...backends import Problem
 from .._shared.launch import launch
 from .._shared.layout import is_channels_last
 from .._shared.resample import accumulator_type, block, block_elements, resampling, sample
 from .._shared.triton import cannot_launch, tile
 from .settings import Settings
 
-supports = cannot_launch
+
+def supports(problem: Problem) -> str | None:
+    return cannot_launch(problem)
 
 
 @triton.jit

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...backends import Problem
 from .._shared.launch import launch
 from .._shared.layout import is_channels_last
 from .._shared.resample import accumulator_type, block, block_elements, reads, resampling, sample, support, weight
@@ -26,7 +27,9 @@ COLUMNS, COLUMNS_LAST, PARTS = 128, 32, 1024
 #: What makes an assertion on labels part of the kernel, and nothing else that Triton checks in debug builds.
 ASSERTING = {"debug": True, "sanitize_overflow": False}
 
-supports = cannot_launch
+
+def supports(problem: Problem) -> str | None:
+    return cannot_launch(problem)
 
 
 @triton.jit

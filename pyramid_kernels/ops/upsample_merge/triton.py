@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...backends import Problem
 from .._shared.launch import launch
 from .._shared.layout import is_channels_last
 from .._shared.resample import (
@@ -32,7 +33,9 @@ from .settings import Settings
 #: Programs that share the sums of scale's and shift's gradients.
 PROGRAMS = 1024
 
-supports = cannot_launch
+
+def supports(problem: Problem) -> str | None:
+    return cannot_launch(problem)
 
 
 @triton.jit
