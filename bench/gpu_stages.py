@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
+from pyramid_kernels.benchmark.modules import MODULES
 from pyramid_kernels.ops import all_ops
 
 PY = sys.executable
@@ -14,11 +15,6 @@ BUILD = "build/cuda/90a-real"
 CALL = 480
 
 MEMORY, GEMM = (tuple(name for name, op in all_ops().items() if op.bound == bound) for bound in ("memory", "gemm"))
-MODULES = (
-    "nn.ASPP", "nn.ASPPv2", "nn.LargeFOV", "nn.SpatialPyramidPooling", "nn.HRFuse", "nn.PPM", "nn.DSPP", "nn.MDSPP",
-    "nn.PSPHead", "nn.UPerHead", "nn.DeepLabV3PlusDecoder", "nn.HRNetV2Head", "nn.SPP", "nn.SPPF",
-    "nn.AttentionRefinementModule", "nn.FeatureFusionModule", "transformers.SegformerDecodeHead",
-)  # fmt: skip
 
 
 class Job(NamedTuple):
@@ -37,7 +33,7 @@ class Scope(NamedTuple):
     patience: int = 1  # by which limits are multiplied
     memory: tuple[str, ...] = MEMORY
     gemm: tuple[str, ...] = GEMM
-    modules: tuple[str, ...] = MODULES
+    modules: tuple[str, ...] = tuple(MODULES)
     dtypes: tuple[str, ...] = ("bfloat16", "float16", "float32", "float64")
     backends: tuple[str, ...] = ("cuda", "triton")
     published: tuple[str, ...] = ("dilated_branches",)

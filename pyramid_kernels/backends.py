@@ -120,6 +120,10 @@ class Op:
         return module
 
 
+#: What ``explain`` asks about calls of ops: each one's op, problem and sizes.
+Calls = list[tuple[Op, Problem, tuple[int, ...]]]
+
+
 def describe(x: Tensor, channels_last: bool, *options: Any) -> Problem:
     """The ``Problem`` of a call whose main tensor is ``x``; "meta" where nothing can run, only shapes be worked out."""
     arch = capability(x.device) if x.is_cuda else 0
@@ -232,18 +236,21 @@ def why_not_composed(op: Op, problem: Problem, sizes: tuple[int, ...]) -> str | 
     """Why the composed form is not taken by itself on a CPU; None where its ``pays`` says that it should be."""
     if op.composed is None:
         return "there is no composed form"
-    return op.composed.supports(problem) or op.composed.pays(problem, sizes)
+    return cannot(op, problem, "composed") or op.composed.pays(problem, sizes)
 
 
 def cannot(op: Op, problem: Problem, backend: str) -> str | None:
     """Why ``op`` has nothing of its own for ``problem`` in ``backend``; None if it has.
 
-    On meta a kernel's fake runs, which any machine can.
+    On meta a kernel's fake runs, which any machine can. A composed form that takes every problem has no ``supports``.
     """
     if backend == "reference" or (backend in KERNELS and problem.device == "meta"):
         return None
     module = op.module(backend)
-    return module if isinstance(module, str) else module.supports(problem)
+    if isinstance(module, str):
+        return module
+    supports = getattr(module, "supports", None)
+    return supports(problem) if supports else None
 
 
 @functools.lru_cache(maxsize=4096)

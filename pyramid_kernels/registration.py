@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -16,19 +16,70 @@ from .ops._shared import shortcuts
 _LIB = torch.library.Library("pyramid_kernels", "DEF")
 
 
-def register_op(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    """Define ``pyramid_kernels::<schema>`` for CPU and CUDA tensors and return its bound overload.
+#: Sizes that the tracer may keep symbolic; a plain list of ints becomes part of the graph.
+Sizes = Annotated[list[int], "SymInt[]"]
 
-    ``implementation`` allocates and launches; ``fake`` allocates by the same rule and launches nothing.
+_TYPES: dict[Any, str] = {
+    Tensor: "Tensor", Tensor | None: "Tensor?", list[Tensor]: "Tensor[]", list[Tensor | None]: "Tensor?[]",
+    bool: "bool", int: "int", float: "float", str: "str", torch.dtype: "ScalarType",
+    list[bool]: "bool[]", list[int]: "int[]", list[float]: "float[]", Sizes: "SymInt[]",
+}  # fmt: skip
+
+
+def register_op(
+    name: str, fake: Callable[..., Any] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Define ``pyramid_kernels::<name>`` for CPU and CUDA tensors: the decorated function is then called through it.
+
+    Its parameters are the operator's, the fields of a NamedTuple of settings standing in that one's place. It allocates
+    the results, yields them and launches what fills them; of fake tensors, it is left at its yield. Where launches come
+    before the allocation, it returns the results, and ``fake`` allocates by the same rule.
     """
-    name = schema.split("(", 1)[0]
-    _LIB.define(schema)
-    for key in ("CPU", "CUDA"):
-        _LIB.impl(name, implementation, key)
-    for key in ("FuncTorchBatched", "Batched"):  # of torch.vmap, and of autograd's batched gradients
-        _LIB.impl(name, _refuse_vmap(re.sub("_(fwd|bwd).*", "", name)), key)
-    torch.library.register_fake(f"pyramid_kernels::{name}", fake, lib=_LIB)
-    return getattr(torch.ops.pyramid_kernels, name).default
+
+    def define(function: Callable[..., Any]) -> Callable[..., Any]:
+        schema, place, kind = _schema(function)
+        end = place + len(kind._fields)
+
+        def grouped(fn: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda *flat: fn(*flat[:place], kind(*flat[place:end]), *flat[end:])
+
+        _LIB.define(f"{name}{schema}")
+        for key in ("CPU", "CUDA"):
+            _LIB.impl(name, grouped(function if fake else _to_the_end(function)), key)
+        for key in ("FuncTorchBatched", "Batched"):  # of torch.vmap, and of autograd's batched gradients
+            _LIB.impl(name, _refuse_vmap(re.sub("_(fwd|bwd).*", "", name)), key)
+        torch.library.register_fake(f"pyramid_kernels::{name}", grouped(fake or _to_its_yield(function)), lib=_LIB)
+        overload = getattr(torch.ops.pyramid_kernels, name).default
+        return lambda *args: overload(*args[:place], *args[place], *args[place + 1 :])
+
+    return define
+
+
+def _to_the_end(function: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any) -> Any:
+        steps = function(*args)
+        results = next(steps)
+        next(steps, None)
+        return results
+
+    return run
+
+
+def _to_its_yield(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args: next(function(*args))
+
+
+def _schema(function: Callable[..., Any]) -> tuple[str, int, Any]:
+    """The schema that the annotations of ``function`` say, and which parameter the settings are, of which class."""
+    hints = get_type_hints(function, include_extras=True)
+    answer = hints.pop("return")
+    answer = get_args(answer)[0] if get_origin(answer) is Iterator else answer
+    place, kind = next((i, kind) for i, kind in enumerate(hints.values()) if hasattr(kind, "_fields"))
+    fields = get_type_hints(kind, include_extras=True)
+    flat = [*hints.items()][:place] + [*fields.items()] + [*hints.items()][place + 1 :]
+    results = ", ".join(_TYPES[t] for t in get_args(answer)) if get_origin(answer) is tuple else ""
+    parameters = ", ".join(f"{_TYPES[t]} {name}" for name, t in flat)
+    return f"({parameters}) -> {f'({results})' if results else _TYPES[answer]}", place, kind
 
 
 class OpFunction(torch.autograd.Function):

@@ -2,7 +2,6 @@
 #include "channel_gate/channel_gate.h"
 
 #include "bindings/call.h"
-#include "bindings/norm.h"
 
 namespace pk::bindings {
 
@@ -24,37 +23,35 @@ ChannelGateWeight weight_of(const char* name, const TensorRef& weight, std::int6
     return {weight.data, weight.stride[0], weight.stride[1]};
 }
 
-/// What `gate` becomes with the tensors that both directions read.
-ChannelGateProblem problem_of(ChannelGateProblem gate, bool channels_last, const TensorRef& x, const TensorRef& weight1,
-                              const TensorRef& gain1, const TensorRef& shift1, const TensorRef& mean1,
-                              const TensorRef& var1, const TensorRef& weight2, const TensorRef& part) {
+/// What `gate` becomes with the tensors that both directions read; layers: weight1, bias1, scale1, shift1, mean1, var1,
+/// weight2, bias2.
+ChannelGateProblem problem_of(ChannelGateProblem gate, bool channels_last, const TensorRef& x, const TensorRefs& layers,
+                              const TensorRef& part) {
     take_map("x", x, gate);
     gate.dtype = dtype_of("x", x), gate.channels_last = channels_last, gate.x = x.data;
-    gate.k = static_cast<int>(weight1.size[0]);
-    gate.weight1 = weight_of("weight1", weight1, gate.k, gate.c);
-    gate.weight2 = weight_of("weight2", weight2, gate.c, gate.k);
-    gate.norm1 = norm_of(gain1, shift1, mean1, var1, gate.norm1.eps, gate.k, x);
+    gate.k = static_cast<int>(layers.at(0).size[0]);
+    gate.weight1 = weight_of("weight1", layers[0], gate.k, gate.c);
+    gate.bias1 = vector_of("bias1", layers.at(1), gate.k, x);
+    gate.norm1 = norm_of(layers.at(2), layers.at(3), layers.at(4), layers.at(5), gate.norm1.eps, gate.k, x);
+    gate.weight2 = weight_of("weight2", layers.at(6), gate.c, gate.k);
+    gate.bias2 = vector_of("bias2", layers.at(7), gate.c, x);
     gate.parts = static_cast<int>(part.size[1]), gate.part = part.data;
     return gate;
 }
 
 Status fwd(Queue queue, const ChannelGateProblem& settings, const bool& channels_last, const TensorRef& x,
-           const TensorRef& weight1, const TensorRef& bias1, const TensorRef& gain1, const TensorRef& shift1,
-           const TensorRef& mean1, const TensorRef& var1, const TensorRef& weight2, const TensorRef& bias2,
-           const TensorRef& part, const TensorRef& mean, const TensorRef& hidden, const TensorRef& gate,
-           const TensorRef& y) {
-    auto p = problem_of(settings, channels_last, x, weight1, gain1, shift1, mean1, var1, weight2, part);
-    p.bias1 = vector_of("bias1", bias1, p.k, x), p.bias2 = vector_of("bias2", bias2, p.c, x);
+           const TensorRefs& layers, const TensorRef& part, const TensorRef& mean, const TensorRef& hidden,
+           const TensorRef& gate, const TensorRef& y) {
+    const auto p = problem_of(settings, channels_last, x, layers, part);
     return launch_channel_gate_fwd({p, mean.data, hidden.data, gate.data, y.data}, queue);
 }
 
 Status bwd(Queue queue, const ChannelGateProblem& settings, const bool& channels_last, const TensorRef& x,
-           const TensorRef& weight1, const TensorRef& gain1, const TensorRef& shift1, const TensorRef& mean1,
-           const TensorRef& var1, const TensorRef& weight2, const TensorRef& part, const TensorRef& mean,
-           const TensorRef& hidden, const TensorRef& gate, const TensorRef& dy, const TensorRef& dz,
-           const TensorRef& dhidden, const TensorRef& dmean, const TensorRef& dx, const TensorRef& dweight1,
-           const TensorRef& dweight2, const TensorRef& dvectors) {
-    const auto p = problem_of(settings, channels_last, x, weight1, gain1, shift1, mean1, var1, weight2, part);
+           const TensorRefs& layers, const TensorRef& part, const TensorRef& mean, const TensorRef& hidden,
+           const TensorRef& gate, const TensorRef& dy, const TensorRef& dz, const TensorRef& dhidden,
+           const TensorRef& dmean, const TensorRef& dx, const TensorRef& dweight1, const TensorRef& dweight2,
+           const TensorRef& dvectors) {
+    const auto p = problem_of(settings, channels_last, x, layers, part);
     expect("mean", mean, {p.n, p.c});
     expect("hidden", hidden, {p.n, p.k});
     expect("gate", gate, {p.n, p.c});

@@ -2,7 +2,6 @@
 #include "dilated_branches/dilated_branches.h"
 
 #include "bindings/call.h"
-#include "bindings/norm.h"
 #include "dilated_branches_train/dilated_branches_train.h"
 
 namespace pk::bindings {

@@ -2,7 +2,6 @@
 #include "pyramid_project/pyramid_project.h"
 
 #include "bindings/call.h"
-#include "bindings/norm.h"
 
 namespace pk::bindings {
 

@@ -95,6 +95,13 @@ inline ChannelVector vector_of(const char* name, const TensorRef& v, std::int64_
     return {v.data, v.code == like.code && v.bits == like.bits};
 }
 
+/// A norm of vectors (channels,) or None, in float32 or the type of `like`.
+inline Norm norm_of(const TensorRef& gain, const TensorRef& bias, const TensorRef& mean, const TensorRef& var,
+                    double eps, std::int64_t channels, const TensorRef& like) {
+    return {vector_of("gain", gain, channels, like), vector_of("bias", bias, channels, like),
+            vector_of("mean", mean, channels, like), vector_of("var", var, channels, like), eps};
+}
+
 inline const dlpack::ExchangeApi& exchange_api(PyTypeObject* type) {
     const py::object capsule = py::handle(reinterpret_cast<PyObject*>(type)).attr("__dlpack_c_exchange_api__");
     void* api = PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api");

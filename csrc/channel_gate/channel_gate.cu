@@ -76,13 +76,6 @@ Shape products_of(const ChannelGateProblem& p, int extra) {
     return {dim3(p.n * ceil_div(p.c, owned)), dim3(product_threads), shared};
 }
 
-template <class Body>
-Status visit(const ChannelGateProblem& p, Body&& body) {
-    return visit_dtype(p.dtype, [&](auto type) {
-        return visit_bool(p.channels_last, [&](auto channels_last) { return body(type, channels_last); });
-    });
-}
-
 template <class T, bool ChannelsLast>
 Status launch_sums(const ChannelGateProblem& p, const Pass& pass, const View& dy, Queue queue) {
     return launch("channel_gate_sums_kernel", p.dtype, channel_gate_sums_kernel<T, ChannelsLast>, pass.shape, queue,
@@ -114,8 +107,7 @@ Status launch_layer_gradients(const ChannelGateBwdParams& params, Queue queue) {
 Status launch_channel_gate_fwd(const ChannelGateFwdParams& params, Queue queue) {
     const ChannelGateProblem& p = params.problem;
     PK_TRY(check(p));
-    return visit(p, [&](auto type, auto last) -> Status {
-        using T = typename decltype(type)::type;
+    return visit_layout(p.dtype, p.channels_last, [&]<class T>(Type<T>, auto last) -> Status {
         using A = Acc<T>;
         const Pass pass = pass_of<T>(p);
         PK_TRY((launch_sums<T, last>(p, pass, View{}, queue)));
@@ -133,8 +125,7 @@ Status launch_channel_gate_fwd(const ChannelGateFwdParams& params, Queue queue) 
 Status launch_channel_gate_bwd(const ChannelGateBwdParams& params, Queue queue) {
     const ChannelGateProblem& p = params.problem;
     PK_TRY(check(p));
-    return visit(p, [&](auto type, auto last) -> Status {
-        using T = typename decltype(type)::type;
+    return visit_layout(p.dtype, p.channels_last, [&]<class T>(Type<T>, auto last) -> Status {
         using A = Acc<T>;
         const Pass pass = pass_of<T>(p);
         const View dy = dense_of<T>(p, params.dy);

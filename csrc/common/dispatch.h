@@ -16,6 +16,11 @@ inline const char* name_of(Dtype dtype) {
     return names[static_cast<int>(dtype)];
 }
 
+constexpr int bytes_of(Dtype dtype) {
+    constexpr int bytes[] = {4, 2, 2, 8};
+    return bytes[static_cast<int>(dtype)];
+}
+
 inline bool is_dtype(int value) { return 0 <= value && value <= 3; }
 
 template <class T>

@@ -51,6 +51,13 @@ Status visit_dtype(Dtype dtype, Body&& body) {
     return fail("dtype must be 0 to 3, got ", static_cast<int>(dtype));
 }
 
+/// Call `body(Type<T>{}, bool_constant<channels_last>{})`.
+template <class Body>
+Status visit_layout(Dtype dtype, bool channels_last, Body&& body) {
+    return visit_dtype(
+        dtype, [&](auto type) { return visit_bool(channels_last, [&](auto last) { return body(type, last); }); });
+}
+
 /// Element i of a vector that is float or, where `is_t`, of type T: scales, shifts, norms.
 template <class T>
 __device__ __forceinline__ Acc<T> element(const void* g_vector, bool is_t, long long i) {

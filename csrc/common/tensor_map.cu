@@ -15,11 +15,6 @@ namespace pk {
 
 namespace {
 
-constexpr int bytes_of(Dtype dtype) {
-    constexpr int bytes[] = {4, 2, 2, 8};
-    return bytes[static_cast<int>(dtype)];
-}
-
 Status check(const TensorBox& box) {
     const int bytes = bytes_of(box.dtype), row = box.box[0] * bytes, span = static_cast<int>(box.swizzle);
     PK_CHECK(reinterpret_cast<uintptr_t>(box.pointer) % 16 == 0, "a tensor map's pointer must be 16-byte aligned");

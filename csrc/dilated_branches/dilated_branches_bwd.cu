@@ -11,27 +11,24 @@ Status launch_dilated_branches_bwd_dz(const DilatedBranchesBwdDzParams& params, 
     const Extent map = p.branches.map;
     const int y =
         number_blocks(p.branches, p.first_block, [](BranchShape s) { return ceil_div(s.o, BranchDzBlock::CHANNELS); });
-    const dim3 grid(static_cast<unsigned>(ceil_div<long long>(1LL * map.n * map.h * map.w, BranchDzBlock::PIXELS)),
-                    static_cast<unsigned>(y));
-    return visit_element(p.branches, [&](auto type) {
-        return launch("dilated_branches_bwd_dz_kernel", p.branches.dtype,
-                      dilated_branches_bwd_dz_kernel<typename decltype(type)::type>,
+    const dim3 grid(ceil_div<long long>(1LL * map.n * map.h * map.w, BranchDzBlock::PIXELS), y);
+    return visit_element(p.branches, [&]<class T>(Type<T>) {
+        return launch("dilated_branches_bwd_dz_kernel", p.branches.dtype, dilated_branches_bwd_dz_kernel<T>,
                       Shape{grid, dim3(BranchDzBlock::THREADS)}, queue, p);
     });
 }
 
 Status launch_dilated_branches_bwd_sums(const DilatedBranchesSumsParams& params, Queue queue) {
     return launch("dilated_branches_bwd_sums_kernel", Dtype::f32, dilated_branches_bwd_sums_kernel,
-                  Shape{dim3(static_cast<unsigned>(ceil_div(params.length, 32))), dim3(256)}, queue, params);
+                  Shape{dim3(ceil_div(params.length, 32)), dim3(256)}, queue, params);
 }
 
 Status launch_dilated_branches_bwd_dimage(const DilatedBranchesBwdDimageParams& params, Queue queue) {
     const int taps = params.shape.side * params.shape.side;
-    const dim3 grid(static_cast<unsigned>(params.map.n * taps), static_cast<unsigned>(ceil_div(params.shape.o, 64)));
-    return visit_dtype(params.dtype, [&](auto type) {
-        return launch("dilated_branches_bwd_dimage_kernel", params.dtype,
-                      dilated_branches_bwd_dimage_kernel<typename decltype(type)::type>, Shape{grid, dim3(256)}, queue,
-                      params);
+    const dim3 grid(params.map.n * taps, ceil_div(params.shape.o, 64));
+    return visit_dtype(params.dtype, [&]<class T>(Type<T>) {
+        return launch("dilated_branches_bwd_dimage_kernel", params.dtype, dilated_branches_bwd_dimage_kernel<T>,
+                      Shape{grid, dim3(256)}, queue, params);
     });
 }
 
@@ -39,11 +36,10 @@ Status launch_dilated_branches_bwd_dx(const DilatedBranchesBwdDxParams& params, 
     DilatedBranchesBwdDxParams p = params;
     PK_TRY(check(p.branches));
     p.tile = pixel_tile(p.branches.map, tile_pixels);
-    return visit_tile<true, false>(p.branches, [&](auto type) {
-        using G = typename decltype(type)::type;
+    return visit_tile<true, false>(p.branches, [&]<class G>(Type<G>) {
         const int grid = branches_pixel_tiles(p.branches) * ceil_div(p.branches.c, G::COLS);
         return launch("dilated_branches_bwd_dx_kernel", p.branches.dtype, dilated_branches_bwd_dx_kernel<G>,
-                      Shape{dim3(static_cast<unsigned>(grid)), dim3(G::THREADS), G::shared(p.branches.arch)}, queue, p);
+                      Shape{dim3(grid), dim3(G::THREADS), G::shared(p.branches.arch)}, queue, p);
     });
 }
 
@@ -56,21 +52,17 @@ Status launch_dilated_branches_bwd_dw(const DilatedBranchesBwdDwParams& params, 
         p.first_element[b] = p.elements;
         p.elements += 1LL * shape.o * shape.side * shape.side * p.branches.c;
     }
-    PK_TRY((visit_tile<false, false>(p.branches, [&](auto type) {
-        using G = typename decltype(type)::type;
+    PK_TRY((visit_tile<false, false>(p.branches, [&]<class G>(Type<G>) {
         const int grid = number_blocks(p.branches, p.first_block, [&](BranchShape s) {
             return s.side * s.side * ceil_div(s.o, G::ROWS) * ceil_div(p.branches.c, G::COLS);
         });
         return launch("dilated_branches_bwd_dw_kernel", p.branches.dtype, dilated_branches_bwd_dw_kernel<G>,
-                      Shape{dim3(static_cast<unsigned>(grid), static_cast<unsigned>(p.splits)), dim3(G::THREADS),
-                            G::shared(p.branches.arch)},
-                      queue, p);
+                      Shape{dim3(grid, p.splits), dim3(G::THREADS), G::shared(p.branches.arch)}, queue, p);
     })));
     if (p.splits == 1) return {};
-    return visit_element(p.branches, [&](auto type) {
-        return launch("dilated_branches_bwd_dw_sum_kernel", p.branches.dtype,
-                      dilated_branches_bwd_dw_sum_kernel<typename decltype(type)::type>,
-                      Shape{dim3(static_cast<unsigned>(ceil_div<long long>(p.elements, 256))), dim3(256)}, queue, p);
+    return visit_element(p.branches, [&]<class T>(Type<T>) {
+        return launch("dilated_branches_bwd_dw_sum_kernel", p.branches.dtype, dilated_branches_bwd_dw_sum_kernel<T>,
+                      Shape{dim3(ceil_div<long long>(p.elements, 256)), dim3(256)}, queue, p);
     });
 }
 

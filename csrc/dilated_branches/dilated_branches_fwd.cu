@@ -54,21 +54,19 @@ Status check(const DilatedBranchesFwdParams& p) {
 Status plan_dilated_branches_fwd(const DilatedBranchesFwdParams& params, BranchesPlan& out) {
     PK_TRY(check(params));
     if (takes_sm90_body(params)) return plan_dilated_branches_fwd_sm90(params, out);
-    return visit_tile<true, true>(params.branches,
-                                  [&](auto type) { return report<typename decltype(type)::type>(params, false, out); });
+    return visit_tile<true, true>(params.branches, [&]<class T>(Type<T>) { return report<T>(params, false, out); });
 }
 
 Status launch_dilated_branches_fwd(const DilatedBranchesFwdParams& params, Queue queue) {
     PK_TRY(check(params));
     if (takes_sm90_body(params)) return launch_dilated_branches_fwd_sm90(params, queue);
-    return visit_tile<true, true>(params.branches, [&](auto type) -> Status {
-        using G = typename decltype(type)::type;
+    return visit_tile<true, true>(params.branches, [&]<class G>(Type<G>) -> Status {
         DilatedBranchesFwdParams p = params;
         plan<G>(p, 1);
         const auto start = [&](auto sum, int grid) {
-            return launch(
-                "dilated_branches_fwd_kernel", p.branches.dtype, dilated_branches_fwd_kernel<G, decltype(sum)::value>,
-                Shape{dim3(static_cast<unsigned>(grid)), dim3(G::THREADS), G::shared(p.branches.arch)}, queue, p);
+            return launch("dilated_branches_fwd_kernel", p.branches.dtype,
+                          dilated_branches_fwd_kernel<G, decltype(sum)::value>,
+                          Shape{dim3(grid), dim3(G::THREADS), G::shared(p.branches.arch)}, queue, p);
         };
         if (p.sum && p.branches.count > 1)
             return start(std::true_type{}, branches_pixel_tiles(p.branches) * p.schedule.o_tiles[0]);

@@ -48,22 +48,18 @@ Status launch_sm90(const DilatedBranchesFwdParams& call, Queue queue) {
                                   Swizzle::b128},
                                  p.w[b]));
     }
-    return launch(
-        name, branches.dtype, dilated_branches_fwd_sm90_kernel<G>,
-        Shape{dim3(static_cast<unsigned>(2 * p.call.schedule.workers)), dim3(G::THREADS), G::SHARED, dim3(2), true},
-        queue, p);
+    return launch(name, branches.dtype, dilated_branches_fwd_sm90_kernel<G>,
+                  Shape{dim3(2 * p.call.schedule.workers), dim3(G::THREADS), G::SHARED, dim3(2), true}, queue, p);
 }
 
 }  // namespace
 
 Status plan_dilated_branches_fwd_sm90(const DilatedBranchesFwdParams& params, BranchesPlan& out) {
-    return visit_hopper(params.branches,
-                        [&](auto type) { return report<typename decltype(type)::type>(params, true, out); });
+    return visit_hopper(params.branches, [&]<class T>(Type<T>) { return report<T>(params, true, out); });
 }
 
 Status launch_dilated_branches_fwd_sm90(const DilatedBranchesFwdParams& params, Queue queue) {
-    return visit_hopper(params.branches,
-                        [&](auto type) { return launch_sm90<typename decltype(type)::type>(params, queue); });
+    return visit_hopper(params.branches, [&]<class T>(Type<T>) { return launch_sm90<T>(params, queue); });
 }
 
 }  // namespace pk

@@ -44,11 +44,11 @@ Status visit_tile(const Branches& branches, Body&& body) {
 /// Call `body` with the element type of a call.
 template <class Body>
 Status visit_element(const Branches& branches, Body&& body) {
-    return visit_dtype(branches.dtype, [&](auto type) -> Status {
-        if constexpr (std::is_same_v<typename decltype(type)::type, double>)
+    return visit_dtype(branches.dtype, [&]<class T>(Type<T>) -> Status {
+        if constexpr (std::is_same_v<T, double>)
             return fail("float64 has no kernel");
         else
-            return body(type);
+            return body(Type<T>{});
     });
 }
 

@@ -57,8 +57,7 @@ Status share(Tiles& t, const MaxPoolPyramidProblem& p, const MaxPools& pools, in
         t.units /= 2;
     t.groups = ceil_div(all, t.units);
     PK_CHECK(blocks() <= int_max, "max_pool_pyramid: ", blocks(), " blocks are too many");
-    shape = {dim3(static_cast<unsigned>(blocks())), dim3(max_pool::threads),
-             static_cast<size_t>(t.area) * t.units * unit_bytes};
+    shape = {dim3(blocks()), dim3(max_pool::threads), static_cast<size_t>(t.area) * t.units * unit_bytes};
     return {};
 }
 
@@ -74,35 +73,29 @@ MaxPools as_cascade(const MaxPools& pools) {
 
 Status launch_max_pool_pyramid_fwd(const MaxPoolPyramidFwdParams& p, Queue queue) {
     PK_TRY(check(p.problem));
-    return visit_dtype(p.problem.dtype, [&](auto type) {
-        using T = typename decltype(type)::type;
-        return visit_bool(p.problem.channels_last, [&](auto last) {
-            return visit_bool(p.indices != nullptr, [&](auto keep) {
-                constexpr int V = max_pool::Forward<T, last, keep>::V;
-                const MaxPools pools = keep ? p.problem.pools : as_cascade(p.problem.pools);
-                Tiles tiles;
-                Shape shape;
-                PK_TRY(share(tiles, p.problem, pools, V, max_pool::fwd_bytes<T, V, keep>, shape));
-                return launch("max_pool_pyramid_fwd_kernel", p.problem.dtype,
-                              max_pool_pyramid_fwd_kernel<T, last, keep>, shape, queue, p, tiles);
-            });
+    return visit_layout(p.problem.dtype, p.problem.channels_last, [&]<class T>(Type<T>, auto last) {
+        return visit_bool(p.indices != nullptr, [&](auto keep) {
+            constexpr int V = max_pool::Forward<T, last, keep>::V;
+            const MaxPools pools = keep ? p.problem.pools : as_cascade(p.problem.pools);
+            Tiles tiles;
+            Shape shape;
+            PK_TRY(share(tiles, p.problem, pools, V, max_pool::fwd_bytes<T, V, keep>, shape));
+            return launch("max_pool_pyramid_fwd_kernel", p.problem.dtype, max_pool_pyramid_fwd_kernel<T, last, keep>,
+                          shape, queue, p, tiles);
         });
     });
 }
 
 Status launch_max_pool_pyramid_bwd(const MaxPoolPyramidBwdParams& p, Queue queue) {
     PK_TRY(check(p.problem));
-    return visit_dtype(p.problem.dtype, [&](auto type) {
-        using T = typename decltype(type)::type;
-        return visit_bool(p.problem.channels_last, [&](auto last) {
-            constexpr int V = max_pool::bwd_unit<T, last>;
-            const MaxPools& pools = p.problem.pools;
-            Tiles tiles;
-            Shape shape;
-            PK_TRY(share(tiles, p.problem, pools, V, max_pool::bwd_bytes<T, V>(pools.cascade), shape));
-            return launch("max_pool_pyramid_bwd_dx_kernel", p.problem.dtype, max_pool_pyramid_bwd_dx_kernel<T, last>,
-                          shape, queue, p, tiles);
-        });
+    return visit_layout(p.problem.dtype, p.problem.channels_last, [&]<class T>(Type<T>, auto last) {
+        constexpr int V = max_pool::bwd_unit<T, last>;
+        const MaxPools& pools = p.problem.pools;
+        Tiles tiles;
+        Shape shape;
+        PK_TRY(share(tiles, p.problem, pools, V, max_pool::bwd_bytes<T, V>(pools.cascade), shape));
+        return launch("max_pool_pyramid_bwd_dx_kernel", p.problem.dtype, max_pool_pyramid_bwd_dx_kernel<T, last>, shape,
+                      queue, p, tiles);
     });
 }
 

@@ -113,7 +113,7 @@ template <class Body>
 Status visit(const PyramidConvProblem& p, Body&& body) {
     return visit_dtype(p.dtype, [&](auto type) {
         return visit_int<1, 3>("taps along an axis", p.k, [&](auto k) {
-            return p.channels_last ? body(type, k, std::true_type{}) : body(type, k, std::false_type{});
+            return visit_bool(p.channels_last, [&](auto last) { return body(type, k, last); });
         });
     });
 }
@@ -124,8 +124,7 @@ Status launch_pyramid_conv_merge(const PyramidConvMergeParams& params, Queue que
     const PyramidConvProblem& p = params.problem;
     PK_TRY(check(p));
     PK_CHECK(!params.operand.x || (p.k == 1 && !params.base), "a product inside takes a 1x1 and no base");
-    return visit(p, [&](auto type, auto k, auto last) {
-        using T = typename decltype(type)::type;
+    return visit(p, [&]<class T>(Type<T>, auto k, auto last) {
         Merge m;
         PK_TRY((merge_of<T, last>(params, m)));
         const int others = merge_threads / m.width, slice = (last ? m.width : others) * lane_channels<T, last>;
@@ -150,8 +149,7 @@ Status launch_pyramid_conv_merge(const PyramidConvMergeParams& params, Queue que
 Status launch_pyramid_conv_bwd_dlevels(const PyramidConvBwdLevelsParams& params, Queue queue) {
     const PyramidConvProblem& p = params.problem;
     PK_TRY(check(p));
-    return visit(p, [&](auto type, auto k, auto last) {
-        using T = typename decltype(type)::type;
+    return visit(p, [&]<class T>(Type<T>, auto k, auto last) {
         Gradients g;
         PK_TRY(gradients_of<T>(params, g));
         long long blocks = 0;

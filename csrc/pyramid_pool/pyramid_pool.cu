@@ -10,19 +10,14 @@ namespace {
 
 using pool::Plan;
 
-int size_of(Dtype dtype) {
-    constexpr int sizes[] = {4, 2, 2, 8};
-    return sizes[static_cast<int>(dtype)];
-}
-
 Status plan_fwd(const PyramidPoolFwdParams& p, Plan& plan) {
-    return pool::make_plan(plan, {p.n, p.c, p.h, p.w}, p.sc, p.sw, p.pyramid, size_of(p.dtype), p.processors,
+    return pool::make_plan(plan, {p.n, p.c, p.h, p.w}, p.sc, p.sw, p.pyramid, bytes_of(p.dtype), p.processors,
                            pool::Pass::forward);
 }
 
 Status blocks_of(const char* kernel, int64_t blocks, dim3& grid) {
     PK_CHECK(blocks < (int64_t{1} << 31), kernel, ": ", blocks, " blocks are too many");
-    grid = dim3(static_cast<unsigned>(blocks));
+    grid = dim3(blocks);
     return {};
 }
 
@@ -52,8 +47,7 @@ Status launch_pyramid_pool_fwd(const PyramidPoolFwdParams& p, Queue queue) {
     PK_CHECK(!plan.split || p.parts || p.n == 0, name, ": no room for partial results, see pyramid_pool_parts");
     Shape shape{{}, pool::threads};
     PK_TRY(blocks_of(name, plan.groups() * plan.bands, shape.grid));
-    return visit_dtype(p.dtype, [&](auto type) {
-        using T = typename decltype(type)::type;
+    return visit_dtype(p.dtype, [&]<class T>(Type<T>) {
         return visit_bool(p.pyramid.max, [&](auto max) {
             using R = std::conditional_t<max, FirstMax<Acc<T>>, Sum<Acc<T>>>;
             shape.shared = pool::FwdShared<T, R>(plan).size;
@@ -68,12 +62,11 @@ Status launch_pyramid_pool_fwd(const PyramidPoolFwdParams& p, Queue queue) {
 Status launch_pyramid_pool_bwd(const PyramidPoolBwdParams& p, Queue queue) {
     constexpr const char* name = "pyramid_pool_bwd_dx_kernel";
     Plan plan;
-    PK_TRY(pool::make_plan(plan, {p.n, p.c, p.h, p.w}, p.sc, p.sw, p.pyramid, size_of(p.dtype), p.processors,
+    PK_TRY(pool::make_plan(plan, {p.n, p.c, p.h, p.w}, p.sc, p.sw, p.pyramid, bytes_of(p.dtype), p.processors,
                            pool::Pass::backward));
     Shape shape{{}, pool::threads};
     PK_TRY(blocks_of(name, plan.groups() * plan.bands, shape.grid));
-    return visit_dtype(p.dtype, [&](auto type) {
-        using T = typename decltype(type)::type;
+    return visit_dtype(p.dtype, [&]<class T>(Type<T>) {
         return visit_bool(p.pyramid.max, [&](auto max) {
             shape.shared = pool::BwdShared<T, max>(plan).size;
             return visit_bool(plan.inner, [&](auto inner) {

@@ -7,9 +7,10 @@ namespace pk {
 
 namespace {
 
-/// Number the levels' blocks, of which level l has blocks(level), and return their sum in `grid`.
-template <class Blocks>
-Status number_blocks(ProjectPyramid& pyramid, Blocks blocks, dim3& grid) {
+/// Launch `kernel(params)` over the blocks of all levels in one row, of which level l has blocks(level).
+template <class Kernel, class Params, class Blocks>
+Status launch_levels(const char* name, Kernel kernel, Shape shape, Queue queue, Params params, Blocks blocks) {
+    ProjectPyramid& pyramid = params.pyramid;
     PK_CHECK(is_dtype(static_cast<int>(pyramid.dtype)), "dtype must be 0 to 3, got ", static_cast<int>(pyramid.dtype));
     PK_CHECK(0 < pyramid.levels && pyramid.levels <= max_project_levels, "levels must be 1 to ", max_project_levels,
              ", got ", pyramid.levels);
@@ -24,16 +25,14 @@ Status number_blocks(ProjectPyramid& pyramid, Blocks blocks, dim3& grid) {
         sum += blocks(level);
         PK_CHECK(sum < (1LL << 31), "too many blocks for one launch: ", sum);
     }
-
-    grid = dim3(static_cast<unsigned>(sum));
-    return {};
+    shape.grid = dim3(sum);
+    return launch(name, pyramid.dtype, kernel, shape, queue, params);
 }
 
 /// Call `body` with the GemmTile that a call's dtype and precision take.
 template <bool A_BY_DEPTH, bool B_BY_DEPTH, class Body>
 Status visit_tile(const ProjectPyramid& pyramid, Body&& body) {
-    return visit_dtype(pyramid.dtype, [&](auto type) -> Status {
-        using T = typename decltype(type)::type;
+    return visit_dtype(pyramid.dtype, [&]<class T>(Type<T>) -> Status {
         if constexpr (std::is_same_v<T, float>)
             if (pyramid.tf32) return body(Type<GemmTile<T, true, A_BY_DEPTH, B_BY_DEPTH>>{});
         return body(Type<GemmTile<T, false, A_BY_DEPTH, B_BY_DEPTH>>{});
@@ -45,58 +44,45 @@ int tiles(long long rows, int block_rows) { return static_cast<int>(ceil_div<lon
 }  // namespace
 
 Status launch_pyramid_project_fwd(const PyramidProjectFwdParams& params, Queue queue) {
-    PyramidProjectFwdParams p = params;
-    return visit_tile<true, true>(p.pyramid, [&](auto tile) -> Status {
-        using G = typename decltype(tile)::type;
-        const long long n = p.pyramid.n;
+    const ProjectPyramid& p = params.pyramid;
+    return visit_tile<true, true>(p, [&]<class G>(Type<G>) -> Status {
         const auto blocks = [&](const ProjectLevel& level) -> long long {
-            const int rows = tiles(n * level.cells, G::ROWS) + tiles(n * (p.pyramid.full - level.cells), G::ROWS);
+            const int rows =
+                tiles(1LL * p.n * level.cells, G::ROWS) + tiles(1LL * p.n * (p.full - level.cells), G::ROWS);
             return 1LL * rows * ceil_div(level.channels, G::COLS);
         };
-        dim3 grid;
-        PK_TRY(number_blocks(p.pyramid, blocks, grid));
-        return launch("pyramid_project_fwd_kernel", p.pyramid.dtype, pyramid_project_fwd_kernel<G>,
-                      Shape{grid, dim3(G::THREADS), G::SHARED}, queue, p);
+        return launch_levels("pyramid_project_fwd_kernel", pyramid_project_fwd_kernel<G>,
+                             Shape{{}, dim3(G::THREADS), G::SHARED}, queue, params, blocks);
     });
 }
 
 Status launch_pyramid_project_bwd_dz(const PyramidProjectBwdDzParams& params, Queue queue) {
-    PyramidProjectBwdDzParams p = params;
-    dim3 grid;
-    const auto blocks = [](const ProjectLevel& level) { return ceil_div(level.channels, DzBlock::CHANNELS); };
-    PK_TRY(number_blocks(p.pyramid, blocks, grid));
-    return visit_dtype(p.pyramid.dtype, [&](auto type) {
-        using T = typename decltype(type)::type;
-        return launch("pyramid_project_bwd_dz_kernel", p.pyramid.dtype, pyramid_project_bwd_dz_kernel<T>,
-                      Shape{grid, dim3(DzBlock::THREADS)}, queue, p);
+    return visit_dtype(params.pyramid.dtype, [&]<class T>(Type<T>) {
+        const auto blocks = [](const ProjectLevel& level) { return ceil_div(level.channels, DzBlock::CHANNELS); };
+        return launch_levels("pyramid_project_bwd_dz_kernel", pyramid_project_bwd_dz_kernel<T>,
+                             Shape{{}, dim3(DzBlock::THREADS)}, queue, params, blocks);
     });
 }
 
 Status launch_pyramid_project_bwd_dpooled(const PyramidProjectBwdDpooledParams& params, Queue queue) {
-    PyramidProjectBwdDpooledParams p = params;
-    return visit_tile<true, false>(p.pyramid, [&](auto tile) -> Status {
-        using G = typename decltype(tile)::type;
-        const auto blocks = [&](const ProjectLevel& level) -> long long {
-            return 1LL * tiles(1LL * p.pyramid.n * level.cells, G::ROWS) * ceil_div(p.pyramid.c, G::COLS);
+    const ProjectPyramid& p = params.pyramid;
+    return visit_tile<true, false>(p, [&]<class G>(Type<G>) -> Status {
+        const auto blocks = [&](const ProjectLevel& level) {
+            return 1LL * tiles(1LL * p.n * level.cells, G::ROWS) * ceil_div(p.c, G::COLS);
         };
-        dim3 grid;
-        PK_TRY(number_blocks(p.pyramid, blocks, grid));
-        return launch("pyramid_project_bwd_dpooled_kernel", p.pyramid.dtype, pyramid_project_bwd_dpooled_kernel<G>,
-                      Shape{grid, dim3(G::THREADS), G::SHARED}, queue, p);
+        return launch_levels("pyramid_project_bwd_dpooled_kernel", pyramid_project_bwd_dpooled_kernel<G>,
+                             Shape{{}, dim3(G::THREADS), G::SHARED}, queue, params, blocks);
     });
 }
 
 Status launch_pyramid_project_bwd_dweights(const PyramidProjectBwdDweightsParams& params, Queue queue) {
-    PyramidProjectBwdDweightsParams p = params;
-    return visit_tile<false, false>(p.pyramid, [&](auto tile) -> Status {
-        using G = typename decltype(tile)::type;
-        const auto blocks = [&](const ProjectLevel& level) -> long long {
-            return 1LL * ceil_div(level.channels, G::ROWS) * ceil_div(p.pyramid.c, G::COLS);
+    const ProjectPyramid& p = params.pyramid;
+    return visit_tile<false, false>(p, [&]<class G>(Type<G>) -> Status {
+        const auto blocks = [&](const ProjectLevel& level) {
+            return 1LL * ceil_div(level.channels, G::ROWS) * ceil_div(p.c, G::COLS);
         };
-        dim3 grid;
-        PK_TRY(number_blocks(p.pyramid, blocks, grid));
-        return launch("pyramid_project_bwd_dweights_kernel", p.pyramid.dtype, pyramid_project_bwd_dweights_kernel<G>,
-                      Shape{grid, dim3(G::THREADS), G::SHARED}, queue, p);
+        return launch_levels("pyramid_project_bwd_dweights_kernel", pyramid_project_bwd_dweights_kernel<G>,
+                             Shape{{}, dim3(G::THREADS), G::SHARED}, queue, params, blocks);
     });
 }
 

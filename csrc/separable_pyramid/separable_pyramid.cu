@@ -32,20 +32,17 @@ Status launch_separable_pyramid_depthwise(const SeparablePyramidDepthwiseParams&
     const long long elements = 1LL * pyramid.n * pyramid.c * pyramid.cells;
     const long long blocks = ceil_div<long long>(elements, depthwise_threads);
     PK_CHECK(blocks < (1LL << 31), "too many blocks for one launch: ", blocks);
-    return visit_dtype(pyramid.dtype, [&](auto type) {
-        using T = typename decltype(type)::type;
+    return visit_dtype(pyramid.dtype, [&]<class T>(Type<T>) {
         return launch("separable_pyramid_depthwise_kernel", pyramid.dtype, separable_pyramid_depthwise_kernel<T>,
-                      Shape{dim3(static_cast<unsigned>(blocks)), dim3(depthwise_threads)}, queue, params);
+                      Shape{dim3(blocks), dim3(depthwise_threads)}, queue, params);
     });
 }
 
 Status launch_separable_pyramid_bwd_ddepthwise(const SeparablePyramidBwdDdepthwiseParams& params, Queue queue) {
     const SeparablePyramid& pyramid = params.pyramid;
     PK_TRY(check(pyramid));
-    const dim3 grid(static_cast<unsigned>(ceil_div(pyramid.c, DdepthwiseBlock::CHANNELS)),
-                    static_cast<unsigned>(pyramid.levels));
-    return visit_dtype(pyramid.dtype, [&](auto type) {
-        using T = typename decltype(type)::type;
+    const dim3 grid(ceil_div(pyramid.c, DdepthwiseBlock::CHANNELS), pyramid.levels);
+    return visit_dtype(pyramid.dtype, [&]<class T>(Type<T>) {
         return launch("separable_pyramid_bwd_ddepthwise_kernel", pyramid.dtype,
                       separable_pyramid_bwd_ddepthwise_kernel<T>, Shape{grid, dim3(DdepthwiseBlock::THREADS)}, queue,
                       params);

@@ -7,8 +7,7 @@ namespace pk {
 
 Status launch_upsample_argmax_fwd(const UpsampleArgmaxParams& params, Queue queue) {
     PK_CHECK(is_label_type(params.type), "the label type must be 0 to 3, got ", static_cast<int>(params.type));
-    return visit_dtype(params.logits.dtype, [&](auto type) {
-        using T = typename decltype(type)::type;
+    return visit_dtype(params.logits.dtype, [&]<class T>(Type<T>) {
         Upsampled m;
         PK_TRY(upsampled_of(params.logits, sizeof(T), m));
         unsigned blocks = 0;

@@ -34,8 +34,7 @@ int strip_of(const ResizedAxis& x) {
 
 int upsample_cross_entropy_parts(const UpsampledProblem& logits) {
     unsigned blocks = 0;
-    const Status status = visit_dtype(logits.dtype, [&](auto type) {
-        using T = typename decltype(type)::type;
+    const Status status = visit_dtype(logits.dtype, [&]<class T>(Type<T>) {
         Upsampled m;
         PK_TRY(upsampled_of(logits, sizeof(T), m));
         return column_blocks<T>(m, blocks);
@@ -45,8 +44,7 @@ int upsample_cross_entropy_parts(const UpsampledProblem& logits) {
 
 Status launch_upsample_cross_entropy_fwd(const UpsampleCrossEntropyFwdParams& params, Queue queue) {
     const Dtype dtype = params.problem.logits.dtype;
-    return visit_dtype(dtype, [&](auto type) {
-        using T = typename decltype(type)::type;
+    return visit_dtype(dtype, [&]<class T>(Type<T>) {
         using A = Acc<T>;
         Loss<A> loss;
         PK_TRY(loss_of<T>(params.problem, loss));
@@ -60,8 +58,8 @@ Status launch_upsample_cross_entropy_fwd(const UpsampleCrossEntropyFwdParams& pa
 
 Status launch_upsample_cross_entropy_sums(const UpsampleCrossEntropySumsParams& params, Queue queue) {
     PK_CHECK(params.parts >= 0, "parts must not be negative, got ", params.parts);
-    return visit_dtype(params.dtype, [&](auto type) {
-        using A = Acc<typename decltype(type)::type>;
+    return visit_dtype(params.dtype, [&]<class T>(Type<T>) {
+        using A = Acc<T>;
         return launch("upsample_cross_entropy_sums_kernel", params.dtype, upsample_cross_entropy_sums_kernel<A>,
                       Shape{dim3(1), dim3(sums_threads)}, queue, static_cast<const A*>(params.part),
                       static_cast<A*>(params.y), static_cast<A*>(params.factor), params.parts, params.mean);
@@ -70,8 +68,7 @@ Status launch_upsample_cross_entropy_sums(const UpsampleCrossEntropySumsParams& 
 
 Status launch_upsample_cross_entropy_bwd_dlogits(const UpsampleCrossEntropyBwdParams& params, Queue queue) {
     const Dtype dtype = params.problem.logits.dtype;
-    return visit_dtype(dtype, [&](auto type) {
-        using T = typename decltype(type)::type;
+    return visit_dtype(dtype, [&]<class T>(Type<T>) {
         using A = Acc<T>;
         Gradient<T> g{{},
                       static_cast<const A*>(params.dy),
@@ -88,7 +85,7 @@ Status launch_upsample_cross_entropy_bwd_dlogits(const UpsampleCrossEntropyBwdPa
             static_cast<long long>(m.n) * m.y.size * ceil_div(m.x.size, g.strip) * ceil_div(m.c, classes_at_once);
         PK_CHECK(blocks < (1LL << 31), "the gradient is too large for one launch");
         return launch("upsample_cross_entropy_bwd_dlogits_kernel", dtype, upsample_cross_entropy_bwd_dlogits_kernel<T>,
-                      Shape{dim3(static_cast<unsigned>(blocks)), dim3(column_threads)}, queue, g);
+                      Shape{dim3(blocks), dim3(column_threads)}, queue, g);
     });
 }
 

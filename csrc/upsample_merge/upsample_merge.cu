@@ -139,21 +139,12 @@ Status backward_of(const UpsampleMergeBwdMapsParams& params, Backward& b) {
     return {};
 }
 
-/// Call `body(Type<T>{}, bool_constant<channels_last>{})`.
-template <class Body>
-Status visit(const UpsampleMergeProblem& p, Body&& body) {
-    return visit_dtype(p.dtype, [&](auto type) {
-        return p.channels_last ? body(type, std::true_type{}) : body(type, std::false_type{});
-    });
-}
-
 }  // namespace
 
 Status launch_upsample_merge_fwd(const UpsampleMergeFwdParams& params, Queue queue) {
     const UpsampleMergeProblem& p = params.problem;
     PK_TRY(check(p));
-    return visit(p, [&](auto type, auto last) {
-        using T = typename decltype(type)::type;
+    return visit_layout(p.dtype, p.channels_last, [&]<class T>(Type<T>, auto last) {
         Forward f{{},
                   params.scale,
                   params.shift,
@@ -176,8 +167,7 @@ Status launch_upsample_merge_fwd(const UpsampleMergeFwdParams& params, Queue que
 Status launch_upsample_merge_bwd_dmaps(const UpsampleMergeBwdMapsParams& params, Queue queue) {
     const UpsampleMergeProblem& p = params.problem;
     PK_TRY(check(p));
-    return visit(p, [&](auto type, auto last) {
-        using T = typename decltype(type)::type;
+    return visit_layout(p.dtype, p.channels_last, [&]<class T>(Type<T>, auto last) {
         Backward b;
         PK_TRY(backward_of<T>(params, b));
         long long blocks = 0;
@@ -192,8 +182,7 @@ Status launch_upsample_merge_bwd_affine(const UpsampleMergeBwdAffineParams& para
     const UpsampleMergeProblem& p = params.problem;
     PK_TRY(check(p));
     PK_CHECK(params.parts >= 1, "parts must be positive, got ", params.parts);
-    return visit(p, [&](auto type, auto last) {
-        using T = typename decltype(type)::type;
+    return visit_layout(p.dtype, p.channels_last, [&]<class T>(Type<T>, auto last) {
         const bool recompute = p.count > 0;
         const bool aligned = takes_vectors<T>(p, params.dy) && (!params.y || takes_vectors<T>(p, params.y));
         Affine a{{}, params.dy, params.y, recompute, aligned, 1, params.part};
@@ -208,8 +197,8 @@ Status launch_upsample_merge_bwd_affine(const UpsampleMergeBwdAffineParams& para
 }
 
 Status launch_upsample_merge_sums(const UpsampleMergeSumsParams& params, Queue queue) {
-    return visit_dtype(params.dtype, [&](auto type) {
-        using A = Acc<typename decltype(type)::type>;
+    return visit_dtype(params.dtype, [&]<class T>(Type<T>) {
+        using A = Acc<T>;
         const dim3 grid(ceil_div(params.c, sums_channels), params.rows);
         return launch("upsample_merge_sums_kernel", params.dtype, upsample_merge_sums_kernel<A>,
                       Shape{grid, dim3(sums_threads)}, queue, static_cast<const A*>(params.part),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
 from .. import nn
 
-RESNET = (256, 512, 1024, 2048)
+RESNET, RESNET18 = (256, 512, 1024, 2048), (64, 128, 256, 512)
 
 
 class Build(NamedTuple):
@@ -35,77 +36,21 @@ def pyramid(widths: Sequence[int], rows: int, cols: int) -> list[tuple[int, ...]
     return [(c, rows >> i, cols >> i) for i, c in enumerate(widths)]
 
 
-def aspp(shape: str, channels: int, size: int, rates: tuple[int, ...]) -> Build:
-    return Build(shape, lambda: nn.ReferenceASPP(channels, rates, dropout=0.0), (channels, size, size))
-
-
-def aspp_v2(shape: str, channels: int, size: int, hidden: int | None = None) -> Build:
-    return Build(shape, lambda: nn.ReferenceASPPv2(channels, 21, hidden=hidden), (channels, size, size))
-
-
-def large_fov(shape: str, size: int) -> Build:
-    return Build(shape, lambda: nn.ReferenceLargeFOV(512, 21, dropout=0.0), (512, size, size))
-
-
-def spp_net(shape: str, channels: int, size: int) -> Build:
-    return Build(shape, nn.ReferenceSpatialPyramidPooling, (channels, size, size))
-
-
-def hr_fuse(shape: str, width: int, rows: int, cols: int, mode: str) -> Build:
-    """``rows`` and ``cols``: of the finest of four maps."""
-    widths = [width << i for i in range(4)]
-    return Build(shape, lambda: nn.ReferenceHRFuse(widths, mode=mode), pyramid(widths, rows, cols))
-
-
-def ppm(shape: str, channels: int, rows: int, cols: int) -> Build:
-    return Build(shape, lambda: nn.ReferencePPM(channels, channels // 4, (1, 2, 3, 6)), (channels, rows, cols))
-
-
-def dspp(shape: str, images: int) -> Build:
-    return Build(shape, lambda: nn.ReferenceDSPP(512, 128), (512, 12, 16), images)
-
-
-def mdspp(shape: str, channels: int, rows: int, cols: int) -> Build:
-    return Build(shape, lambda: nn.ReferenceMDSPP(channels, channels), (channels, rows, cols), images=1)
-
-
-def psp_head(shape: str, channels: int, classes: int, size: int) -> Build:
-    return Build(shape, lambda: nn.ReferencePSPHead(channels, classes, dropout=0.0), (channels, size, size))
-
-
-def uper_head(shape: str, widths: Sequence[int], channels: int, size: int) -> Build:
-    return Build(shape, lambda: nn.ReferenceUPerHead(widths, channels, 150), pyramid(widths, size, size))
+def widths(width: int) -> list[int]:
+    """The channels of HRNet's four maps."""
+    return [width << i for i in range(4)]
 
 
 def deeplab_decoder(shape: str, channels: int, low: int, size: int, high: int) -> Build:
     """``size`` and ``high``: of the map that the decoder joins, and of the one it upsamples."""
-    settings: dict[str, Any] = {"separable": False, "low_index": 0, "dropout": 0.0}
-    maps: list[tuple[int, ...]] = [(low, size, size), (channels, high, high)]
-    return Build(shape, lambda: nn.ReferenceDeepLabV3PlusDecoder(channels, low, **settings), maps)
-
-
-def hrnetv2_head(shape: str, width: int, size: int) -> Build:
-    widths = [width << i for i in range(4)]
-    return Build(shape, lambda: nn.ReferenceHRNetV2Head(widths, 19), pyramid(widths, size, size))
-
-
-def arm(shape: str, channels: int, out_channels: int, rows: int, cols: int) -> Build:
-    return Build(shape, lambda: nn.ReferenceAttentionRefinementModule(channels, out_channels), (channels, rows, cols))
+    make = partial(nn.ReferenceDeepLabV3PlusDecoder, channels, low, separable=False, low_index=0, dropout=0.0)
+    return Build(shape, make, [(low, size, size), (channels, high, high)])
 
 
 def ffm(shape: str, widths: Sequence[int], classes: int, rows: int, cols: int) -> Build:
     """The form of BiSeNet's first version: 3x3, straight to the classes; the context maps at their own size."""
-    settings: dict[str, Any] = {"kernel_size": 3, "hidden": classes, "bias": True}
-    maps = pyramid(widths, rows, cols)
-    return Build(shape, lambda: nn.ReferenceFeatureFusionModule(widths, classes, **settings), maps)
-
-
-def spp(shape: str, channels: int, size: int) -> Build:
-    return Build(shape, lambda: nn.ReferenceSPP(channels, channels), (channels, size, size))
-
-
-def sppf(shape: str, channels: int, size: int) -> Build:
-    return Build(shape, lambda: nn.ReferenceSPPF(channels, channels), (channels, size, size))
+    make = partial(nn.ReferenceFeatureFusionModule, widths, classes, kernel_size=3, hidden=classes, bias=True)
+    return Build(shape, make, pyramid(widths, rows, cols))
 
 
 def segformer_head(shape: str, widths: Sequence[int], channels: int, size: int) -> Build:
@@ -138,27 +83,48 @@ def define_detection_schemas() -> Any:
 
 MODULES: dict[str, list[Build]] = {
     "nn.ASPP": [
-        aspp("2048-33x33-r12", 2048, 33, (12, 24, 36)),
-        aspp("960-33x33-r12", 960, 33, (12, 24, 36)),
-        aspp("512-32x32-r6", 512, 32, (6, 12, 18)),
+        Build("2048-33x33-r12", partial(nn.ReferenceASPP, 2048, (12, 24, 36), dropout=0.0), (2048, 33, 33)),
+        Build("960-33x33-r12", partial(nn.ReferenceASPP, 960, (12, 24, 36), dropout=0.0), (960, 33, 33)),
+        Build("512-32x32-r6", partial(nn.ReferenceASPP, 512, (6, 12, 18), dropout=0.0), (512, 32, 32)),
     ],
-    "nn.ASPPv2": [aspp_v2("2048-65x65", 2048, 65), aspp_v2("vgg-512-41x41", 512, 41, 128)],
-    "nn.LargeFOV": [large_fov("512-41x41", 41)],
-    "nn.SpatialPyramidPooling": [spp_net("512-109x109", 512, 109), spp_net("256-13x13", 256, 13)],
+    "nn.ASPPv2": [
+        Build("2048-65x65", partial(nn.ReferenceASPPv2, 2048, 21), (2048, 65, 65)),
+        Build("vgg-512-41x41", partial(nn.ReferenceASPPv2, 512, 21, hidden=128), (512, 41, 41)),
+    ],
+    "nn.LargeFOV": [Build("512-41x41", partial(nn.ReferenceLargeFOV, 512, 21, dropout=0.0), (512, 41, 41))],
+    "nn.SpatialPyramidPooling": [
+        Build("512-109x109", nn.ReferenceSpatialPyramidPooling, (512, 109, 109)),
+        Build("256-13x13", nn.ReferenceSpatialPyramidPooling, (256, 13, 13)),
+    ],
     "nn.HRFuse": [
-        hr_fuse("w32-pose-64x48", 32, 64, 48, "nearest"),
-        hr_fuse("w48-128x256", 48, 128, 256, "bilinear"),
+        Build("w32-pose-64x48", partial(nn.ReferenceHRFuse, widths(32)), pyramid(widths(32), 64, 48)),
+        Build("w48-128x256", partial(nn.ReferenceHRFuse, widths(48), mode="bilinear"), pyramid(widths(48), 128, 256)),
     ],
-    "nn.PPM": [ppm("2048-60x60", 2048, 60, 60), ppm("768-16x16", 768, 16, 16)],
-    "nn.DSPP": [dspp("512-12x16", 1), dspp("512-12x16", 16)],
-    "nn.MDSPP": [mdspp("64-12x16", 64, 12, 16), mdspp("32-24x32", 32, 24, 32)],
-    "nn.PSPHead": [psp_head("2048-60x60", 2048, 150, 60)],
-    "nn.UPerHead": [uper_head("resnet-512-64x64", RESNET, 512, 64)],
+    "nn.PPM": [
+        Build("2048-60x60", partial(nn.ReferencePPM, 2048, 512), (2048, 60, 60)),
+        Build("768-16x16", partial(nn.ReferencePPM, 768, 192), (768, 16, 16)),
+    ],
+    "nn.DSPP": [Build("512-12x16", partial(nn.ReferenceDSPP, 512), (512, 12, 16), images) for images in (1, 16)],
+    "nn.MDSPP": [
+        Build("64-12x16", partial(nn.ReferenceMDSPP, 64, 64), (64, 12, 16), images=1),
+        Build("32-24x32", partial(nn.ReferenceMDSPP, 32, 32), (32, 24, 32), images=1),
+    ],
+    "nn.PSPHead": [Build("2048-60x60", partial(nn.ReferencePSPHead, 2048, 150, dropout=0.0), (2048, 60, 60))],
+    "nn.UPerHead": [
+        Build("resnet-512-64x64", partial(nn.ReferenceUPerHead, RESNET, 512, 150), pyramid(RESNET, 64, 64))
+    ],
     "nn.DeepLabV3PlusDecoder": [deeplab_decoder("2048-256-129x129", 2048, 256, 129, 33)],
-    "nn.HRNetV2Head": [hrnetv2_head("w48-128x128", 48, 128)],
-    "nn.SPP": [spp("1024-20x20", 1024, 20)],
-    "nn.SPPF": [sppf("512-20x20", 512, 20), sppf("1024-40x40", 1024, 40)],
-    "nn.AttentionRefinementModule": [arm("256-to-128-64x128", 256, 128, 64, 128)],
+    "nn.HRNetV2Head": [
+        Build("w48-128x128", partial(nn.ReferenceHRNetV2Head, widths(48), 19), pyramid(widths(48), 128, 128))
+    ],
+    "nn.SPP": [Build("1024-20x20", partial(nn.ReferenceSPP, 1024, 1024), (1024, 20, 20))],
+    "nn.SPPF": [
+        Build("512-20x20", partial(nn.ReferenceSPPF, 512, 512), (512, 20, 20)),
+        Build("1024-40x40", partial(nn.ReferenceSPPF, 1024, 1024), (1024, 40, 40)),
+    ],
+    "nn.AttentionRefinementModule": [
+        Build("256-to-128-64x128", partial(nn.ReferenceAttentionRefinementModule, 256, 128), (256, 64, 128))
+    ],
     "nn.FeatureFusionModule": [ffm("resnet18-128x256", (256, 256, 512), 19, 128, 256)],
     "transformers.SegformerDecodeHead": [
         segformer_head("b0-128x128", (32, 64, 160, 256), 256, 128),
@@ -168,11 +134,13 @@ MODULES: dict[str, list[Build]] = {
 
 #: What ``--quick`` times where none of the above takes a CPU less than a second in training.
 QUICK: dict[str, Build] = {
-    "nn.LargeFOV": large_fov("512-21x21", 21),
-    "nn.PSPHead": psp_head("512-28x28", 512, 150, 28),
-    "nn.UPerHead": uper_head("resnet18-256-32x32", (64, 128, 256, 512), 256, 32),
+    "nn.LargeFOV": Build("512-21x21", partial(nn.ReferenceLargeFOV, 512, 21, dropout=0.0), (512, 21, 21)),
+    "nn.PSPHead": Build("512-28x28", partial(nn.ReferencePSPHead, 512, 150, dropout=0.0), (512, 28, 28)),
+    "nn.UPerHead": Build(
+        "resnet18-256-32x32", partial(nn.ReferenceUPerHead, RESNET18, 256, 150), pyramid(RESNET18, 32, 32)
+    ),
     "nn.DeepLabV3PlusDecoder": deeplab_decoder("320-24-65x65", 320, 24, 65, 17),
-    "nn.HRNetV2Head": hrnetv2_head("w18-64x64", 18, 64),
+    "nn.HRNetV2Head": Build("w18-64x64", partial(nn.ReferenceHRNetV2Head, widths(18), 19), pyramid(widths(18), 64, 64)),
     "nn.FeatureFusionModule": ffm("resnet18-64x128", (256, 256, 512), 19, 64, 128),
     "transformers.SegformerDecodeHead": segformer_head("b0-64x64", (32, 64, 160, 256), 256, 64),
 }

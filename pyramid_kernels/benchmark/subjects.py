@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from .. import functional, fuse_
 from ..backends import KERNELS, Op, cannot, select
-from ..ops import all_ops
+from ..ops import all_ops, spec
 from ..ops._shared.spec import Arg, Case, Cost, arguments_of, map_args, materialise
 from . import timing
 from .modules import MODULES, QUICK, Build
@@ -62,7 +61,7 @@ def op_names() -> list[str]:
 
 def modes_of(name: str) -> tuple[str, ...]:
     """The modes of an op or module: an op without gradients has no training."""
-    trained = name in MODULES or any(a.grad for case in _spec(name).BENCH for a in arguments_of(case))
+    trained = name in MODULES or any(a.grad for case in spec(name).BENCH for a in arguments_of(case))
     return MODES if trained else MODES[:1]
 
 
@@ -82,12 +81,12 @@ def work(
 
 
 def _cases(op: str, device: str, quick: bool) -> dict[str, Case]:
-    spec = _spec(op)
-    cases = {case.id: case for case in spec.BENCH}
+    own = spec(op)
+    cases = {case.id: case for case in own.BENCH}
     if quick or device == "cpu":
-        distinct = {repr(case.args): case for case in map(one_image, reversed(spec.BENCH))}
-        cases = {c.id: c for c in reversed(distinct.values()) if device != "cpu" or spec.cost(c, 4).total <= CPU_FLOP}
-    smallest = min(cases, key=lambda name: spec.cost(cases[name], 4).total)
+        distinct = {repr(case.args): case for case in map(one_image, reversed(own.BENCH))}
+        cases = {c.id: c for c in reversed(distinct.values()) if device != "cpu" or own.cost(c, 4).total <= CPU_FLOP}
+    smallest = min(cases, key=lambda name: own.cost(cases[name], 4).total)
     return {smallest: cases[smallest]} if quick else cases
 
 
@@ -99,10 +98,6 @@ def _builds(name: str, mode: str, device: str, quick: bool) -> dict[str, Build]:
     if mode == "forward" and (quick or device == "cpu"):
         builds = [build._replace(images=1) for build in builds]
     return {build.case: build for build in builds}
-
-
-def _spec(op: str) -> Any:
-    return importlib.import_module(f"pyramid_kernels.ops.{op}.spec")
 
 
 def subjects(
@@ -151,7 +146,7 @@ def _of_op(
     calls = {name: _timed(fn, leaves, mode) for name, fn in forwards.items()}
     if device != "cpu" and op.bound == "gemm":
         calls[DETERMINISTIC], paths[DETERMINISTIC] = _deterministic(calls[EAGER]), "reference, deterministic"
-    cost = _spec(op.name).cost(case, dtype.itemsize)
+    cost = spec(op.name).cost(case, dtype.itemsize)
     return Subject(op.name, case.id, mode, dtype, calls, paths, cost if mode == "forward" else None, forwards)
 
 

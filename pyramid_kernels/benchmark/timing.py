@@ -104,14 +104,12 @@ def _l2_filler() -> torch.Tensor:
 
 def wall_time(call: Call, repeats: int = 20) -> float:
     """Median seconds per call on a GPU, launches and one synchronisation included."""
-    samples = []
-    for _ in range(repeats):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
+
+    def finished() -> None:
         call()
         torch.cuda.synchronize()
-        samples.append(time.perf_counter() - start)
-    return statistics.median(samples)
+
+    return cpu_time(finished, repeats)
 
 
 def cpu_time(call: Call, repeats: int = 50) -> float:

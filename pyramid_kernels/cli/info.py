@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import platform
@@ -16,7 +15,7 @@ from .. import _native, functional
 from .._version import __version__
 from ..backends import BACKENDS, BackendError, Op, Problem, cannot, capability, gpu_name, select, why_not_taken
 from ..console import interpret_without_gpu, table
-from ..ops import all_ops
+from ..ops import all_ops, spec
 from ..verification import ledger
 from ..verification.rows import HEADER, Row, printed, verify
 
@@ -88,7 +87,7 @@ def backends(op: Op) -> dict[str, str]:
     """Per backend of ``op``: "available" or the reason it is not, for float32 here; and what "auto" takes."""
     from ..ops._shared.spec import materialise
 
-    case = importlib.import_module(f"..ops.{op.name}.spec", __package__).CASES[0]
+    case = spec(op.name).CASES[0]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tensors = materialise(case, torch.float32, device, channels_last=True)
     _, problem, sizes = next(p for p in getattr(functional, op.name).problems(**tensors) if p[0] is op)

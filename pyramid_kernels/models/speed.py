@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backends import Backend
-from ..nn.dspp import separable
+from ..nn.aspp import separable
 from . import keras
 from .base import Network
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import functional
-from ..backends import Backend, Op, Problem
+from ..backends import Backend, Calls
 from ..ops._shared.layout import as_map, empty_map, is_channels_last
 from . import structure
 from .base import Fused, Unit, check_backend, problems_of
@@ -36,12 +36,12 @@ class ReferenceASPP(nn.Module):
         super().__init__()
         if project_kernel not in (1, 3):
             raise ValueError(f"project_kernel must be 1 or 3, got {project_kernel!r}")
-        convs = [_conv_norm_relu(in_channels, out_channels)]
+        convs = [new_branch(in_channels, out_channels)]
         for rate in atrous_rates:
-            convs.append(_conv_norm_relu(in_channels, out_channels, 3, rate, separable))
-        convs.append(ImagePooling(nn.AdaptiveAvgPool2d(1), *_conv_norm_relu(in_channels, out_channels)))
+            convs.append(new_branch(in_channels, out_channels, 3, rate, separable))
+        convs.append(ImagePooling(nn.AdaptiveAvgPool2d(1), *new_branch(in_channels, out_channels)))
         self.convs = nn.ModuleList(convs)
-        project = _conv_norm_relu(len(convs) * out_channels, out_channels, project_kernel)
+        project = new_branch(len(convs) * out_channels, out_channels, project_kernel)
         self.project = nn.Sequential(*project, nn.Dropout(dropout))
         self.pool_first = pool_first
 
@@ -50,16 +50,23 @@ class ReferenceASPP(nn.Module):
         return self.project(torch.cat([pooled, *branches] if self.pool_first else [*branches, pooled], 1))
 
 
-def _conv_norm_relu(
-    in_channels: int, out_channels: int, kernel: int = 1, dilation: int = 1, separable: bool = False
+def separable(in_channels: int, out_channels: int, *, dilation: int = 1, bias: bool = False) -> nn.Sequential:
+    """A depthwise 3x3, then a 1x1, nothing between: Keras's SeparableConv2D."""
+    depthwise = nn.Conv2d(
+        in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels, bias=False
+    )
+    return nn.Sequential(depthwise, nn.Conv2d(in_channels, out_channels, 1, bias=bias))
+
+
+def new_branch(
+    in_channels: int, out_channels: int, kernel: int = 1, dilation: int = 1, apart: bool = False
 ) -> nn.Sequential:
-    spatial = {"padding": kernel // 2 * dilation, "dilation": dilation, "bias": False}
-    conv: nn.Module
-    if separable:
-        depthwise = nn.Conv2d(in_channels, in_channels, kernel, groups=in_channels, **spatial)  # type: ignore[arg-type]
-        conv = nn.Sequential(depthwise, nn.Conv2d(in_channels, out_channels, 1, bias=False))
-    else:
-        conv = nn.Conv2d(in_channels, out_channels, kernel, **spatial)  # type: ignore[arg-type]
+    """[convolution, or ``separable`` where ``apart``; norm; ReLU]."""
+    conv: nn.Module = (
+        separable(in_channels, out_channels, dilation=dilation)
+        if apart
+        else nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2 * dilation, dilation=dilation, bias=False)
+    )
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
 
 
@@ -144,8 +151,7 @@ class ASPPForward(Fused):
             reason = structure.why_not_sequence(path, branch, kind, nn.Module, nn.ReLU)
             if separable and not reason:
                 reason = structure.why_not_sequence(f"{path}.0", branch[0], nn.Conv2d, nn.Conv2d)
-            reason = reason or structure.why_not_branch(f"{path}.0", unit_of(*branch))
-            if reason:
+            if reason := reason or structure.why_not_branch(f"{path}.0", unit_of(*branch)):
                 return reason
         path = f"convs.{len(branches)}"
         if cls.image_pooling not in (None, type(pool)):
@@ -197,7 +203,7 @@ class ASPPForward(Fused):
         maps.append(F.interpolate(pooled, size=(2, 2), mode="bilinear", align_corners=False))
         return None if is_channels_last(parts.project.conv(torch.cat(maps, 1))) else "a step gives contiguous maps"
 
-    def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Tensor) -> Calls:
         parts = self.parts(self)
         weights = [unit.conv.weight for unit in parts.branches]
         dilations = [unit.conv.dilation[0] for unit in parts.branches]
@@ -308,7 +314,6 @@ class ASPP(ASPPForward, ReferenceASPP):
     Source: Chen et al., Rethinking Atrous Convolution for Semantic Image Segmentation, 2017.
     """
 
-    original = ReferenceASPP
     image_pooling = ImagePooling
 
     def __init__(
@@ -327,9 +332,7 @@ class ASPP(ASPPForward, ReferenceASPP):
 
         ``pool_first`` counts where it has no such attribute.
         """
-        reason = ASPPForward.why_not(module)
-        if reason:
-            raise ValueError(f"module must be an ASPP in torchvision's layout, got a {type(module).__name__}: {reason}")
+        structure.check_layout(module, "an ASPP in torchvision's layout", ASPPForward.why_not(module))
         source: Any = copy.deepcopy(module)
         aspp = cls(1, (), 1, pool_first=getattr(module, "pool_first", pool_first), backend=backend)
         *convs, pool = source.convs

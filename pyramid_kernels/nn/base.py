@@ -14,7 +14,7 @@ from torch._subclasses import FakeTensor
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
-from ..backends import BACKENDS, Backend, Op, Problem, automatic, select, transform
+from ..backends import BACKENDS, Backend, Calls, Op, automatic, select, transform
 from ..ops._shared.checks import FLOATS, check_choice
 from ..ops._shared.constants import Constants
 from .kinds import NOT_YET, class_name, why_not_kind
@@ -44,11 +44,11 @@ class Unit(NamedTuple):
 class Fused(_Base):
     """Mixin whose ``forward`` runs the ops, or the forward of the class behind it where they cannot stand for it.
 
-    A subclass sets ``original`` and defines ``units``, ``why_not``, ``fused_forward`` and ``problems``. Everything that
-    a later change of the module can alter (modes, norms, hooks, weights) is read anew on every call.
+    A subclass defines ``units``, ``why_not``, ``fused_forward`` and ``problems``. Everything that a later change of the
+    module can alter (modes, norms, hooks, weights) is read anew on every call.
     """
 
-    #: The class whose forward is replaced.
+    #: The class whose forward is replaced: the last base, where none is set.
     original: ClassVar[type[nn.Module]]
     #: The backend that this instance asks of every op.
     kernel_backend: Backend = "auto"
@@ -69,6 +69,8 @@ class Fused(_Base):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        if not hasattr(cls, "original") and issubclass(cls.__bases__[-1], nn.Module):
+            cls.original = cls.__bases__[-1]
         if "original" in vars(cls):  # TorchScript takes an attribute's type from the class's annotations, or a base's
             cls.__annotations__ = next(filter(None, map(inspect.get_annotations, cls.original.__mro__)))
 
@@ -101,7 +103,7 @@ class Fused(_Base):
     def fused_forward(self, x: Any) -> Any:
         raise NotImplementedError
 
-    def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Any) -> Calls:
         """The (op, problem, sizes) of every op that ``fused_forward`` calls on ``x`` in the present mode."""
         raise NotImplementedError
 
@@ -228,14 +230,14 @@ class Fused(_Base):
         return module
 
 
-def why_not_chain(calls: list[tuple[Op, Problem, tuple[int, ...]]], backend: Backend) -> str | None:
+def why_not_chain(calls: Calls, backend: Backend) -> str | None:
     """Why ops called like this are better left to the module's own forward."""
     if automatic(backend) and all(select(*call, backend) == "reference" for call in calls):
         return "the unfused chain is what auto takes here at these sizes"
     return None
 
 
-def problems_of(fn: Any, *args: Any, **kwargs: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+def problems_of(fn: Any, *args: Any, **kwargs: Any) -> Calls:
     """What ``explain`` would ask the public function ``fn`` about this call."""
     return fn.problems(*args, **kwargs)
 

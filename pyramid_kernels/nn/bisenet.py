@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem, automatic, select
+from ..backends import Backend, Calls, Op, automatic, select
 from ..ops._shared.checks import check_choice
 from . import structure
 from .base import Fused, Unit, check_backend, problems_of, why_not_chain
@@ -104,7 +104,7 @@ class ARMForward(Fused):
     def fused_forward(self, x: Any) -> Tensor:
         return self.gate(self)(self.refined(self, x), self.kernel_backend)
 
-    def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Any) -> Calls:
         return self.gate(self).problems(x)
 
 
@@ -127,8 +127,6 @@ class AttentionRefinementModule(ARMForward, ReferenceAttentionRefinementModule):
     Source: Yu et al., BiSeNet, 2018; keys ``conv``, ``conv_atten``, ``bn_atten`` of CoinCheung/BiSeNet, or ``conv`` and
     ``bn`` of ooooverflow/BiSeNet where there is no 3x3.
     """
-
-    original = ReferenceAttentionRefinementModule
 
     def __init__(
         self, in_channels: int, out_channels: int | None = None, *, norm: str | None = "used", bias: bool = False,
@@ -262,13 +260,13 @@ class FFMForward(HeadForward):
             y = mix(x, parts.fuse, size, align_corners=False, backend=backend)
         return parts.gate(y, backend)
 
-    def _join(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def _join(self, x: Any) -> Calls:
         """What ``pyramid_conv`` is asked; nothing where all maps have one size."""
         if all(m.shape[2:] == x[0].shape[2:] for m in x):
             return []
         return problems_of(functional.pyramid_conv, x, self.parts(self).fuse.conv.weight)
 
-    def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Any) -> Calls:
         return [*self._join(x), *self.parts(self).gate.problems(x[0])]
 
 
@@ -295,7 +293,6 @@ class FeatureFusionModule(FFMForward, ReferenceFeatureFusionModule):
     CoinCheung/BiSeNet.
     """
 
-    original = ReferenceFeatureFusionModule
     resizes = True
 
     def __init__(

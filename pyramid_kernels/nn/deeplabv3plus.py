@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem
+from ..backends import Backend, Calls
 from ..ops._shared.constants import derived
 from ..ops.pyramid_conv.layout import split
 from . import structure
-from .aspp import ASPP, ReferenceASPP, unit_of
+from .aspp import ASPP, ReferenceASPP, new_branch, unit_of
 from .base import Unit, check_backend, problems_of
-from .mixing import HeadForward, Layers, around, check_layout, first_conv, mix, out_channels, run_all
+from .mixing import HeadForward, Layers, around, first_conv, mix, out_channels, run_all
 
 
 class ReferenceDeepLabV3PlusDecoder(nn.Module):
@@ -31,26 +31,16 @@ class ReferenceDeepLabV3PlusDecoder(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         aspp = ReferenceASPP(in_channels, atrous_rates, out_channels, separable=separable, dropout=dropout)
-        self.aspp = nn.Sequential(aspp, *(_conv3_norm_relu(out_channels, out_channels, separable) if refine else ()))
-        low = nn.Conv2d(low_channels, low_width, 1, bias=False)
-        self.block1 = nn.Sequential(low, nn.BatchNorm2d(low_width), nn.ReLU())
-        self.block2 = nn.Sequential(*_conv3_norm_relu(out_channels + low_width, out_channels, separable))
+        refined = new_branch(out_channels, out_channels, 3, apart=separable) if refine else ()
+        self.aspp = nn.Sequential(aspp, *refined)
+        self.block1 = new_branch(low_channels, low_width)
+        self.block2 = new_branch(out_channels + low_width, out_channels, 3, apart=separable)
         self.align_corners, self.low_first, self.low_index = align_corners, low_first, low_index
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         low, high = self.block1(maps[self.low_index]), self.aspp(maps[-1])
         high = F.interpolate(high, size=low.shape[2:], mode="bilinear", align_corners=self.align_corners)
         return self.block2(torch.cat([low, high] if self.low_first else [high, low], 1))
-
-
-def _conv3_norm_relu(in_channels: int, out_channels: int, separable: bool) -> tuple[nn.Module, nn.Module, nn.Module]:
-    conv: nn.Module
-    if separable:
-        depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
-        conv = nn.Sequential(depthwise, nn.Conv2d(in_channels, out_channels, 1, bias=False))
-    else:
-        conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-    return conv, nn.BatchNorm2d(out_channels), nn.ReLU()
 
 
 class Parts(NamedTuple):
@@ -163,7 +153,7 @@ class DeepLabV3PlusForward(HeadForward):
         )  # fmt: skip
         return torch.relu(norm(y))
 
-    def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Any) -> Calls:
         parts = self.parts(self)
         low, high = self.maps(x)
         conv, size = parts.fuse.conv, (low.shape[2], low.shape[3])
@@ -203,8 +193,6 @@ class DeepLabV3PlusDecoder(DeepLabV3PlusForward, ReferenceDeepLabV3PlusDecoder):
     Source: Chen et al., Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation, 2018.
     """
 
-    original = ReferenceDeepLabV3PlusDecoder
-
     def __init__(
         self, in_channels: int, low_channels: int, out_channels: int = 256,
         atrous_rates: Sequence[int] = (12, 24, 36), *, low_width: int = 48, separable: bool = True,
@@ -237,7 +225,7 @@ class DeepLabV3PlusDecoder(DeepLabV3PlusForward, ReferenceDeepLabV3PlusDecoder):
             getattr(decoder, name).training = child.training
         decoder.aspp[0] = ASPP.from_reference(decoder.aspp[0], backend=around(backend))
         decoder.training = module.training
-        check_layout(decoder, module, "decoder in this layout")
+        structure.check_layout(module, "a decoder in this layout", decoder.why_not(decoder))
         return decoder
 
     def to_reference(self) -> nn.Module:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem
+from ..backends import Backend, Calls
 from ..ops._shared.constants import derived
 from . import structure
 from .base import Fused, Unit, check_backend, problems_of
@@ -55,7 +55,6 @@ class LargeFOV(Fused, ReferenceLargeFOV):
     (DeepLab-LargeFOV); its layers' names.
     """
 
-    original = ReferenceLargeFOV
     helpers: ClassVar[tuple[str, ...]] = ("classify",)
     own_chain: ClassVar[bool] = True
 
@@ -82,7 +81,7 @@ class LargeFOV(Fused, ReferenceLargeFOV):
         )  # fmt: skip
         return self.classify(y)
 
-    def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Tensor) -> Calls:
         return problems_of(functional.dilated_branches, x, [self.fc6.weight], dilations=self.fc6.dilation[:1])
 
 
@@ -134,8 +133,7 @@ class ASPPv2Forward(Fused):
         found = cls.named_branches(module)
         deep = any(isinstance(branch, nn.Sequential) for branch in found.values())
         for name, branch in found.items():
-            reason = _why_not_branch(name, branch, deep)
-            if reason:
+            if reason := _why_not_branch(name, branch, deep):
                 return reason
         branches = cls.branches(module)
         if not branches:
@@ -167,7 +165,7 @@ class ASPPv2Forward(Fused):
         # The sum of the branches' last 1x1 is one 1x1 of their concat.
         return F.conv2d(y, derived(_joined, last, 1), derived(_biases, last).sum(0))
 
-    def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Tensor) -> Calls:
         first = [convs[0] for convs in self.branches(self)]
         dilations = [conv.dilation[0] for conv in first]
         return problems_of(functional.dilated_branches, x, [conv.weight for conv in first], dilations=dilations)
@@ -185,8 +183,7 @@ def _why_not_branch(name: str, branch: nn.Module, deep: bool) -> str | None:
     if not deep:
         reason = why_not_kind(branch, nn.Conv2d)
         return f"{name} {reason}" if reason else structure.why_not_conv(name, branch, (1, 3))  # type: ignore[arg-type]
-    reason = structure.why_not_sequence(name, branch, nn.Conv2d, nn.ReLU, nn.Conv2d, nn.ReLU, nn.Conv2d)
-    if reason:
+    if reason := structure.why_not_sequence(name, branch, nn.Conv2d, nn.ReLU, nn.Conv2d, nn.ReLU, nn.Conv2d):
         return reason
     convs: Any = branch
     for place, kernels in ((0, (1, 3)), (2, (1,)), (4, (1,))):
@@ -215,8 +212,6 @@ class ASPPv2(ASPPv2Forward, ReferenceASPPv2):
     Source: Chen et al., DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution, and
     Fully Connected CRFs, 2016; keys of kazuto1011/deeplab-pytorch.
     """
-
-    original = ReferenceASPPv2
 
     def __init__(
         self, in_channels: int, classes: int, rates: Sequence[int] = (6, 12, 18, 24), *, hidden: int | None = None,

@@ -9,18 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem
+from ..backends import Backend, Calls
 from ..ops._shared.checks import check_length, pairs
 from ..ops.pyramid_pool.reference import pool_level
 from ..ops.upsample_merge.reference import resize
 from . import structure
+from .aspp import separable
 from .base import Fused, Unit, check_backend, problems_of
-
-
-def separable(in_channels: int, out_channels: int, *, bias: bool) -> nn.Sequential:
-    """Keras's SeparableConv2D of 3x3: a depthwise convolution, then a 1x1, nothing between."""
-    depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
-    return nn.Sequential(depthwise, nn.Conv2d(in_channels, out_channels, 1, bias=bias))
 
 
 class _Levels(nn.Module):
@@ -83,8 +78,7 @@ class LevelsForward(Fused):
     @classmethod
     def why_not(cls, module: Any) -> str | None:
         for i, level in enumerate(module.levels):
-            reason = structure.why_not_sequence(f"levels.{i}", level, nn.Conv2d, nn.Conv2d)
-            if reason:
+            if reason := structure.why_not_sequence(f"levels.{i}", level, nn.Conv2d, nn.Conv2d):
                 return reason
         units = cls.units(module)
         levels = (_why_not_level(f"levels.{i}", unit) for i, unit in enumerate(units))
@@ -100,7 +94,7 @@ class LevelsForward(Fused):
             x, *self._arguments(order), include_input=include_input, backend=self.kernel_backend
         )
 
-    def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Tensor) -> Calls:
         return problems_of(functional.separable_pyramid, x, *self._arguments(range(len(self.units(self)))))
 
     def _arguments(self, order: Sequence[int]) -> tuple[Any, ...]:
@@ -141,8 +135,6 @@ class DSPP(LevelsForward, ReferenceDSPP):
     Source: Papa et al., SPEED: Separable Pyramidal Pooling EncodEr-Decoder, 2022.
     """
 
-    original = ReferenceDSPP
-
     def __init__(
         self, in_channels: int, filters: int = 128, bins: Sequence[int | tuple[int, int]] = (2, 4, 6, 8), *,
         backend: Backend = "auto",
@@ -173,7 +165,6 @@ class MDSPP(LevelsForward, ReferenceMDSPP):
     Source: Papa et al., SPEED: Separable Pyramidal Pooling EncodEr-Decoder, 2022.
     """
 
-    original = ReferenceMDSPP
     helpers: ClassVar[tuple[str, ...]] = ("maps", "join")
 
     def __init__(

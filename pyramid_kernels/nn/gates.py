@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem
+from ..backends import Backend, Calls
 from . import structure
 from .base import Unit, problems_of
 from .norm import as_norm, uses_batch
@@ -40,7 +40,7 @@ class Gate(NamedTuple):
             hidden_activation="relu" if self.relu else None, residual=self.residual, backend=backend,
         )  # fmt: skip
 
-    def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Tensor) -> Calls:
         """What ``channel_gate`` is asked about a map of the size of ``x``."""
         if uses_batch(self.norm):
             return []

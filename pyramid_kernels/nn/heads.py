@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, Self
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem
+from ..backends import Backend, Calls
 from . import structure
 from .base import Unit, check_backend, problems_of
-from .mixing import HeadForward, Layers, around, check_layout, mix, run_all
+from .mixing import HeadForward, Layers, around, mix, run_all
 from .ppm import PPM, Level, PPMForward, ReferencePPM, level_maps, level_problems, level_shapes
 
 
@@ -58,7 +58,7 @@ class Bottleneck(NamedTuple):
         size = (x.shape[2], x.shape[3])
         return mix(maps, self.unit, size, align_corners=self.align_corners, backend=backend)
 
-    def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Tensor) -> Calls:
         maps = level_shapes(x, self.levels)
         maps = [x, *maps] if self.x_first else [*maps, x]
         size = (x.shape[2], x.shape[3])
@@ -132,7 +132,7 @@ class PSPForward(HeadForward):
         [x] = self.maps(x)
         return run_all(self.tail(self), self.pyramid(self)(x, self.kernel_backend))
 
-    def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Any) -> Calls:
         [x] = self.maps(x)
         return self.pyramid(self).problems(x)
 
@@ -155,8 +155,6 @@ class PSPHead(PSPForward, ReferencePSPHead):
     Source: Zhao et al., Pyramid Scene Parsing Network, 2017; keys of hszhao/semseg.
     """
 
-    original = ReferencePSPHead
-
     def __init__(
         self, in_dim: int, classes: int, bins: Sequence[int] = (1, 2, 3, 6), *, hidden_dim: int = 512,
         dropout: float = 0.1, align_corners: bool = True, backend: Backend = "auto",
@@ -176,7 +174,7 @@ class PSPHead(PSPForward, ReferencePSPHead):
         head.ppm = PPM.from_reference(module.ppm, align_corners=align_corners, backend=around(backend))
         head.cls = copy.deepcopy(layers)
         head.training = module.training
-        check_layout(head, module, "head in semseg's layout")
+        structure.check_layout(module, "a head in semseg's layout", head.why_not(head))
         return head
 
     def to_reference(self) -> nn.Module:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem
+from ..backends import Backend, Calls, Op
 from ..ops._shared.checks import check_choice
 from . import structure
 from .base import Fused, Unit, check_backend, problems_of, why_not_map
@@ -96,8 +96,7 @@ class HRFuseForward(Fused):
             return "its layers are not one row for every output, or for the first alone"
         for i, row in enumerate(rows):
             for j, layer in enumerate(row):
-                reason = cls.why_not_path(f"{i}.{j}", layer, j - i)
-                if reason:
+                if reason := cls.why_not_path(f"{i}.{j}", layer, j - i):
                     return reason
         return structure.why_not_units(cls.units(module))
 
@@ -154,7 +153,7 @@ class HRFuseForward(Fused):
     def backend_of(self, op: Op) -> Backend:
         return around(self.kernel_backend)
 
-    def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Any) -> Calls:
         # The op's choice does not depend on channels: a map stands for what comes of it at the same size.
         outputs = range(len(self.rows(self)))
         calls = [([x[i]] * i + list(x[i:]), self._merge(x[i])) for i in outputs]
@@ -183,8 +182,6 @@ class HRFuse(HRFuseForward, ReferenceHRFuse):
     official ``fuse_layers``.
     """
 
-    original = ReferenceHRFuse
-
     def __init__(
         self, channels: Sequence[int], *, multi_scale_output: bool = True, mode: str = "nearest",
         align_corners: bool = False, backend: Backend = "auto",
@@ -208,9 +205,7 @@ class HRFuse(HRFuseForward, ReferenceHRFuse):
             fuse.append(nn.ModuleList(layers))
             fuse[-1].training = module.training
         fuse.training = module.training
-        reason = fuse.why_not(fuse)
-        if reason:
-            raise ValueError(f"module must be the fuse_layers of an HRNet, got a {type(module).__name__}: {reason}")
+        structure.check_layout(module, "the fuse_layers of an HRNet", fuse.why_not(fuse))
         return fuse
 
 

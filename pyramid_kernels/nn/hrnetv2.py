@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem
+from ..backends import Backend, Calls
 from . import structure
 from .base import Unit, check_backend, problems_of
 from .heads import why_not_joined
-from .mixing import HeadForward, Layers, check_layout, mix, run_all
+from .mixing import HeadForward, Layers, mix, run_all
 
 
 class ReferenceHRNetV2Head(nn.Sequential):
@@ -106,7 +106,7 @@ class HRNetV2Forward(HeadForward):
         y = mix(self.levels(maps), parts.fuse, size, align_corners=parts.align_corners, backend=backend)
         return run_all(parts.tail, y)
 
-    def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Any) -> Calls:
         parts = self.parts(self)
         maps, weight = self.level_shapes(self.maps(x)), parts.fuse.conv.weight
         return problems_of(functional.pyramid_conv, maps, weight, align_corners=parts.align_corners)
@@ -133,8 +133,6 @@ class HRNetV2Head(HRNetV2Forward, ReferenceHRNetV2Head):
     HRNet-Semantic-Segmentation.
     """
 
-    original = ReferenceHRNetV2Head
-
     def __init__(
         self, in_channels: Sequence[int], classes: int, *, channels: int | None = None, kernel_size: int = 1,
         align_corners: bool = False, backend: Backend = "auto",
@@ -160,5 +158,5 @@ class HRNetV2Head(HRNetV2Forward, ReferenceHRNetV2Head):
         for name, layer in module.named_children():
             head.add_module(name, copy.deepcopy(layer))
         head.training = module.training
-        check_layout(head, module, "head in HRNetV2's layout")
+        structure.check_layout(module, "a head in HRNetV2's layout", head.why_not(head))
         return head

@@ -44,8 +44,7 @@ class HeadForward(Fused):
         if len(maps) != len(widths):
             return f"the input is not a list of {len(widths)} maps"
         conv = self.units(self)[0].conv
-        reason = next(filter(None, (why_not_map(m, conv) for m in maps)), None)
-        if reason:
+        if reason := next(filter(None, (why_not_map(m, conv) for m in maps)), None):
             return reason
         if not self.fits([m.shape[1] for m in maps]):
             return f"the maps have {', '.join(str(m.shape[1]) for m in maps)} channels"
@@ -111,13 +110,6 @@ def first_conv(module: nn.Module) -> nn.Conv2d:
 def out_channels(module: nn.Module) -> int:
     """The channels of what ``module`` gives, if its last convolution gives it; 0 where it has none."""
     return [0, *(m.out_channels for m in module.modules() if isinstance(m, nn.Conv2d))][-1]
-
-
-def check_layout(head: HeadForward, module: nn.Module, layout: str) -> None:
-    """Raise where ``head``, made of the layers of ``module``, has another structure than ``layout``."""
-    reason = head.why_not(head)
-    if reason:
-        raise ValueError(f"module must be a {layout}, got a {type(module).__name__}: {reason}")
 
 
 def copy_layers(target: nn.Module, source: nn.Module) -> None:

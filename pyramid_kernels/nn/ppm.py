@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem, automatic
+from ..backends import Backend, Calls, automatic
 from ..ops._shared.layout import is_channels_last
 from . import structure
 from .base import Fused, Unit, check_backend, problems_of
@@ -90,8 +90,7 @@ class PPMForward(Fused):
             return "features is not a ModuleList of levels"
         for i, level in enumerate(features):
             kinds = (nn.AdaptiveAvgPool2d, nn.Conv2d, nn.Module, nn.ReLU)
-            reason = structure.why_not_sequence(f"features.{i}", level, *kinds)
-            if reason:
+            if reason := structure.why_not_sequence(f"features.{i}", level, *kinds):
                 return reason
         return None
 
@@ -117,7 +116,7 @@ class PPMForward(Fused):
             backend=self.kernel_backend,
         )
 
-    def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Tensor) -> Calls:
         levels = self.levels(self)
         maps = [x, *level_shapes(x, levels)]
         merge = problems_of(functional.upsample_merge, maps, align_corners=self.align_corners)
@@ -131,8 +130,7 @@ def why_not_levels(path: str, levels: Any, why_not_block: Callable[[str, Any], s
     level: Any
     for i, level in enumerate(levels):
         reason = structure.why_not_sequence(f"{path}.{i}", level, nn.AdaptiveAvgPool2d, nn.Module)
-        reason = reason or why_not_block(f"{path}.{i}.1", level[1])
-        if reason:
+        if reason := reason or why_not_block(f"{path}.{i}.1", level[1]):
             return reason
     return None
 
@@ -142,8 +140,7 @@ def why_not_grids(levels: Sequence[Level]) -> str | None:
     for i, level in enumerate(levels):
         if None in level.grid:
             return f"level {i} pools to {level.pool.output_size}, which is not a fixed grid"
-        reason = structure.why_not_conv(f"the convolution of level {i}", level.unit.conv)
-        if reason:
+        if reason := structure.why_not_conv(f"the convolution of level {i}", level.unit.conv):
             return reason
     return None
 
@@ -171,7 +168,7 @@ def level_shapes(x: Tensor, levels: Sequence[Level]) -> list[Tensor]:
     return [x.new_empty((len(x), level.unit.conv.out_channels, *level.grid)) for level in levels]
 
 
-def level_problems(x: Tensor, levels: Sequence[Level]) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+def level_problems(x: Tensor, levels: Sequence[Level]) -> Calls:
     """The ops that ``level_maps`` calls on ``x``."""
     grids = [level.grid for level in levels]
     pooled = x.new_empty((len(x), x.shape[1], sum(rows * cols for rows, cols in grids)))
@@ -198,8 +195,6 @@ class PPM(PPMForward, ReferencePPM):
     Source: Zhao et al., Pyramid Scene Parsing Network, 2017; keys of hszhao/semseg.
     """
 
-    original = ReferencePPM
-
     def __init__(
         self, in_dim: int, reduction_dim: int, bins: Sequence[int] = (1, 2, 3, 6), *, align_corners: bool = True,
         backend: Backend = "auto",
@@ -210,9 +205,7 @@ class PPM(PPMForward, ReferencePPM):
     @classmethod
     def from_reference(cls, module: nn.Module, *, align_corners: bool = True, backend: Backend = "auto") -> Self:
         """A copy of ``module``, any PPM with x first and levels under ``features`` (semseg's, this one's)."""
-        reason = PPMForward.why_not(module)
-        if reason:
-            raise ValueError(f"module must be a PPM in semseg's layout, got a {type(module).__name__}: {reason}")
+        structure.check_layout(module, "a PPM in semseg's layout", PPMForward.why_not(module))
         ppm = cls(1, 1, (), align_corners=getattr(module, "align_corners", align_corners), backend=backend)
         ppm.features = copy.deepcopy(module.features)  # type: ignore[assignment]
         ppm.training = module.training

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem
+from ..backends import Backend, Calls
 from ..ops._shared.constants import derived
 from . import structure
 from .base import Unit, check_backend, is_plain, problems_of
@@ -132,7 +132,7 @@ class SegFormerForward(HeadForward):
         y = mix(maps, parts.fuse, self.size(x), align_corners=False, backend=backend, weight=weight, bias=bias)
         return run_all(parts.tail, y)
 
-    def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Any) -> Calls:
         maps = [torch.empty_like(m, memory_format=self.level_format(m)) for m in self.maps(x)][::-1]
         conv = self.parts(self).fuse.conv
         weight = conv.weight.new_empty((conv.out_channels, sum(m.shape[1] for m in maps), 1, 1))
@@ -157,8 +157,6 @@ class SegFormerHead(SegFormerForward, ReferenceSegFormerHead):
     Source: Xie et al., SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers, 2021.
     """
 
-    original = ReferenceSegFormerHead
-
     def __init__(
         self, in_channels: Sequence[int], channels: int, classes: int, *, dropout: float = 0.1,
         backend: Backend = "auto",
@@ -169,11 +167,7 @@ class SegFormerHead(SegFormerForward, ReferenceSegFormerHead):
     @classmethod
     def from_reference(cls, module: Any, *, backend: Backend = "auto") -> Self:
         """A copy of ``module``, any head in this layout (transformers', this one's)."""
-        reason = SegFormerForward.why_not(module)
-        if reason:
-            raise ValueError(
-                f"module must be a head in SegformerDecodeHead's layout, got a {type(module).__name__}: {reason}"
-            )
+        structure.check_layout(module, "a head in SegformerDecodeHead's layout", SegFormerForward.why_not(module))
         head = cls((1,) * len(module.linear_projections), 1, 1, backend=backend)
         copy_layers(head, module)
         return head

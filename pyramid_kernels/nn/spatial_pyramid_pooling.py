@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem
+from ..backends import Backend, Calls
 from ..ops._shared.checks import check_choice, pairs
 from ..ops.pyramid_pool.reference import pool_level
 from .base import Fused, Unit, check_backend, problems_of, why_not_map
@@ -51,7 +51,6 @@ class SpatialPyramidPooling(Fused, ReferenceSpatialPyramidPooling):
     Source: He et al., Spatial Pyramid Pooling in Deep Convolutional Networks for Visual Recognition, 2014.
     """
 
-    original = ReferenceSpatialPyramidPooling
     own_chain: ClassVar[bool] = True
 
     def __init__(
@@ -84,5 +83,5 @@ class SpatialPyramidPooling(Fused, ReferenceSpatialPyramidPooling):
         levels = pooled.split([rows * cols for rows, cols in self.bins], 2)
         return torch.cat([level.flatten(1) for level in levels], 1)
 
-    def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Tensor) -> Calls:
         return problems_of(functional.pyramid_pool, x, self.bins, mode="max", windows=self.windows)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem
+from ..backends import Backend, Calls
 from ..ops._shared.layout import empty_map
+from . import structure
 from .base import Fused, Unit, check_backend, is_plain, problems_of
 from .kinds import why_not_kind
 from .mixing import first_conv, out_channels
@@ -133,7 +134,7 @@ class SPPForward(Fused):
         y = behind(functional.max_pool_pyramid(before(x), sizes, cascade=cascade, backend=self.kernel_backend))
         return y + x if getattr(self, "add", False) else y
 
-    def problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Tensor) -> Calls:
         before: nn.Module = getattr(self, self.called[0])
         hidden = empty_map(x, (len(x), out_channels(before), *x.shape[2:]))
         wanted = x.requires_grad or any(p.requires_grad for p in before.parameters())
@@ -186,9 +187,7 @@ class _Module(SPPForward):
     @classmethod
     def from_reference(cls, module: nn.Module, *, backend: Backend = "auto") -> Self:
         """A copy of ``module``, any one in ultralytics' layout; its layers stay what they are."""
-        reason = cls.why_not(module)
-        if reason:
-            raise ValueError(f"module must be ultralytics' {cls.__name__}, got a {type(module).__name__}: {reason}")
+        structure.check_layout(module, f"ultralytics' {cls.__name__}", cls.why_not(module))
         own: Any = cls(2, 1)
         for name in ("cv1", "cv2", "m"):
             setattr(own, name, copy.deepcopy(getattr(module, name)))
@@ -215,8 +214,6 @@ class SPP(_Module, ReferenceSPP):
     Source: ultralytics' and YOLOv5's SPP; the pools are those of YOLOv3-SPP (Redmon and Farhadi, 2018).
     """
 
-    original = ReferenceSPP
-
     def __init__(
         self, in_channels: int, out_channels: int, kernel_sizes: Sequence[int] = (5, 9, 13), *,
         backend: Backend = "auto",
@@ -242,8 +239,6 @@ class SPPF(SPPFForward, _Module, ReferenceSPPF):
 
     Source: Jocher, YOLOv5, 2021; ultralytics' SPPF.
     """
-
-    original = ReferenceSPPF
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 5, n: int = 3, shortcut: bool = False, *,

@@ -32,6 +32,12 @@ def why_not_children_of(path: str, block: nn.Module | None, kinds: dict[str, typ
     return None
 
 
+def check_layout(module: nn.Module, layout: str, reason: str | None) -> None:
+    """Raise where there is a ``reason`` why ``module`` is not of this ``layout``."""
+    if reason:
+        raise ValueError(f"module must be {layout}, got a {type(module).__name__}: {reason}")
+
+
 def is_kind(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether ``module`` computes what ``kind`` does; ``nn.Module`` and ``nn.Sequential`` allow any of theirs."""
     if kind is nn.Sequential:

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import Backend, Op, Problem
+from ..backends import Backend, Calls
 from . import structure
 from .base import Unit, check_backend, problems_of
 from .heads import Bottleneck, why_not_joined
 from .kinds import why_not_kind
-from .mixing import HeadForward, Layers, around, check_layout, copy_layers, first_conv, mix, out_channels, run_all
+from .mixing import HeadForward, Layers, around, copy_layers, first_conv, mix, out_channels, run_all
 from .ppm import Level, why_not_grids, why_not_levels
 
 
@@ -180,7 +180,7 @@ class UPerForward(HeadForward):
         y = mix(outputs, parts.fuse, size, align_corners=parts.align_corners, backend=backend)
         return run_all(parts.tail, y)
 
-    def problems(self, x: Any) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def problems(self, x: Any) -> Calls:
         parts, maps = self.parts(self), self.maps(x)
         weight, corners = parts.fuse.conv.weight, parts.align_corners
         width = weight.shape[1] // len(maps)
@@ -190,7 +190,7 @@ class UPerForward(HeadForward):
         fuse = problems_of(functional.pyramid_conv, outputs, weight, size=size, align_corners=corners)
         return [*self.top_problems(maps[-1]), *sum(merges, []), *fuse]
 
-    def top_problems(self, x: Tensor) -> list[tuple[Op, Problem, tuple[int, ...]]]:
+    def top_problems(self, x: Tensor) -> Calls:
         return self.top(self).problems(x)
 
 
@@ -213,8 +213,6 @@ class UPerHead(UPerForward, ReferenceUPerHead):
     Source: Xiao et al., Unified Perceptual Parsing for Scene Understanding, 2018.
     """
 
-    original = ReferenceUPerHead
-
     def __init__(
         self, in_channels: Sequence[int], channels: int, classes: int, bins: Sequence[int] = (1, 2, 3, 6), *,
         align_corners: bool = False, backend: Backend = "auto",
@@ -233,5 +231,5 @@ class UPerHead(UPerForward, ReferenceUPerHead):
         except (AttributeError, ValueError) as error:
             kind = type(module).__name__
             raise ValueError(f"module must be a head in UperNetHead's layout, got a {kind}: {error}") from None
-        check_layout(head, module, "head in UperNetHead's layout")
+        structure.check_layout(module, "a head in UperNetHead's layout", head.why_not(head))
         return head

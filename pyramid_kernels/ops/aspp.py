@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..backends import Backend
+from ..backends import Backend, Calls
 from ..registration import public
 from ._shared.affine import Norm, check_affine, check_norm
 from ._shared.autocast import autocast
@@ -23,7 +23,7 @@ from .pyramid_project.op import pyramid_project
 
 def _problems(
     x: Tensor, weights: Sequence[Tensor], project_weight: Tensor, *, dilations: Sequence[int], **_: Any
-) -> list[Any]:
+) -> Calls:
     return branches_op._problems(x, weights, dilations=dilations)
 
 

@@ -7,13 +7,11 @@ result rounded to the tested dtype, plus one rounding. docs/numerics.md says why
 from __future__ import annotations
 
 import functools
-import importlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +19,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from .. import functional
-from ..backends import KERNELS, Op, cannot
+from ..backends import KERNELS, Calls, cannot
+from ..ops import spec as spec
 from ..ops._shared.precision import conv_precision, ieee_convolutions
 from ..ops._shared.spec import Case, arguments_of, materialise
 from ..testing import count_launches
@@ -80,11 +79,6 @@ class Report:
         return wrong + self.run.broken
 
 
-def spec(op: str) -> ModuleType:
-    """The op's ``spec.py``."""
-    return importlib.import_module(f"pyramid_kernels.ops.{op}.spec")
-
-
 def cannot_check(op: str, case: Case, backend: str, dtype: torch.dtype, channels_last: bool, device: str) -> str | None:
     """Why ``backend`` cannot run ``case``; None if it can."""
     entries = _problems_of(op, case, dtype, channels_last, device)
@@ -92,13 +86,9 @@ def cannot_check(op: str, case: Case, backend: str, dtype: torch.dtype, channels
 
 
 @functools.cache
-def _problems_of(
-    op: str, case: Case, dtype: torch.dtype, channels_last: bool, device: str
-) -> list[tuple[Op, Any, Any]]:
+def _problems_of(op: str, case: Case, dtype: torch.dtype, channels_last: bool, device: str) -> Calls:
     """What the op is asked about a case; every backend is asked the same."""
-    entries: list[tuple[Op, Any, Any]] = getattr(functional, op).problems(
-        **materialise(case, dtype, device, channels_last)
-    )
+    entries: Calls = getattr(functional, op).problems(**materialise(case, dtype, device, channels_last))
     return entries
 
 

@@ -65,7 +65,7 @@ def normalise(z: Tensor, parameters: Affine, eps: float) -> Tensor:
     """Eval-mode batch normalisation, or a per-channel affine, of dimension 1, in the dtype of ``z``."""
     a, b, mean, var = parameters
     if mean is None or var is None:
-        return affine(z, a, b, None)
+        return affine(z, a, b)
     # In the dtype of the vectors: PyTorch's CPU kernel for mixed ones rounds the gradient of beta to half precision.
     return batch_norm(z, a, b, mean, var, torch.float64 if z.dtype == torch.float64 else mean.dtype, eps)
 
@@ -83,12 +83,12 @@ def batch_norm(
     return F.batch_norm(z.to(dtype), m, v, a, b, training, 1.0, eps).to(z.dtype)
 
 
-def affine(y: Tensor, scale: Tensor | None, shift: Tensor | None, activation: str | None) -> Tensor:
-    """``activation(y * scale + shift)`` over dimension 1, in the dtype of ``y``."""
+def affine(y: Tensor, scale: Tensor | None, shift: Tensor | None, relu: bool = False) -> Tensor:
+    """``y * scale + shift`` over dimension 1, behind it perhaps a ReLU, in the dtype of ``y``."""
     dtype = y.dtype
     view = (1, -1, *[1] * (y.dim() - 2))
     if scale is not None:
         y = y * scale.view(view)
     if shift is not None:
         y = y + shift.view(view)
-    return (y.relu() if activation == "relu" else y).to(dtype)
+    return (y.relu() if relu else y).to(dtype)

@@ -5,16 +5,15 @@ Not ``x * (1 + gate)``: an infinite x with a gate of zero is NaN in PyTorch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ...backends import Problem
 from .._shared.layout import as_map
 from .reference import gate_of
-
-
-def supports(problem: Problem) -> str | None:
-    return None
+from .settings import Settings
 
 
 def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
@@ -23,6 +22,6 @@ def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
     return None if residual else "without a residual the unfused chain is one product as well"
 
 
-def channel_gate(x: Tensor, *layers: Tensor | None, activation: str | None, residual: bool, eps: float) -> Tensor:
-    gate = gate_of(x, *layers, activation=activation, eps=eps)
-    return as_map(torch.addcmul(x, x, gate) if residual else x * gate, x)
+def channel_gate(x: Tensor, layers: Sequence[Tensor | None], settings: Settings) -> Tensor:
+    gate = gate_of(x, layers, settings)
+    return as_map(torch.addcmul(x, x, gate) if settings.residual else x * gate, x)

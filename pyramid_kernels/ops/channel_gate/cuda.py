@@ -49,7 +49,7 @@ def forward(
 ) -> None:
     """Fill ``y`` (N, C, H, W), dense in its memory format, and ``mean`` (N, C), ``hidden`` (N, K), ``gate`` (N, C)."""
     how = settings, is_channels_last(x)
-    launch_native("channel_gate_fwd", how, x, *layers, _part(x), mean, hidden, gate, y)
+    launch_native("channel_gate_fwd", how, x, list(layers), _part(x), mean, hidden, gate, y)
 
 
 def backward(
@@ -57,10 +57,9 @@ def backward(
     gradients: Sequence[Tensor] | None, settings: Settings,
 ) -> None:  # fmt: skip
     """Fill ``dx`` and ``gradients``, of weight1, weight2 and all vectors, where given; ``dy`` is dense as y is."""
-    weight1, _, *affine, weight2, _ = layers
     dmean, dhidden, dz = map(torch.empty_like, saved)
     dweight1, dweight2, dvectors = gradients or (None, None, None)
     launch_native(
-        "channel_gate_bwd", (settings, is_channels_last(x)), x, weight1, *affine, weight2, _part(x), *saved, dy,
-        dz, dhidden, dmean, dx, dweight1, None if weight2 is None else dweight2, dvectors,
+        "channel_gate_bwd", (settings, is_channels_last(x)), x, list(layers), _part(x), *saved, dy, dz, dhidden, dmean,
+        dx, dweight1, None if layers[6] is None else dweight2, dvectors,
     )  # fmt: skip

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, select
+from ...backends import Backend, Calls, Op, describe, select
 from ...registration import OpFunction, public, register_op
 from .._shared.affine import ACTIVATIONS, Norm, check_norm, dense_vectors
 from .._shared.autocast import autocast
@@ -27,15 +27,11 @@ WIDEST = 8192
 Layers = Sequence[Tensor | None]
 
 
-def _problem(x: Tensor, weight1: Tensor, residual: bool) -> tuple[Problem, tuple[int, ...]]:
+def _problems(x: Tensor, weight1: Tensor, *_args: Any, residual: bool = False, **_: Any) -> Calls:
+    x, *_casts = autocast(x)
     # Traced, the comparison is no bool.
     wide = True if x.shape[1] + weight1.shape[0] > WIDEST else False
-    return describe(x, is_channels_last(x), wide, residual), tuple(x.shape)
-
-
-def _problems(x: Tensor, weight1: Tensor, *_args: Any, residual: bool = False, **_: Any) -> list[Any]:
-    x, *_casts = autocast(x)
-    return [(OP, *_problem(x, weight1, residual))]
+    return [(OP, describe(x, is_channels_last(x), wide, residual), tuple(x.shape))]
 
 
 @public(_problems)
@@ -99,11 +95,12 @@ def channel_gate(
         check_norm("norm1", norm1, weight1, x)
     affine, eps = ((scale1, shift1, None, None), 0.0) if norm1 is None else (norm1[:4], float(norm1[4]))
     check_choice("hidden_activation", hidden_activation, ACTIVATIONS)
-    backend = select(OP, *_problem(x, weight1, residual), backend)
+    backend = select(*_problems(x, weight1, residual=residual)[0], backend)
     layers = (weight1, *dense_vectors(bias1, *affine), weight2, *dense_vectors(bias2))
+    settings = Settings(hidden_activation == "relu", residual, eps)
     if backend in ("reference", "composed"):
-        return OP.python(backend)(x, *layers, activation=hidden_activation, residual=residual, eps=eps)
-    return ChannelGate.run(x, *layers, Settings(hidden_activation == "relu", residual, eps), backend)[0]
+        return OP.python(backend)(x, layers, settings)
+    return ChannelGate.run(x, *layers, settings, backend)[0]
 
 
 def _check_weights(x: Tensor, weight1: Tensor, weight2: Tensor | None) -> None:
@@ -131,7 +128,7 @@ class ChannelGate(OpFunction):
     @staticmethod
     def forward(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         *layers, settings, backend = rest
-        return _fwd(x, *layers, *settings, backend)
+        return _fwd(x, layers, settings, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -144,10 +141,11 @@ class ChannelGate(OpFunction):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, *rest = ctx.saved_tensors
+        x, *saved = ctx.saved_tensors[:4]
+        weight1, *affine, weight2 = ctx.saved_tensors[4:]
         wanted = ctx.needs_input_grad[:9]
-        want = wanted[0], any(wanted[1:])
-        dx, dweight1, dweight2, vectors = _bwd(as_map(dy, x), x, *rest, *ctx.settings, *want, ctx.backend)
+        needs, layers = [wanted[0], any(wanted[1:])], [weight1, None, *affine, weight2, None]
+        dx, dweight1, dweight2, vectors = _bwd(as_map(dy, x), x, saved, layers, needs, ctx.settings, ctx.backend)
         k = dweight1.shape[0]
         dbias1, dscale1, dshift1, dbias2 = vectors.split([k, k, k, len(vectors) - 3 * k])
         found = (dweight1, dbias1, dscale1, dshift1, None, None, dweight2, dbias2)
@@ -155,56 +153,34 @@ class ChannelGate(OpFunction):
         return dx if wanted[0] else None, *kept, None, None
 
 
-def _allocate(x: Tensor, weight1: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+@register_op("channel_gate_fwd")
+def _fwd(
+    x: Tensor, layers: list[Tensor | None], settings: Settings, backend: str
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """The result; means (N, C), products of the first convolution and its bias (N, K), gates (N, C)."""
     n, c = x.shape[:2]
-    mean, hidden, gate = (
-        torch.empty((n, width), dtype=accumulation(x), device=x.device) for width in (c, weight1.shape[0], c)
-    )
-    return empty_map(x, x.shape), mean, hidden, gate
+    k = layers[0].shape[0]  # type: ignore[union-attr]
+    y = empty_map(x, x.shape)
+    mean, hidden, gate = (torch.empty((n, width), dtype=accumulation(x), device=x.device) for width in (c, k, c))
+    yield y, mean, hidden, gate
+    OP.kernels(backend).forward(x, layers, y, mean, hidden, gate, settings)
 
 
-def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    results = _allocate(x, *rest)
-    *layers, relu, residual, eps, backend = rest
-    OP.kernels(backend).forward(x, layers, *results, Settings(relu, residual, eps))
-    return results
+@register_op("channel_gate_bwd")
+def _bwd(
+    dy: Tensor, x: Tensor, saved: list[Tensor], layers: list[Tensor | None], needs: list[bool], settings: Settings,
+    backend: str,
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:  # fmt: skip
+    """dx, dweight1, dweight2 (empty where there is none), and one of the gradients of bias1, scale1, shift1, bias2.
 
-
-def _allocate_gradients(
-    dy: Tensor, x: Tensor, mean: Tensor, hidden: Tensor, gate: Tensor, weight1: Tensor, scale1: Any, shift1: Any,
-    mean1: Any, var1: Any, weight2: Tensor | None, relu: bool, residual: bool, eps: float, want_x: bool, *_: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """dx, dweight1, dweight2 (empty where there is none), and one of the gradients of bias1, scale1, shift1, bias2."""
-    k, c = weight1.shape[0], x.shape[1]
-    dx = empty_map(x, x.shape if want_x else (0, *x.shape[1:]))
-    dweight1 = torch.empty_like(weight1)
+    ``needs``: whether x, and whether anything of the layers, is to get a gradient.
+    """
+    weight1, weight2 = layers[0], layers[6]
+    assert weight1 is not None
+    dx = empty_map(x, x.shape if needs[0] else (0, *x.shape[1:]))
     dweight2 = weight1.new_empty(0) if weight2 is None else torch.empty_like(weight2)
-    return dx, dweight1, dweight2, mean.new_empty(3 * k + (0 if weight2 is None else c))
-
-
-def _backward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    gradients = _allocate_gradients(*args)
-    dx, *rest = gradients
-    dy, x, mean, hidden, gate, weight1, *affine, weight2, relu, residual, eps, want_x, want_layers, backend = args
-    saved, layers = (mean, hidden, gate), (weight1, None, *affine, weight2, None)
-    OP.kernels(backend).backward(
-        dy, x, saved, layers, dx if want_x else None, rest if want_layers else None, Settings(relu, residual, eps)
-    )
-    return gradients
-
-
-_AFFINE = "Tensor? scale1, Tensor? shift1, Tensor? mean1, Tensor? var1"
-_SETTINGS = "bool relu, bool residual, float eps"
-_fwd = register_op(
-    f"channel_gate_fwd(Tensor x, Tensor weight1, Tensor? bias1, {_AFFINE}, Tensor? weight2, Tensor? bias2, "
-    f"{_SETTINGS}, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
-    _forward,
-    _allocate,
-)
-_bwd = register_op(
-    f"channel_gate_bwd(Tensor dy, Tensor x, Tensor mean, Tensor hidden, Tensor gate, Tensor weight1, {_AFFINE}, "
-    f"Tensor? weight2, {_SETTINGS}, bool want_x, bool want_layers, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
-    _backward,
-    _allocate_gradients,
-)
+    vectors = 3 * weight1.shape[0] + (0 if weight2 is None else x.shape[1])
+    rest = torch.empty_like(weight1), dweight2, saved[0].new_empty(vectors)
+    yield dx, *rest
+    kernels = OP.kernels(backend)
+    kernels.backward(dy, x, saved, layers, dx if needs[0] else None, rest if needs[1] else None, settings)

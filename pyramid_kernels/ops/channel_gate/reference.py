@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from .._shared.affine import normalise
 from .._shared.layout import as_map
+from .settings import Settings
 
 
-def channel_gate(x: Tensor, *layers: Tensor | None, activation: str | None, residual: bool, eps: float) -> Tensor:
-    """x (N, C, H, W) times its gate, plus x where ``residual``."""
-    y = x * gate_of(x, *layers, activation=activation, eps=eps)
-    return as_map(y + x if residual else y, x)
+def channel_gate(x: Tensor, layers: Sequence[Tensor | None], settings: Settings) -> Tensor:
+    """x (N, C, H, W) times its gate, plus x where there is a residual."""
+    y = x * gate_of(x, layers, settings)
+    return as_map(y + x if settings.residual else y, x)
 
 
-def gate_of(x: Tensor, *layers: Tensor | None, activation: str | None, eps: float) -> Tensor:
+def gate_of(x: Tensor, layers: Sequence[Tensor | None], settings: Settings) -> Tensor:
     """The gate (N, C, 1, 1) of every channel; layers: weight1, bias1, scale1, shift1, mean1, var1, weight2, bias2."""
     weight1, bias1, *affine, weight2, bias2 = layers
     assert weight1 is not None
     g = _project(x.mean((2, 3), keepdim=True), weight1, bias1)
-    g = normalise(g, tuple(affine), eps)
-    g = g.relu() if activation == "relu" else g
+    g = normalise(g, tuple(affine), settings.eps)
+    g = g.relu() if settings.relu else g
     return (g if weight2 is None else _project(g, weight2, bias2)).sigmoid()
 
 

@@ -6,19 +6,16 @@ serves every branch; and a row or column of taps that lies outside the map at ev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ...backends import Problem
-from .._shared.affine import Affine, normalise
+from .._shared.affine import Affine
 from .._shared.layout import as_map
 from . import reference
-
-
-def supports(problem: Problem) -> str | None:
-    return None
+from .settings import Settings
 
 
 def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
@@ -37,22 +34,17 @@ def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
 
 
 def dilated_branches(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    *,
-    dilations: Sequence[int],
-    affine: Sequence[Affine],
-    eps: Sequence[float],
-    activation: str | None,
-    merge: str,
-    image_bias: Tensor | None,
+    x: Tensor, weights: Sequence[Tensor], affine: Sequence[Affine], image_bias: Tensor | None, settings: Settings
 ) -> Tensor:
+    return reference.merged(convolved(x, weights, settings.dilations, image_bias), x, affine, settings)
+
+
+def convolved(
+    x: Tensor, weights: Sequence[Tensor], dilations: Sequence[int], image_bias: Tensor | None
+) -> Iterator[Tensor]:
+    """Every branch's convolution of ``x``."""
     last = x.contiguous(memory_format=torch.channels_last)
-    branches = []
-    for weight, dilation, parameters, e in zip(weights, dilations, affine, eps, strict=True):
-        y = normalise(convolve(last, weight, dilation, image_bias, x), parameters, e)
-        branches.append(torch.relu(y) if activation == "relu" else y)
-    return as_map(torch.cat(branches, 1) if merge == "concat" else torch.stack(branches).sum(0), x)
+    return (convolve(last, w, d, image_bias, x) for w, d in zip(weights, dilations, strict=True))
 
 
 def convolve(last: Tensor, weight: Tensor, dilation: int, image_bias: Tensor | None, x: Tensor) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, select
+from ...backends import Backend, Calls, Op, describe, select
 from ...registration import OpFunction, public, register_op
 from .._shared.affine import ACTIVATIONS, Norm, check_affine
 from .._shared.autocast import autocast
@@ -24,18 +24,14 @@ OP = Op("dilated_branches", "gemm", reference, composed)
 CHUNK = 8
 
 
-def _problem(x: Tensor) -> Problem:
-    return describe(x, is_channels_last(x))
-
-
 def sizes_of(x: Tensor, weights: Sequence[Tensor], dilations: Sequence[int]) -> tuple[int, ...]:
     """What the composed form's decision looks at: x's shape, all outputs, then the dilations of the 3x3 branches."""
     outputs = sum(w.shape[0] for w in weights)
     return (*x.shape, outputs, *(d for d, w in zip(dilations, weights, strict=True) if w.shape[2] == 3))
 
 
-def _problems(x: Tensor, weights: Sequence[Tensor], *, dilations: Sequence[int], **_: Any) -> list[Any]:
-    return [(OP, _problem(x), sizes_of(x, weights, dilations))]
+def _problems(x: Tensor, weights: Sequence[Tensor], *, dilations: Sequence[int], **_: Any) -> Calls:
+    return [(OP, describe(x, is_channels_last(x)), sizes_of(x, weights, dilations))]
 
 
 @public(_problems)
@@ -83,23 +79,20 @@ def dilated_branches(
     if merge == "sum" and len({w.shape[0] for w in weights}) > 1:
         raise ValueError(f"weights must have equal output channels for merge='sum', got {[len(w) for w in weights]}")
     affine, eps = check_affine(x, weights, scale, shift, norm)
-    dilations = [int(d) for d in dilations]
-    backend = select(OP, _problem(x), sizes_of(x, weights, dilations), backend)
+    settings = Settings([int(d) for d in dilations], eps, activation == "relu", merge == "sum", False)
+    backend = select(*_problems(x, weights, dilations=dilations)[0], backend)
     if backend in ("reference", "composed"):
-        return OP.python(backend)(
-            x, weights, dilations=dilations, affine=affine, eps=eps, activation=activation, merge=merge,
-            image_bias=image_bias,
-        )  # fmt: skip
+        return OP.python(backend)(x, weights, affine, image_bias, settings)
     # Only what eager would save: the pre-activation where a multiplier's gradient or a summed ReLU's mask needs it.
     saved = torch.is_grad_enabled() and (
-        (merge == "sum" and activation == "relu") or any(a is not None and a.requires_grad for a, *_ in affine)
+        (settings.merged and settings.relu) or any(a is not None and a.requires_grad for a, *_ in affine)
     )
     chunks = []
     for i in range(0, len(weights), CHUNK):
         part = slice(i, i + CHUNK)
         tensors = [*weights[part], *(t for four in affine[part] for t in four)]
-        settings = Settings(dilations[part], eps[part], activation == "relu", merge == "sum", saved)
-        chunks.append(DilatedBranches.run(x, image_bias, settings, backend, *tensors)[0])
+        own = settings._replace(dilations=settings.dilations[part], eps=eps[part], saved=saved)
+        chunks.append(DilatedBranches.run(x, image_bias, own, backend, *tensors)[0])
     if len(chunks) == 1:
         return chunks[0]
     return torch.cat(chunks, 1) if merge == "concat" else torch.stack(chunks).sum(0)
@@ -156,7 +149,7 @@ class DilatedBranches(OpFunction):
         x: Tensor, image_bias: Tensor | None, settings: Settings, backend: str, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         branches = len(settings.dilations)
-        return _fwd(x, tensors[:branches], tensors[branches:], image_bias, *settings, backend)
+        return _fwd(x, tensors[:branches], tensors[branches:], image_bias, settings, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -169,7 +162,7 @@ class DilatedBranches(OpFunction):
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, saved, *tensors = ctx.saved_tensors
         weights, affine, needs = split(ctx, tensors)
-        found = _bwd(dy, x, weights, affine, saved, *ctx.settings, needs, ctx.backend)
+        found = _bwd(dy, x, weights, affine, needs, saved, ctx.settings, ctx.backend)
         return in_order(found, weights, affine, needs)
 
 
@@ -208,40 +201,24 @@ def _spread(sums: Tensor, weights: list[Tensor], affine: list[Tensor | None]) ->
     return gradients
 
 
-def _forward(
-    x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, *settings: Any
-) -> tuple[Tensor, Tensor]:
-    y, z = _allocate(x, weights, affine, image_bias, *settings)
-    *chosen, backend = settings
-    found = Settings(*chosen)
-    chain.forward(OP.kernels(backend), x, weights, affine, image_bias, y, z if found.saved else None, None, found)
-    return y, z
-
-
-def _allocate(x: Tensor, weights: list[Tensor], _: Any, __: Any, *settings: Any) -> tuple[Tensor, Tensor]:
+@register_op("dilated_branches_fwd")
+def _fwd(
+    x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, settings: Settings,
+    backend: str,
+) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     """The result in x's memory format and, if saved, every branch's pre-affine output in channels_last."""
-    *_, merged, saved, _ = settings
     n, _, h, w = x.shape
     channels = sum(weight.shape[0] for weight in weights)
-    y = empty_map(x, (n, weights[0].shape[0] if merged else channels, h, w))
-    shape = (n, channels, h, w) if saved else (0, 1, 1, 1)
-    return y, torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    y = empty_map(x, (n, weights[0].shape[0] if settings.merged else channels, h, w))
+    shape = (n, channels, h, w) if settings.saved else (0, 1, 1, 1)
+    z = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    yield y, z
+    kept = z if settings.saved else None
+    chain.forward(OP.kernels(backend), x, weights, affine, image_bias, y, kept, None, settings)
 
 
-def _backward(
-    dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], saved: Tensor, *settings: Any
-) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
-    gradients = allocate_gradients(dy, x, weights, *settings)
-    *chosen, needs, backend = settings
-    chain.backward(OP.kernels(backend), dy, x, weights, affine, saved, *gradients, needs, Settings(*chosen))
-    return gradients
-
-
-def allocate_gradients(
-    _: Any, x: Tensor, weights: list[Tensor], *settings: Any
-) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
+def empty_gradients(x: Tensor, weights: list[Tensor], needs: list[bool]) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
     """dx in x's format, dw in the weights' strides, (2, channels) vector sums, image bias; empty where not needed."""
-    *_, needs, _backend = settings
     dx = empty_map(x, x.shape if needs[0] else (0, 1, 1, 1))
     dweights = [_like_weight(w) for w in weights] if needs[1] else []
     channels = sum(w.shape[0] for w in weights) if needs[2] else 0
@@ -259,16 +236,11 @@ def _like_weight(weight: Tensor) -> Tensor:
     return like if one_stride else torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
 
 
-_TENSORS = "Tensor x, Tensor[] weights, Tensor?[] affine"
-_SETTINGS = "int[] dilations, float[] eps, bool relu, bool merged, bool keep"
-_fwd = register_op(
-    f"dilated_branches_fwd({_TENSORS}, Tensor? image_bias, {_SETTINGS}, str backend) -> (Tensor, Tensor)",
-    _forward,
-    _allocate,
-)
-_bwd = register_op(
-    f"dilated_branches_bwd(Tensor dy, {_TENSORS}, Tensor saved, {_SETTINGS}, bool[] needs, str backend)"
-    " -> (Tensor, Tensor[], Tensor, Tensor)",
-    _backward,
-    allocate_gradients,
-)
+@register_op("dilated_branches_bwd")
+def _bwd(
+    dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], needs: list[bool], kept: Tensor,
+    settings: Settings, backend: str,
+) -> Iterator[tuple[Tensor, list[Tensor], Tensor, Tensor]]:  # fmt: skip
+    gradients = empty_gradients(x, weights, needs)
+    yield gradients
+    chain.backward(OP.kernels(backend), dy, x, weights, affine, kept, *gradients, needs, settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,25 +10,23 @@ from torch import Tensor
 
 from .._shared.affine import Affine, normalise
 from .._shared.layout import as_map
+from .settings import Settings
 
 
 def dilated_branches(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    *,
-    dilations: Sequence[int],
-    affine: Sequence[Affine],
-    eps: Sequence[float],
-    activation: str | None,
-    merge: str,
-    image_bias: Tensor | None,
+    x: Tensor, weights: Sequence[Tensor], affine: Sequence[Affine], image_bias: Tensor | None, settings: Settings
 ) -> Tensor:
+    maps = (convolve(x, w, d, image_bias) for w, d in zip(weights, settings.dilations, strict=True))
+    return merged(maps, x, affine, settings)
+
+
+def merged(maps: Iterable[Tensor], x: Tensor, affine: Sequence[Affine], settings: Settings) -> Tensor:
+    """Every convolved map normalised and activated before the next one is made; their concat or sum."""
     branches = []
-    for weight, dilation, parameters, e in zip(weights, dilations, affine, eps, strict=True):
-        z = convolve(x, weight, dilation, image_bias)
-        y = normalise(z, parameters, e)
-        branches.append(torch.relu(y) if activation == "relu" else y)
-    return as_map(torch.cat(branches, 1) if merge == "concat" else torch.stack(branches).sum(0), x)
+    for z, parameters, eps in zip(maps, affine, settings.eps, strict=True):
+        y = normalise(z, parameters, eps)
+        branches.append(torch.relu(y) if settings.relu else y)
+    return as_map(torch.stack(branches).sum(0) if settings.merged else torch.cat(branches, 1), x)
 
 
 def convolve(x: Tensor, weight: Tensor, dilation: int, image_bias: Tensor | None) -> Tensor:

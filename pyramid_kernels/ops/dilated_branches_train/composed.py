@@ -4,26 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from ..dilated_branches.composed import convolve, pays, supports
-from .reference import normalised
+from ..dilated_branches.composed import convolved, pays
+from ..dilated_branches.settings import Settings
+from .reference import Vectors, normalised
 
-__all__ = ["dilated_branches_train", "pays", "supports"]
+__all__ = ["dilated_branches_train", "pays"]
 
 
 def dilated_branches_train(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    *,
-    dilations: Sequence[int],
-    gamma: Sequence[Tensor | None],
-    beta: Sequence[Tensor | None],
-    eps: Sequence[float],
-    activation: str | None,
-    image_bias: Tensor | None,
+    x: Tensor, weights: Sequence[Tensor], gamma: Vectors, beta: Vectors, image_bias: Tensor | None, settings: Settings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    last = x.contiguous(memory_format=torch.channels_last)
-    maps = [convolve(last, w, d, image_bias, x) for w, d in zip(weights, dilations, strict=True)]
-    return normalised(maps, x, gamma, beta, eps, activation)
+    return normalised(convolved(x, weights, settings.dilations, image_bias), x, gamma, beta, settings)

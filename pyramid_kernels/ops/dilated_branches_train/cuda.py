@@ -1,26 +1,14 @@
-"""CUDA ``dilated_branches_train``: the convolutions' kernels, statistics and normalisation."""
+"""CUDA ``dilated_branches_train``: statistics and normalisation, around the convolutions' kernels."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from .._shared.native import launch_native
-from ..dilated_branches.cuda import (
-    launch_branches,
-    launch_dimage,
-    launch_dw,
-    launch_dx,
-    launch_dz,
-    launch_sums,
-    pixel_tiles,
-    supports,
-)  # fmt: skip
+from ..dilated_branches import cuda as branches
 from ..dilated_branches.settings import Settings
 
-__all__ = [
-    "launch_branches", "launch_dimage", "launch_dw", "launch_dx", "launch_dz", "launch_normalise",
-    "launch_statistics", "launch_sums", "pixel_tiles", "supports",
-]  # fmt: skip
+supports = branches.supports
 
 
 def launch_statistics(part: Tensor, mean: Tensor, var: Tensor, z: Tensor) -> None:

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, select
+from ...backends import Backend, Calls, Op, describe, select
 from ...registration import OpFunction, public, register_op
 from .._shared.affine import ACTIVATIONS, dense_vectors
 from .._shared.checks import check_choice, check_length, check_vector
 from .._shared.layout import empty_map, is_channels_last
-from ..dilated_branches.op import CHUNK, allocate_gradients, check_branches, in_order, sizes_of, split
+from ..dilated_branches import chain
+from ..dilated_branches.op import CHUNK, check_branches, empty_gradients, in_order, sizes_of, split
+from ..dilated_branches.op import OP as BRANCHES
 from ..dilated_branches.settings import Settings
-from . import chain, composed, reference
+from . import composed, reference
 
 OP = Op("dilated_branches_train", "gemm", reference, composed)
 
 
-def _problem(x: Tensor) -> Problem:
-    return describe(x, is_channels_last(x))
-
-
-def _problems(x: Tensor, weights: Sequence[Tensor], *, dilations: Sequence[int], **_: Any) -> list[Any]:
-    return [(OP, _problem(x), sizes_of(x, weights, dilations))]
+def _problems(x: Tensor, weights: Sequence[Tensor], *, dilations: Sequence[int], **_: Any) -> Calls:
+    return [(OP, describe(x, is_channels_last(x)), sizes_of(x, weights, dilations))]
 
 
 @public(_problems)
@@ -72,19 +70,16 @@ def dilated_branches_train(
     if x.shape[0] * x.shape[2] * x.shape[3] == 1:
         size = torch.Size((1, weights[0].shape[0], 1, 1))
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
-    dilations, eps = [int(d) for d in dilations], [float(e) for e in eps]
-    backend = select(OP, _problem(x), sizes_of(x, weights, dilations), backend)
+    settings = Settings([int(d) for d in dilations], [float(e) for e in eps], activation == "relu")
+    backend = select(*_problems(x, weights, dilations=dilations)[0], backend)
     if backend in ("reference", "composed"):
-        return OP.python(backend)(
-            x, weights, dilations=dilations, gamma=gamma, beta=beta, eps=eps, activation=activation,
-            image_bias=image_bias,
-        )  # fmt: skip
+        return OP.python(backend)(x, weights, gamma, beta, image_bias, settings)
     chunks = []
     for i in range(0, len(weights), CHUNK):
         part = slice(i, i + CHUNK)
         affine = [t for a, b in zip(gamma[part], beta[part], strict=True) for t in dense_vectors(a, b, None, None)]
-        settings = Settings(dilations[part], eps[part], activation == "relu")
-        chunks.append(DilatedBranchesTrain.run(x, image_bias, settings, backend, *weights[part], *affine))
+        own = settings._replace(dilations=settings.dilations[part], eps=settings.eps[part])
+        chunks.append(DilatedBranchesTrain.run(x, image_bias, own, backend, *weights[part], *affine))
     if len(chunks) > 1:
         y, _, mean, var = (torch.cat(parts, 1 if parts[0].dim() == 4 else 0) for parts in zip(*chunks, strict=True))
         return y, mean, var
@@ -102,7 +97,7 @@ class DilatedBranchesTrain(OpFunction):
         x: Tensor, image_bias: Tensor | None, settings: Settings, backend: str, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         branches = len(settings.dilations)
-        return _fwd(x, tensors[:branches], tensors[branches:], image_bias, *settings[:3], backend)
+        return _fwd(x, tensors[:branches], tensors[branches:], image_bias, settings, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -114,49 +109,53 @@ class DilatedBranchesTrain(OpFunction):
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, z, mean, var, *tensors = ctx.saved_tensors
         weights, affine, needs = split(ctx, tensors)
-        found = _bwd(dy, x, weights, affine, z, mean, var, *ctx.settings[:3], needs, ctx.backend)
+        found = _bwd(dy, x, weights, affine, needs, z, mean, var, ctx.settings, ctx.backend)
         return in_order(found, weights, affine, needs)
 
 
-def _forward(
-    x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, *settings: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    results = _allocate(x, weights)
-    *chosen, backend = settings
-    chain.forward(OP.kernels(backend), x, weights, affine, image_bias, *results, Settings(*chosen))
-    return results
-
-
-def _allocate(x: Tensor, weights: list[Tensor], *__: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+@register_op("dilated_branches_train_fwd")
+def _fwd(
+    x: Tensor, weights: list[Tensor], affine: list[Tensor | None], image_bias: Tensor | None, settings: Settings,
+    backend: str,
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:  # fmt: skip
     """The result in x's memory format, the channels_last pre-normalisation outputs, and their statistics."""
     n, _, h, w = x.shape
     shape = (n, sum(weight.shape[0] for weight in weights), h, w)
-    z = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    y, z = empty_map(x, shape), chain.empty_dz(x, shape[1])
     mean, var = (torch.empty(shape[1], dtype=torch.float32, device=x.device) for _ in range(2))
-    return empty_map(x, shape), z, mean, var
+    yield y, z, mean, var
+    kernels, branches = OP.kernels(backend), BRANCHES.kernels(backend)
+    part = torch.empty((branches.pixel_tiles(z), 3, z.shape[1]), dtype=torch.float32, device=x.device)
+    chain.forward(branches, x, weights, affine, image_bias, None, z, part, settings)
+    kernels.launch_statistics(part, mean, var, z)
+    kernels.launch_normalise(z, weights, _with_statistics(weights, affine, mean, var), y, settings)
 
 
-def _backward(
-    dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], z: Tensor, mean: Tensor, var: Tensor,
-    *settings: Any,
-) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:  # fmt: skip
-    gradients = allocate_gradients(dy, x, weights, *settings)
-    *chosen, needs, backend = settings
-    chain.backward(OP.kernels(backend), dy, x, weights, affine, z, mean, var, *gradients, needs, Settings(*chosen))
-    return gradients
+@register_op("dilated_branches_train_bwd")
+def _bwd(
+    dy: Tensor, x: Tensor, weights: list[Tensor], affine: list[Tensor | None], needs: list[bool], z: Tensor,
+    mean: Tensor, var: Tensor, settings: Settings, backend: str,
+) -> Iterator[tuple[Tensor, list[Tensor], Tensor, Tensor]]:  # fmt: skip
+    dx, dweights, dvectors, dimage = empty_gradients(x, weights, needs)
+    yield dx, dweights, dvectors, dimage
+    branches = BRANCHES.kernels(backend)
+    affine = _with_statistics(weights, affine, mean, var)
+    dz = chain.empty_dz(x, z.shape[1])
+    part = chain.empty_part(dz)
+    # dz depends on both sums, which are therefore always formed.
+    sums = dvectors if needs[2] else torch.empty((2, z.shape[1]), dtype=torch.float32, device=x.device)
+    branches.launch_dz(dy, z, weights, affine, None, None, part, settings)
+    branches.launch_sums(part, sums)
+    branches.launch_dz(dy, z, weights, affine, sums, dz, None, settings)
+    chain.gradients(branches, dz, x, weights, dx, dweights, dimage, needs, settings)
 
 
-_TENSORS = "Tensor x, Tensor[] weights, Tensor?[] affine"
-_SETTINGS = "int[] dilations, float[] eps, bool relu"
-_fwd = register_op(
-    f"dilated_branches_train_fwd({_TENSORS}, Tensor? image_bias, {_SETTINGS}, str backend)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
-    _forward,
-    _allocate,
-)
-_bwd = register_op(
-    f"dilated_branches_train_bwd(Tensor dy, {_TENSORS}, Tensor z, Tensor mean, Tensor var, {_SETTINGS}, bool[] needs,"
-    " str backend) -> (Tensor, Tensor[], Tensor, Tensor)",
-    _backward,
-    allocate_gradients,
-)
+def _with_statistics(
+    weights: list[Tensor], affine: list[Tensor | None], mean: Tensor, var: Tensor
+) -> list[Tensor | None]:
+    """Per branch (gamma, beta, mean, variance): views of the batch's statistics in the two free places."""
+    channels = [w.shape[0] for w in weights]
+    four: list[Tensor | None] = []
+    for b, (m, v) in enumerate(zip(mean.split(channels), var.split(channels), strict=True)):
+        four += [affine[4 * b], affine[4 * b + 1], m, v]
+    return four

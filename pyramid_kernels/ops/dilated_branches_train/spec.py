@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._shared.spec import Case, Cost, arg
 from ..dilated_branches import spec as branches_spec
+from ..dilated_branches.settings import Settings
 from .reference import dilated_branches_train
 
 PADDED = branches_spec.PADDED
@@ -70,5 +71,7 @@ def cost(case: Case, itemsize: int) -> Cost:
 
 
 def margin(tensors: dict[str, Any]) -> Tensor:
+    x, weights, gamma, beta = (tensors[k] for k in ("x", "weights", "gamma", "beta"))
+    settings = Settings(list(tensors["dilations"]), tensors["eps"], False)
     with torch.no_grad():
-        return dilated_branches_train(**({"image_bias": None} | tensors | {"activation": None}))[0].abs()
+        return dilated_branches_train(x, weights, gamma, beta, tensors.get("image_bias"), settings)[0].abs()

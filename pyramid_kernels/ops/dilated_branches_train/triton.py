@@ -13,24 +13,12 @@ from torch import Tensor
 
 from .._shared.blocks import fit
 from .._shared.launch import launch
+from ..dilated_branches import triton as branches
 from ..dilated_branches.chain import first_channels
 from ..dilated_branches.settings import Settings
-from ..dilated_branches.triton import (
-    launch_branches,
-    launch_dimage,
-    launch_dw,
-    launch_dx,
-    launch_dz,
-    launch_sums,
-    pixel_tiles,
-    supports,
-)  # fmt: skip
 from ..dilated_branches.triton_tiles import branch_affine
 
-__all__ = [
-    "launch_branches", "launch_dimage", "launch_dw", "launch_dx", "launch_dz", "launch_normalise",
-    "launch_statistics", "launch_sums", "pixel_tiles", "supports",
-]  # fmt: skip
+supports = branches.supports
 
 
 @triton.jit

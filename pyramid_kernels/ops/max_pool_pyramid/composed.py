@@ -12,6 +12,7 @@ from torch import Tensor
 from ...backends import Problem
 from .._shared.layout import is_channels_last
 from .reference import concatenated, pooled
+from .settings import Settings
 
 
 def supports(problem: Problem) -> str | None:
@@ -28,16 +29,16 @@ def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
     return "too small a map" if n * c * h * w < 2**13 else None
 
 
-def max_pool_pyramid(x: Tensor, kernel_sizes: list[int], *, cascade: bool, order: str) -> Tensor:
+def max_pool_pyramid(x: Tensor, settings: Settings) -> Tensor:
     if x.requires_grad and torch.is_grad_enabled():
-        maps = pooled(x.contiguous(memory_format=torch.channels_last), kernel_sizes, cascade)
-        return concatenated(maps, x, order)
+        maps = pooled(x.contiguous(memory_format=torch.channels_last), settings)
+        return concatenated(maps, x, settings)
     widen = _pool if is_channels_last(x) else _running
     maps, before = [x], 1
-    for k in kernel_sizes:
-        maps.append(widen(maps[-1], k if cascade else k - before + 1))
+    for k in settings.kernel_sizes:
+        maps.append(widen(maps[-1], k if settings.cascade else k - before + 1))
         before = k
-    return concatenated(maps, x, order)
+    return concatenated(maps, x, settings)
 
 
 def _pool(x: Tensor, k: int) -> Tensor:

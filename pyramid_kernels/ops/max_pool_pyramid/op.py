@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, select
+from ...backends import Backend, Calls, Op, describe, select
 from ...registration import OpFunction, public, register_op
 from .._shared.checks import check_choice, check_map
 from .._shared.layout import empty_map, format_of, is_channels_last
@@ -21,17 +21,14 @@ OP = Op("max_pool_pyramid", "memory", reference, composed)
 ORDERS = ("ascending", "descending")
 
 
-def _problem(x: Tensor, kernel_sizes: list[int], cascade: bool) -> Problem:
-    """Options: the kernels' limit that is exceeded, or None; whether a gradient is needed."""
-    return describe(x, is_channels_last(x), beyond(kernel_sizes, cascade), _differentiated(x))
-
-
 def _differentiated(x: Tensor) -> bool:
     return x.requires_grad and torch.is_grad_enabled()
 
 
-def _problems(x: Tensor, kernel_sizes: Any = None, *, cascade: bool = False, **_: Any) -> list[Any]:
-    return [(OP, _problem(x, check_kernel_sizes(kernel_sizes, cascade), cascade), tuple(x.shape))]
+def _problems(x: Tensor, kernel_sizes: Any = None, *, cascade: bool = False, **_: Any) -> Calls:
+    """Options: the kernels' limit that is exceeded, or None; whether a gradient is needed."""
+    limit = beyond(check_kernel_sizes(kernel_sizes, cascade), cascade)
+    return [(OP, describe(x, is_channels_last(x), limit, _differentiated(x)), tuple(x.shape))]
 
 
 @public(_problems)
@@ -69,10 +66,10 @@ def max_pool_pyramid(
     check_map("x", x)
     check_choice("order", order, ORDERS)
     sizes = check_kernel_sizes(kernel_sizes, cascade)
-    backend = select(OP, _problem(x, sizes, cascade), tuple(x.shape), backend)
+    backend = select(*_problems(x, sizes, cascade=cascade)[0], backend)
     settings = Settings(sizes, cascade, order)
     if backend in ("reference", "composed"):
-        return OP.python(backend)(x, **settings._asdict())
+        return OP.python(backend)(x, settings)
     return MaxPoolPyramid.run(x, settings, _differentiated(x), backend)[0]
 
 
@@ -81,7 +78,7 @@ class MaxPoolPyramid(OpFunction):
 
     @staticmethod
     def forward(x: Tensor, settings: Settings, keep: bool, backend: str) -> tuple[Tensor, Tensor]:
-        return _fwd(x, *settings, keep, backend)
+        return _fwd(x, settings, keep, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -95,47 +92,24 @@ class MaxPoolPyramid(OpFunction):
         (indices,) = ctx.saved_tensors
         # Hooks on saved tensors, such as those that keep them in the host's memory, may have laid them out anew.
         indices = indices.contiguous(memory_format=format_of(ctx.channels_last))
-        return _bwd(dy, indices, ctx.channels_last, *ctx.settings, ctx.backend), None, None, None
+        return _bwd(dy, indices, ctx.channels_last, ctx.settings, ctx.backend), None, None, None
 
 
-def _allocate(x: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+@register_op("max_pool_pyramid_fwd")
+def _fwd(x: Tensor, settings: Settings, keep: bool, backend: str) -> Iterator[tuple[Tensor, Tensor]]:
     """The concat and, if ``keep``, one byte per level and pixel: the place of the maximum in its window, row-major."""
-    kernel_sizes, _, _, keep, _ = settings
     n, c, h, w = x.shape
-    k = len(kernel_sizes)
+    k = len(settings.kernel_sizes)
+    y = empty_map(x, (n, (1 + k) * c, h, w))
     indices = empty_map(x, (n, k * c, h, w), torch.uint8) if keep else x.new_empty(0, dtype=torch.uint8)
-    return empty_map(x, (n, (1 + k) * c, h, w)), indices
+    yield y, indices
+    OP.kernels(backend).forward(x, y, indices if keep else None, settings)
 
 
-def _forward(x: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
-    y, indices = _allocate(x, *settings)
-    *chosen, keep, backend = settings
-    OP.kernels(backend).forward(x, y, indices if keep else None, Settings(*chosen))
-    return y, indices
-
-
-def _allocate_dx(dy: Tensor, indices: Tensor, channels_last: bool, kernel_sizes: list[int], *_: Any) -> Tensor:
+@register_op("max_pool_pyramid_bwd")
+def _bwd(dy: Tensor, indices: Tensor, channels_last: bool, settings: Settings, backend: str) -> Iterator[Tensor]:
     n, c, h, w = dy.shape
-    shape = (n, c // (1 + len(kernel_sizes)), h, w)
-    return torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=format_of(channels_last))
-
-
-def _backward(dy: Tensor, indices: Tensor, channels_last: bool, *settings: Any) -> Tensor:
-    dx = _allocate_dx(dy, indices, channels_last, *settings)
-    *chosen, backend = settings
-    OP.kernels(backend).backward(dy, indices, dx, Settings(*chosen))
-    return dx
-
-
-_fwd = register_op(
-    "max_pool_pyramid_fwd(Tensor x, int[] kernel_sizes, bool cascade, str order, bool keep, str backend)"
-    " -> (Tensor, Tensor)",
-    _forward,
-    _allocate,
-)
-_bwd = register_op(
-    "max_pool_pyramid_bwd(Tensor dy, Tensor indices, bool channels_last, int[] kernel_sizes, bool cascade, str order,"
-    " str backend) -> Tensor",
-    _backward,
-    _allocate_dx,
-)
+    shape = (n, c // (1 + len(settings.kernel_sizes)), h, w)
+    dx = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=format_of(channels_last))
+    yield dx
+    OP.kernels(backend).backward(dy, indices, dx, settings)

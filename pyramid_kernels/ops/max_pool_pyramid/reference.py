@@ -7,21 +7,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._shared.layout import placed
+from .settings import Settings
 
 
-def max_pool_pyramid(x: Tensor, kernel_sizes: list[int], *, cascade: bool, order: str) -> Tensor:
+def max_pool_pyramid(x: Tensor, settings: Settings) -> Tensor:
     """(N, C, H, W) -> (N, C * (1 + K), H, W)."""
-    return concatenated(pooled(x, kernel_sizes, cascade), x, order)
+    return concatenated(pooled(x, settings), x, settings)
 
 
-def pooled(x: Tensor, kernel_sizes: list[int], cascade: bool) -> list[Tensor]:
+def pooled(x: Tensor, settings: Settings) -> list[Tensor]:
     """x and every level."""
     maps = [x]
-    for k in kernel_sizes:
-        maps.append(F.max_pool2d(maps[-1] if cascade else x, k, 1, k // 2))
+    for k in settings.kernel_sizes:
+        maps.append(F.max_pool2d(maps[-1] if settings.cascade else x, k, 1, k // 2))
     return maps
 
 
-def concatenated(maps: list[Tensor], x: Tensor, order: str) -> Tensor:
-    """The result's channels in ``order``, in the memory format of ``x``."""
-    return placed(torch.cat(maps if order == "ascending" else maps[::-1], 1), x)
+def concatenated(maps: list[Tensor], x: Tensor, settings: Settings) -> Tensor:
+    """The result's channels in their order, in the memory format of ``x``."""
+    return placed(torch.cat(maps if settings.order == "ascending" else maps[::-1], 1), x)

@@ -24,10 +24,7 @@ from .._shared.layout import as_map, is_channels_last
 from ..upsample_merge.layout import leader
 from ..upsample_merge.reference import resize
 from .layout import columns, split, split_maps
-
-
-def supports(problem: Problem) -> str | None:
-    return None
+from .settings import Settings
 
 
 def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
@@ -55,17 +52,10 @@ def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
 
 
 def pyramid_conv(
-    maps: Sequence[Tensor],
-    weight: Tensor,
-    bias: Tensor | None,
-    size: tuple[int, int],
-    *,
-    mode: str,
-    align_corners: bool,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    activation: str | None,
-) -> Tensor:
+    maps: Sequence[Tensor], weight: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None,
+    settings: Settings,
+) -> Tensor:  # fmt: skip
+    size, mode, align_corners, relu, _ = settings
     whole, mixed = split_maps(maps, weight, size, by_rows=True)
     if not is_finite([maps[i] for i in mixed]):
         mixed, whole = [], list(range(len(maps)))
@@ -86,29 +76,27 @@ def pyramid_conv(
                 y = _accumulated(y, rows[tap], _row_of_taps(maps[i], parts[i][:, :, tap], cols, last), last)
     if mixed:
         y = guarded(y, functools.partial(_unfused, size, mode, align_corners), weight, inner, *maps)
-    return _epilogue(y, outer, scale, shift, activation).to(weight.dtype)
+    return _epilogue(y, outer, scale, shift, relu).to(weight.dtype)
 
 
 def _unfused(
-    size: tuple[int, int], mode: str, align_corners: bool, weight: Tensor, bias: Tensor | None, *maps: Tensor
+    size: Sequence[int], mode: str, align_corners: bool, weight: Tensor, bias: Tensor | None, *maps: Tensor
 ) -> Tensor:
     """The chain as PyTorch has it, without its epilogue."""
     x = torch.cat([resize(m, size, mode, align_corners) for m in maps], 1)
     return F.conv2d(x, weight, bias, padding=weight.shape[2] // 2)
 
 
-def _epilogue(
-    y: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None, activation: str | None
-) -> Tensor:
-    """``activation((y + bias) * scale + shift)``, in place as far as gradients allow."""
+def _epilogue(y: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None, relu: bool) -> Tensor:
+    """``(y + bias) * scale + shift``, behind it perhaps a ReLU, in place as far as gradients allow."""
     if any(v is not None and v.dtype != y.dtype for v in (bias, scale, shift)):
-        return affine(affine(y, None, bias, None), scale, shift, activation)
+        return affine(affine(y, None, bias), scale, shift, relu)
     bias, scale, shift = (None if v is None else v.view(1, -1, 1, 1) for v in (bias, scale, shift))
     y = y if bias is None else y.add_(bias)
     if scale is not None:  # not addcmul, whose backward makes one full map more
         y = y * scale if scale.requires_grad else y.mul_(scale)
     y = y if shift is None else y.add_(shift)
-    return y.relu_() if activation == "relu" else y
+    return y.relu_() if relu else y
 
 
 def _row_of_taps(x: Tensor, weight: Tensor, cols: Tensor, last: bool) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, select
+from ...backends import Backend, Calls, Op, describe, select
 from ...registration import OpFunction, public, register_op
 from .._shared.affine import dense_vectors
 from .._shared.layout import as_map, empty_map, is_channels_last, placed
@@ -23,20 +23,14 @@ from .settings import Settings
 OP = Op("pyramid_conv", "gemm", reference, composed)
 
 
-def _problem(maps: Sequence[Tensor], size: Sequence[int], mode: str) -> Problem:
-    return describe(maps[0], is_channels_last(leader(maps, size)), mode, len(maps))
-
-
-def _sizes(maps: Sequence[Tensor], weight: Tensor, size: Sequence[int]) -> tuple[int, ...]:
-    """What the composed form's decision looks at: N, O, k, H, W, then the channels, rows and columns of every map."""
-    return (maps[0].shape[0], weight.shape[0], weight.shape[2], *size, *(s for m in maps for s in m.shape[1:]))
-
-
 def _problems(
     maps: Sequence[Tensor], weight: Tensor, bias: Any = None, *, size: Any = None, mode: str = "bilinear", **_: Any
-) -> list[Any]:
+) -> Calls:
+    """Sizes: N, O, k, H, W, then the channels, rows and columns of every map."""
     target = output_size(maps, size)
-    return [(OP, _problem(maps, target, mode), _sizes(maps, weight, target))]
+    problem = describe(maps[0], is_channels_last(leader(maps, target)), mode, len(maps))
+    n, o, k = maps[0].shape[0], weight.shape[0], weight.shape[2]
+    return [(OP, problem, (n, o, k, *target, *(s for m in maps for s in m.shape[1:])))]
 
 
 @public(_problems)
@@ -83,15 +77,12 @@ def pyramid_conv(
         maps, weight, size, mode, align_corners, activation, {"bias": bias, "scale": scale, "shift": shift}
     )
     bias, scale, shift = dense_vectors(bias, scale, shift)
-    backend = select(OP, _problem(maps, target, mode), _sizes(maps, weight, target), backend)
-    if backend in ("reference", "composed"):
-        return OP.python(backend)(
-            maps, weight, bias, target, mode=mode, align_corners=align_corners, scale=scale, shift=shift,
-            activation=activation,
-        )  # fmt: skip
+    backend = select(*_problems(maps, weight, size=target, mode=mode)[0], backend)
     # Only what eager would save: the value before the affine where scale's gradient needs it.
     saved = torch.is_grad_enabled() and scale is not None and scale.requires_grad
-    settings = Settings(target, mode, align_corners, activation == "relu", saved)
+    settings = Settings(list(target), mode, align_corners, activation == "relu", saved)
+    if backend in ("reference", "composed"):
+        return OP.python(backend)(maps, weight, bias, scale, shift, settings)
     return PyramidConv.run(weight, bias, scale, shift, settings, backend, *maps)[0]
 
 
@@ -103,7 +94,7 @@ class PyramidConv(OpFunction):
         weight: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None, settings: Settings,
         backend: str, *maps: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        return _fwd(maps, weight, bias, scale, shift, *settings, backend)
+        return _fwd(maps, weight, bias, scale, shift, settings, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -116,14 +107,13 @@ class PyramidConv(OpFunction):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         weight, scale, y, z, *maps = ctx.saved_tensors
-        size, mode, align_corners, *_ = ctx.settings
         wanted = ctx.needs_input_grad
-        dy = as_map(dy, leader(maps, size))
+        dy = as_map(dy, leader(maps, ctx.settings.size))
         vectors = _vector_gradients(ctx, dy, scale, y, z)
         needs = [wanted[0], *wanted[6:]]
         dweight, *dmaps = needs
         if any(needs):
-            dweight, *dmaps = _bwd(dy, maps, weight, scale, y, needs, mode, align_corners, ctx.backend)
+            dweight, *dmaps = _bwd(dy, maps, weight, scale, y, needs, ctx.settings, ctx.backend)
         kept = [d if need else None for d, need in zip((dweight, *dmaps), needs, strict=True)]
         return kept[0], *vectors, None, None, *kept[1:]
 
@@ -133,32 +123,33 @@ def _vector_gradients(ctx: Any, dy: Tensor, scale: Tensor | None, y: Tensor | No
     wanted = ctx.needs_input_grad[1:4]
     if not any(wanted):
         return [None] * 3
-    sums = _bwd_sums(dy, y, z, ctx.backend)
+    sums = _bwd_sums(dy, y, z, ctx.settings, ctx.backend)
     dbias = sums[0] * scale if wanted[0] and scale is not None else sums[0]
     found = (dbias, sums[-1], sums[0])
     return [g.to(t) if w else None for g, t, w in zip(found, ctx.dtypes, wanted, strict=True)]
 
 
-def _allocate(maps: list[Tensor], weight: Tensor, _: Any, __: Any, ___: Any, *settings: Any) -> tuple[Tensor, Tensor]:
-    """The result and, if saved, the value before the affine, in one memory format."""
-    size, *_, saved, _ = settings
-    like, shape = leader(maps, size), (maps[0].shape[0], weight.shape[0], *size)
-    return empty_map(like, shape), empty_map(like, shape if saved else (0, 1, 1, 1))
-
-
-def _forward(
-    maps: list[Tensor], weight: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None, *settings: Any
+def _allocate(
+    maps: list[Tensor], weight: Tensor, bias: Any, scale: Any, shift: Any, settings: Settings, _: str
 ) -> tuple[Tensor, Tensor]:
-    *chosen, backend = settings
-    found = Settings(*chosen)
-    base, operand, levels = dense.products(MERGING.kernels(backend), maps, weight, found)
-    like, shape = leader(maps, found.size), (maps[0].shape[0], weight.shape[0], *found.size)
+    """The result and, if saved, the value before the affine, in one memory format."""
+    like, shape = leader(maps, settings.size), (maps[0].shape[0], weight.shape[0], *settings.size)
+    return empty_map(like, shape), empty_map(like, shape if settings.saved else (0, 1, 1, 1))
+
+
+@register_op("pyramid_conv_fwd", fake=_allocate)
+def _fwd(
+    maps: list[Tensor], weight: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None,
+    settings: Settings, backend: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    base, operand, levels = dense.products(MERGING.kernels(backend), maps, weight, settings)
+    like, shape = leader(maps, settings.size), (maps[0].shape[0], weight.shape[0], *settings.size)
     # Merged in place: each element is read by the thread that writes it.
     base = None if base is None else placed(base, like)
     y = empty_map(like, shape) if base is None else base
-    z = empty_map(like, shape if found.saved else (0, 1, 1, 1))
-    kept = z if found.saved else None
-    OP.kernels(backend).merge(base, operand, levels, bias, scale, shift, y, kept, weight.shape[2], found)
+    z = empty_map(like, shape if settings.saved else (0, 1, 1, 1))
+    kept = z if settings.saved else None
+    OP.kernels(backend).merge(base, operand, levels, bias, scale, shift, y, kept, weight.shape[2], settings)
     return y, z
 
 
@@ -170,41 +161,17 @@ def _allocate_gradients(
     return [torch.empty_like(weight) if needs[0] else weight.new_empty(0), *dmaps]
 
 
-def _backward(
+@register_op("pyramid_conv_bwd", fake=_allocate_gradients)
+def _bwd(
     dy: Tensor, maps: list[Tensor], weight: Tensor, scale: Tensor | None, y: Tensor | None, needs: list[bool],
-    mode: str, align_corners: bool, backend: str,
+    settings: Settings, backend: str,
 ) -> list[Tensor]:  # fmt: skip
-    settings = Settings(dy.shape[2:], mode, align_corners)
     return dense.gradients(OP.kernels(backend), MERGING.kernels(backend), dy, maps, weight, scale, y, needs, settings)
 
 
-def _allocate_sums(dy: Tensor, y: Tensor | None, z: Tensor | None, *_: Any) -> Tensor:
+@register_op("pyramid_conv_bwd_sums")
+def _bwd_sums(dy: Tensor, y: Tensor | None, z: Tensor | None, settings: Settings, backend: str) -> Iterator[Tensor]:
     """Row 0: sums of dy behind the ReLU; where z is given, row 1: those of its product with z."""
-    dtype = accumulation(dy)
-    return torch.empty((1 if z is None else 2, dy.shape[1]), dtype=dtype, device=dy.device)
-
-
-def _backward_sums(dy: Tensor, y: Tensor | None, z: Tensor | None, backend: str) -> Tensor:
-    sums = _allocate_sums(dy, y, z)
+    sums = torch.empty((1 if z is None else 2, dy.shape[1]), dtype=accumulation(dy), device=dy.device)
+    yield sums
     dense.sums(MERGING.kernels(backend), dy, y, z, sums)
-    return sums
-
-
-_RESIZE = "str mode, bool align_corners"
-_fwd = register_op(
-    "pyramid_conv_fwd(Tensor[] maps, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift, SymInt[] size, "
-    f"{_RESIZE}, bool relu, bool keep, str backend) -> (Tensor, Tensor)",
-    _forward,
-    _allocate,
-)
-_bwd = register_op(
-    "pyramid_conv_bwd(Tensor dy, Tensor[] maps, Tensor weight, Tensor? scale, Tensor? y, bool[] needs, "
-    f"{_RESIZE}, str backend) -> Tensor[]",
-    _backward,
-    _allocate_gradients,
-)
-_bwd_sums = register_op(
-    "pyramid_conv_bwd_sums(Tensor dy, Tensor? y, Tensor? z, str backend) -> Tensor",
-    _backward_sums,
-    _allocate_sums,
-)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
+
+from ...registration import Sizes
 
 
 class Settings(NamedTuple):
-    size: Sequence[int]  # of the result
+    size: Sizes  # of the result
     mode: str
     align_corners: bool
     relu: bool = False

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ...backends import Problem
 from .._shared.layout import is_channels_last
-from .._shared.windows import Axis, axis_windows
+from .._shared.windows import Axis, axis_windows, paired
 from . import reference
+from .settings import Settings
 
 
 def supports(problem: Problem) -> str | None:
@@ -33,11 +34,11 @@ def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
     return "too small a map" if n * c * h * w < 2**21 else None
 
 
-def pyramid_pool(x: Tensor, bins: list[tuple[int, int]], *, mode: str, windows: str) -> Tensor:
+def pyramid_pool(x: Tensor, settings: Settings) -> Tensor:
     if torch.compiler.is_compiling():  # a graph would hold for one size alone, and the compiler fuses sums itself
-        return reference.pyramid_pool(x, bins, mode=mode, windows=windows)
-    last = is_channels_last(x)
-    levels = [[axis_windows(b, s, windows) for b, s in zip(level, x.shape[2:], strict=True)] for level in bins]
+        return reference.pyramid_pool(x, settings)
+    last, bins = is_channels_last(x), paired(settings.bins)
+    levels = [[axis_windows(b, s, settings.windows) for b, s in zip(level, x.shape[2:], strict=True)] for level in bins]
     rows, columns = (edges(axes) for axes in zip(*levels, strict=True))
     dim = 1 if last else 2
     parts = interval_sums(x.permute(0, 2, 3, 1) if last else x, rows, dim)

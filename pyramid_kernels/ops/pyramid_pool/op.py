@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, select
-from ...registration import OpFunction, public, register_op
+from ...backends import Backend, Calls, Op, describe, select
+from ...registration import OpFunction, Sizes, public, register_op
 from .._shared.checks import check_choice, check_map, pairs
 from .._shared.layout import as_cells, empty_cells, format_of, is_channels_last
 from .._shared.windows import WINDOWS, grids, paired
@@ -28,13 +28,6 @@ def pyramid_grids(bins: Bins, size: tuple[int, int], windows: str = "adaptive") 
     return grids(pairs("bins", bins), size, windows)
 
 
-def _problem(x: Tensor, mode: str, windows: str, levels: list[tuple[int, int]]) -> Problem:
-    """Options: mode, windows, levels, bounds of a level's and of all bins on an axis."""
-    most = bound(max(v for level in levels for v in level))
-    total = bound(max(sum(axis) for axis in zip(*levels, strict=True)))
-    return describe(x, is_channels_last(x), mode, windows, len(levels), most, total)
-
-
 def bound(bins: int) -> int:
     """The first of the limits that backends have which ``bins`` keeps; comparisons alone, which tracing generalises."""
     for limit in (32, 64):
@@ -43,8 +36,12 @@ def bound(bins: int) -> int:
     return sys.maxsize
 
 
-def _problems(x: Tensor, bins: Bins, *, mode: str = "avg", windows: str = "adaptive") -> list[Any]:
-    return [(OP, _problem(x, mode, windows, pairs("bins", bins)), tuple(x.shape))]
+def _problems(x: Tensor, bins: Bins, *, mode: str = "avg", windows: str = "adaptive") -> Calls:
+    """Options: mode, windows, levels, bounds of a level's and of all bins on an axis."""
+    levels = pairs("bins", bins)
+    most = bound(max(v for level in levels for v in level))
+    total = bound(max(sum(axis) for axis in zip(*levels, strict=True)))
+    return [(OP, describe(x, is_channels_last(x), mode, windows, len(levels), most, total), tuple(x.shape))]
 
 
 @public(_problems)
@@ -78,10 +75,11 @@ def pyramid_pool(
     check_choice("windows", windows, WINDOWS)
     levels = pairs("bins", bins)
     grids(levels, (x.shape[2], x.shape[3]), windows)
-    backend = select(OP, _problem(x, mode, windows, levels), tuple(x.shape), backend)
+    backend = select(*_problems(x, levels, mode=mode, windows=windows)[0], backend)
+    settings = Settings([v for level in levels for v in level], mode, windows)
     if backend in ("reference", "composed"):
-        return OP.python(backend)(x, levels, mode=mode, windows=windows)
-    return PyramidPool.run(x, Settings([v for level in levels for v in level], mode, windows), backend)[0]
+        return OP.python(backend)(x, settings)
+    return PyramidPool.run(x, settings, backend)[0]
 
 
 class PyramidPool(OpFunction):
@@ -89,7 +87,7 @@ class PyramidPool(OpFunction):
 
     @staticmethod
     def forward(x: Tensor, settings: Settings, backend: str) -> tuple[Tensor, Tensor]:
-        return _fwd(x, *settings, backend)
+        return _fwd(x, settings, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -102,45 +100,26 @@ class PyramidPool(OpFunction):
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         (indices,) = ctx.saved_tensors
         indices = as_cells(indices, ctx.channels_last)  # hooks on saved tensors may have laid them out anew
-        return _bwd(dy, indices, ctx.size, ctx.channels_last, *ctx.settings, ctx.backend), None, None
+        return _bwd(dy, indices, ctx.size, ctx.channels_last, ctx.settings, ctx.backend), None, None
 
 
-def _allocate(x: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+@register_op("pyramid_pool_fwd")
+def _fwd(x: Tensor, settings: Settings, backend: str) -> Iterator[tuple[Tensor, Tensor]]:
     """The packed cells and, for "max", the flat index of each maximum (int32; empty for "avg")."""
-    bins, mode, windows, _ = settings
     n, c, h, w = x.shape
-    s, last = sum(rows * cols for rows, cols in grids(paired(bins), (h, w), windows)), is_channels_last(x)
-    indices = empty_cells(last, x, n if mode == "max" else 0, c, s, torch.int32)
-    return empty_cells(last, x, n, c, s), indices
+    levels, last = grids(paired(settings.bins), (h, w), settings.windows), is_channels_last(x)
+    s = sum(rows * cols for rows, cols in levels)
+    y = empty_cells(last, x, n, c, s)
+    indices = empty_cells(last, x, n if settings.mode == "max" else 0, c, s, torch.int32)
+    yield y, indices
+    OP.kernels(backend).forward(x, y, indices, settings)
 
 
-def _forward(x: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
-    y, indices = _allocate(x, *settings)
-    *chosen, backend = settings
-    OP.kernels(backend).forward(x, y, indices, Settings(*chosen))
-    return y, indices
-
-
-def _allocate_dx(dy: Tensor, indices: Tensor, size: list[int], channels_last: bool, *_: Any) -> Tensor:
+@register_op("pyramid_pool_bwd")
+def _bwd(
+    dy: Tensor, indices: Tensor, size: Sizes, channels_last: bool, settings: Settings, backend: str
+) -> Iterator[Tensor]:
     shape = (*dy.shape[:2], *size)
-    return torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=format_of(channels_last))
-
-
-def _backward(dy: Tensor, indices: Tensor, size: list[int], channels_last: bool, *settings: Any) -> Tensor:
-    dx = _allocate_dx(dy, indices, size, channels_last)
-    *chosen, backend = settings
-    OP.kernels(backend).backward(as_cells(dy, channels_last), indices, dx, Settings(*chosen))
-    return dx
-
-
-_SETTINGS = "int[] bins, str mode, str windows, str backend"
-_fwd = register_op(
-    f"pyramid_pool_fwd(Tensor x, {_SETTINGS}) -> (Tensor, Tensor)",
-    _forward,
-    _allocate,
-)
-_bwd = register_op(
-    f"pyramid_pool_bwd(Tensor dy, Tensor indices, SymInt[] size, bool channels_last, {_SETTINGS}) -> Tensor",
-    _backward,
-    _allocate_dx,
-)
+    dx = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=format_of(channels_last))
+    yield dx
+    OP.kernels(backend).backward(as_cells(dy, channels_last), indices, dx, settings)

@@ -7,12 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._shared.layout import as_cells, is_channels_last
-from .._shared.windows import axis_windows
+from .._shared.windows import axis_windows, paired
+from .settings import Settings
 
 
-def pyramid_pool(x: Tensor, bins: list[tuple[int, int]], *, mode: str, windows: str) -> Tensor:
+def pyramid_pool(x: Tensor, settings: Settings) -> Tensor:
     """(N, C, H, W) -> (N, C, S): every level pooled and flattened row-major, levels in the order of ``bins``."""
-    levels = [pool_level(x, level, mode, windows).flatten(2) for level in bins]
+    bins, mode, windows = settings
+    levels = [pool_level(x, level, mode, windows).flatten(2) for level in paired(bins)]
     return as_cells(torch.cat(levels, 2), is_channels_last(x))
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ...backends import Problem
 from .._shared.native import cannot_launch, launch_native
 from .._shared.precision import conv_precision
 from .settings import Settings
@@ -18,9 +17,7 @@ LEVELS = 8
 
 Vectors = list[list[Tensor | None]]
 
-
-def supports(problem: Problem) -> str | None:
-    return cannot_launch(problem)
+supports = cannot_launch
 
 
 def forward(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, select
-from ...registration import OpFunction, public, register_op
+from ...backends import Backend, Calls, Op, describe, select
+from ...registration import OpFunction, Sizes, public, register_op
 from .._shared.affine import ACTIVATIONS, Norm, Vectors, check_affine
 from .._shared.autocast import autocast
 from .._shared.checks import check_choice, check_floating, check_length, check_like, pairs
@@ -41,13 +41,9 @@ def pyramid_levels(packed: Tensor, grids: Grids, channels: Sequence[int]) -> lis
     return [b.permute(0, 3, 1, 2) for b in cut]
 
 
-def _problem(pooled: Tensor) -> Problem:
-    return describe(pooled, cells_are_channels_last(pooled))
-
-
-def _problems(pooled: Tensor, grids: Grids, weights: Sequence[Tensor], **_: Any) -> list[Any]:
+def _problems(pooled: Tensor, grids: Grids, weights: Sequence[Tensor], **_: Any) -> Calls:
     pooled, *_casts = autocast(pooled)
-    return [(OP, _problem(pooled), tuple(pooled.shape))]
+    return [(OP, describe(pooled, cells_are_channels_last(pooled)), tuple(pooled.shape))]
 
 
 @public(_problems)
@@ -97,13 +93,13 @@ def pyramid_project(
     _check(pooled, levels, matrices)
     affine, eps = check_affine(pooled, matrices, scale, shift, norm, "level")
     check_choice("activation", activation, ACTIVATIONS)
-    backend = select(OP, _problem(pooled), tuple(pooled.shape), backend)
+    backend = select(*_problems(pooled, levels, matrices)[0], backend)
+    # Only what eager would save: the products where a gain's gradient needs them.
+    saved = torch.is_grad_enabled() and any(gain is not None and gain.requires_grad for gain, *_ in affine)
+    settings = Settings([rows * cols for rows, cols in levels], eps, activation == "relu", saved)
     if backend in ("reference", "composed"):
-        return OP.python(backend)(pooled, levels, matrices, affine=affine, eps=eps, activation=activation)
+        return OP.python(backend)(pooled, matrices, affine, settings)
     vectors = [v for column in zip(*affine, strict=True) for v in column]
-    cells = [rows * cols for rows, cols in levels]
-    saved = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in vectors[: len(levels)])
-    settings = Settings(cells, eps, activation == "relu", saved)
     return PyramidProject.run(pooled, settings, backend, *matrices, *vectors)[0]
 
 
@@ -128,8 +124,8 @@ class PyramidProject(OpFunction):
 
     @staticmethod
     def forward(pooled: Tensor, settings: Settings, backend: str, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
-        cells, *chosen = settings
-        return _fwd(pooled, cells, tensors[: len(cells)], tensors[len(cells) :], *chosen, backend)
+        levels = len(settings.cells)
+        return _fwd(pooled, tensors[:levels], tensors[levels:], settings, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -141,41 +137,33 @@ class PyramidProject(OpFunction):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         y, z, pooled, *tensors = ctx.saved_tensors
-        cells, eps, relu, _ = ctx.settings
-        count = len(cells)
+        how = ctx.settings, ctx.backend
+        count = len(ctx.settings.cells)
         weights, vectors = tensors[:count], tensors[count:]
         for_pooled, _, _, *needs = ctx.needs_input_grad
         dz = as_cells(dy, cells_are_channels_last(pooled))
         dvectors: list[Tensor | None] = [None] * len(vectors)
-        if relu or any(v is not None for v in vectors):
+        if ctx.settings.relu or any(v is not None for v in vectors):
             channels = [w.shape[0] for w in weights]
-            dz, sums = _bwd_dz(dz, y, z, cells, channels, vectors, eps, ctx.backend)
+            dz, sums = _bwd_dz(dz, y, z, vectors, channels, *how)
             for i, vector in enumerate(vectors[: 2 * count]):
                 if needs[count + i]:
                     first = sum(channels[: i % count])
                     dvectors[i] = sums[i // count, first : first + channels[i % count]].to(vector.dtype)
-        dpooled = _bwd_dpooled(dz, weights, cells, ctx.backend) if for_pooled else None
-        dweights = [None] * count
-        if any(needs[:count]):
-            dweights = _bwd_dweights(dz, pooled, weights, cells, ctx.backend)
+        dpooled = _bwd_dpooled(dz, weights, *how) if for_pooled else None
+        dweights = _bwd_dweights(dz, pooled, weights, *how) if any(needs[:count]) else [None] * count
         return dpooled, None, None, *dweights, *dvectors
 
 
-def _allocate(pooled: Tensor, cells: list[int], weights: list[Tensor], *settings: Any) -> tuple[Tensor, Tensor]:
+@register_op("pyramid_project_fwd")
+def _fwd(
+    pooled: Tensor, weights: list[Tensor], vectors: list[Tensor | None], settings: Settings, backend: str
+) -> Iterator[tuple[Tensor, Tensor]]:
     """The result, and the products before the affine where a gain needs its gradient (else empty)."""
-    *_, saved, _ = settings
     n, o, last = pooled.shape[0], sum(w.shape[0] for w in weights), cells_are_channels_last(pooled)
-    return empty_cells(last, pooled, n, o, max(cells)), empty_cells(last, pooled, n if saved else 0, o, max(cells))
-
-
-def _forward(
-    pooled: Tensor, cells: list[int], weights: list[Tensor], vectors: list[Tensor | None], *settings: Any
-) -> tuple[Tensor, Tensor]:
-    y, z = _allocate(pooled, cells, weights, *settings)
-    *chosen, backend = settings
-    found = Settings(cells, *chosen)
-    OP.kernels(backend).forward(pooled, weights, _by_kind(vectors), y, z if found.saved else None, found)
-    return y, z
+    y, z = (empty_cells(last, pooled, images, o, max(settings.cells)) for images in (n, n if settings.saved else 0))
+    yield y, z
+    OP.kernels(backend).forward(pooled, weights, _by_kind(vectors), y, z if settings.saved else None, settings)
 
 
 def _by_kind(vectors: list[Tensor | None]) -> list[list[Tensor | None]]:
@@ -183,64 +171,31 @@ def _by_kind(vectors: list[Tensor | None]) -> list[list[Tensor | None]]:
     return [vectors[i * count : (i + 1) * count] for i in range(4)]
 
 
-def _allocate_dz(dy: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+@register_op("pyramid_project_bwd_dz")
+def _bwd_dz(
+    dy: Tensor, y: Tensor | None, z: Tensor, vectors: list[Tensor | None], channels: Sizes, settings: Settings,
+    backend: str,
+) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     """dz with the strides of dy, and row 0 dgain, row 1 dbias."""
     dz = torch.empty_strided(dy.shape, dy.stride(), dtype=dy.dtype, device=dy.device)
-    return dz, torch.empty((2, dy.shape[1]), dtype=accumulation(dy), device=dy.device)
-
-
-def _backward_dz(
-    dy: Tensor, y: Tensor | None, z: Tensor, cells: list[int], channels: list[int], vectors: list[Tensor | None],
-    eps: list[float], backend: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    dz, sums = _allocate_dz(dy)
+    sums = torch.empty((2, dy.shape[1]), dtype=accumulation(dy), device=dy.device)
+    yield dz, sums
     saved = z if z.numel() else None
-    OP.kernels(backend).backward_dz(dy, y, saved, _by_kind(vectors), dz, sums, channels, Settings(cells, eps))
-    return dz, sums
+    OP.kernels(backend).backward_dz(dy, y, saved, _by_kind(vectors), dz, sums, channels, settings)
 
 
-def _allocate_dpooled(dz: Tensor, weights: list[Tensor], cells: list[int], _: str) -> Tensor:
-    return empty_cells(cells_are_channels_last(dz), dz, dz.shape[0], weights[0].shape[1], sum(cells))
+@register_op("pyramid_project_bwd_dpooled")
+def _bwd_dpooled(dz: Tensor, weights: list[Tensor], settings: Settings, backend: str) -> Iterator[Tensor]:
+    n, c, last = dz.shape[0], weights[0].shape[1], cells_are_channels_last(dz)
+    dpooled = empty_cells(last, dz, n, c, sum(settings.cells))
+    yield dpooled
+    OP.kernels(backend).backward_dpooled(dz, weights, dpooled, settings)
 
 
-def _backward_dpooled(dz: Tensor, weights: list[Tensor], cells: list[int], backend: str) -> Tensor:
-    dpooled = _allocate_dpooled(dz, weights, cells, backend)
-    OP.kernels(backend).backward_dpooled(dz, weights, dpooled, Settings(cells))
-    return dpooled
-
-
-def _allocate_dweights(dz: Tensor, pooled: Tensor, weights: list[Tensor], *_: Any) -> list[Tensor]:
-    return [torch.empty_like(w) for w in weights]
-
-
-def _backward_dweights(
-    dz: Tensor, pooled: Tensor, weights: list[Tensor], cells: list[int], backend: str
-) -> list[Tensor]:
-    dweights = _allocate_dweights(dz, pooled, weights)
-    OP.kernels(backend).backward_dweights(dz, pooled, dweights, Settings(cells))
-    return dweights
-
-
-_EPILOGUE = "Tensor?[] vectors, float[] eps"
-_fwd = register_op(
-    f"pyramid_project_fwd(Tensor pooled, SymInt[] cells, Tensor[] weights, {_EPILOGUE}, bool relu, bool save, "
-    "str backend) -> (Tensor, Tensor)",
-    _forward,
-    _allocate,
-)
-_bwd_dz = register_op(
-    f"pyramid_project_bwd_dz(Tensor dy, Tensor? y, Tensor z, SymInt[] cells, SymInt[] channels, {_EPILOGUE}, "
-    "str backend) -> (Tensor, Tensor)",
-    _backward_dz,
-    _allocate_dz,
-)
-_bwd_dpooled = register_op(
-    "pyramid_project_bwd_dpooled(Tensor dz, Tensor[] weights, SymInt[] cells, str backend) -> Tensor",
-    _backward_dpooled,
-    _allocate_dpooled,
-)
-_bwd_dweights = register_op(
-    "pyramid_project_bwd_dweights(Tensor dz, Tensor pooled, Tensor[] weights, SymInt[] cells, str backend) -> Tensor[]",
-    _backward_dweights,
-    _allocate_dweights,
-)
+@register_op("pyramid_project_bwd_dweights")
+def _bwd_dweights(
+    dz: Tensor, pooled: Tensor, weights: list[Tensor], settings: Settings, backend: str
+) -> Iterator[list[Tensor]]:
+    dweights = [torch.empty_like(w) for w in weights]
+    yield dweights
+    OP.kernels(backend).backward_dweights(dz, pooled, dweights, settings)

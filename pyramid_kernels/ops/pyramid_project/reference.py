@@ -10,23 +10,16 @@ from torch import Tensor
 
 from .._shared.affine import Affine, normalise
 from .._shared.layout import as_cells, cells_are_channels_last
+from .settings import Settings
 
 
-def pyramid_project(
-    pooled: Tensor,
-    grids: Sequence[tuple[int, int]],
-    weights: Sequence[Tensor],
-    *,
-    affine: Sequence[Affine],
-    eps: Sequence[float],
-    activation: str | None,
-) -> Tensor:
+def pyramid_project(pooled: Tensor, weights: Sequence[Tensor], affine: Sequence[Affine], settings: Settings) -> Tensor:
     """(N, C, S) -> (N, sum O, S'): level l in its own channels, row-major from cell 0, zero beyond its grid."""
-    cells = [rows * cols for rows, cols in grids]
+    cells = settings.cells
     levels = []
     for i, (x, w) in enumerate(zip(pooled.split(cells, 2), weights, strict=True)):
         z = F.conv1d(x, w.flatten(1).unsqueeze(2))
-        y = normalise(z, affine[i], eps[i])
-        y = torch.relu(y) if activation == "relu" else y
+        y = normalise(z, affine[i], settings.eps[i])
+        y = torch.relu(y) if settings.relu else y
         levels.append(F.pad(y, (0, max(cells) - cells[i])))
     return as_cells(torch.cat(levels, 1), cells_are_channels_last(pooled))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
+
+from ...registration import Sizes
 
 
 class Settings(NamedTuple):
-    cells: list[int]  # of every level
-    eps: Sequence[float] = ()  # of every level's norm
+    cells: Sizes  # of every level
+    eps: list[float]  # of every level's norm
     relu: bool = False
     saved: bool = False  # whether the products are kept, for a gain's gradient

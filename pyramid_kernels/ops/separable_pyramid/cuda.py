@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...backends import Problem
 from .._shared.native import launch_native
 from ..pyramid_pool import cuda as pool
 from ..pyramid_project import cuda as project
@@ -14,9 +13,7 @@ __all__ = ["launch_ddepthwise", "launch_depthwise", "merge", "pool", "project", 
 
 Levels = list[tuple[int, int]]
 
-
-def supports(problem: Problem) -> str | None:
-    return pool.supports(problem)
+supports = pool.supports
 
 
 def launch_depthwise(x: Tensor, weights: list[Tensor], y: Tensor, levels: Levels, turned: bool) -> None:

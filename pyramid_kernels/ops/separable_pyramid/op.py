@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, select
+from ...backends import Backend, Calls, Op, select
 from ...registration import OpFunction, public, register_op
 from .._shared.affine import dense_vectors
 from .._shared.autocast import autocast
@@ -23,14 +23,10 @@ from .settings import Settings
 OP = Op("separable_pyramid", "gemm", reference)
 
 
-def _problem(x: Tensor, levels: list[tuple[int, int]], windows: str) -> Problem:
+def _problems(x: Tensor, bins: pool_op.Bins, *_: Any, windows: str = "fixed", **__: Any) -> Calls:
     """Pooling alone has limits of its own: the problem is that of ``pyramid_pool``."""
-    return pool_op._problem(x, "avg", windows, levels)
-
-
-def _problems(x: Tensor, bins: pool_op.Bins, *_: Any, windows: str = "fixed", **__: Any) -> list[Any]:
     (x,) = autocast(x)
-    return [(OP, _problem(x, pairs("bins", bins), windows), tuple(x.shape))]
+    return [(OP, *call[1:]) for call in pool_op._problems(x, bins, windows=windows)]
 
 
 @public(_problems)
@@ -74,12 +70,10 @@ def separable_pyramid(
     x, depthwise, pointwise, bias = _in_one_dtype(x, depthwise, pointwise, bias, len(levels))
     _check_shapes(x, depthwise, pointwise)
     vectors = _check_bias(x, bias, pointwise)
-    backend = select(OP, _problem(x, levels, windows), tuple(x.shape), backend)
-    if backend in ("reference", "composed"):
-        return OP.python(backend)(
-            x, levels, depthwise, pointwise, vectors, windows=windows, include_input=include_input
-        )
+    backend = select(*_problems(x, levels, windows=windows)[0], backend)
     settings = Settings([v for level in levels for v in level], windows, include_input)
+    if backend in ("reference", "composed"):
+        return OP.python(backend)(x, depthwise, pointwise, vectors, settings)
     return SeparablePyramid.run(x, settings, backend, *depthwise, *pointwise, *vectors)[0]
 
 
@@ -123,7 +117,7 @@ class SeparablePyramid(OpFunction):
 
     @staticmethod
     def forward(x: Tensor, settings: Settings, backend: str, *tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        return _fwd(x, *_thirds(tensors), *settings, backend)
+        return _fwd(x, *_thirds(tensors), settings, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -135,7 +129,6 @@ class SeparablePyramid(OpFunction):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        bins, windows, include_input = ctx.settings
         cells, filtered, *weights = ctx.saved_tensors
         levels = len(ctx.dtypes)
         for_x, _, _, *wanted = ctx.needs_input_grad
@@ -143,9 +136,9 @@ class SeparablePyramid(OpFunction):
         needs = [for_x, *map(any, _thirds(wanted))]
         dy = dy.contiguous(memory_format=format_of(ctx.channels_last))
         dx, ddepthwise, dpointwise, dbias = _bwd(
-            dy, cells, filtered, depthwise, pointwise, bins, windows, ctx.channels_last, needs, ctx.backend
+            dy, cells, filtered, depthwise, pointwise, ctx.channels_last, needs, ctx.settings, ctx.backend
         )
-        if for_x and include_input:
+        if for_x and ctx.settings.include_input:
             dx.add_(dy.narrow(1, 0, cells.shape[1]))
         none = [None] * levels
         return (
@@ -170,63 +163,34 @@ def _spread(sums: Tensor, pointwise: list[Tensor], dtypes: list[torch.dtype | No
     return [None if dtype is None else part.to(dtype) for part, dtype in zip(parts, dtypes, strict=True)]
 
 
-def _allocate(x: Tensor, _: Any, pointwise: list[Tensor], __: Any, *settings: Any) -> tuple[Tensor, Tensor, Tensor]:
+@register_op("separable_pyramid_fwd")
+def _fwd(
+    x: Tensor, depthwise: list[Tensor], pointwise: list[Tensor], bias: list[Tensor | None], settings: Settings,
+    backend: str,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:  # fmt: skip
     """y, the pooled cells and what the depthwise convolutions make of them."""
-    bins, windows, include_input, _ = settings
     n, c, h, w = x.shape
-    channels = sum(p.shape[0] for p in pointwise) + (c if include_input else 0)
-    s = sum(rows * cols for rows, cols in grids(paired(bins), (h, w), windows))
+    channels = sum(p.shape[0] for p in pointwise) + (c if settings.include_input else 0)
+    s = sum(rows * cols for rows, cols in grids(paired(settings.bins), (h, w), settings.windows))
+    y = empty_map(x, (n, channels, h, w))
     cells, filtered = (empty_cells(is_channels_last(x), x, n, c, s) for _ in range(2))
-    return empty_map(x, (n, channels, h, w)), cells, filtered
+    yield y, cells, filtered
+    chain.forward(OP.kernels(backend), x, depthwise, pointwise, bias, y, cells, filtered, settings)
 
 
-def _forward(
-    x: Tensor, depthwise: list[Tensor], pointwise: list[Tensor], bias: list[Tensor | None], *settings: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    results = _allocate(x, depthwise, pointwise, bias, *settings)
-    *chosen, backend = settings
-    chain.forward(OP.kernels(backend), x, depthwise, pointwise, bias, *results, Settings(*chosen))
-    return results
-
-
-def _allocate_gradients(
-    dy: Tensor, cells: Tensor, _: Any, depthwise: list[Tensor], pointwise: list[Tensor], bins: Any, windows: Any,
-    channels_last: bool, needs: list[bool], backend: str,
-) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:  # fmt: skip
+@register_op("separable_pyramid_bwd")
+def _bwd(
+    dy: Tensor, cells: Tensor, filtered: Tensor, depthwise: list[Tensor], pointwise: list[Tensor],
+    channels_last: bool, needs: list[bool], settings: Settings, backend: str,
+) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor], Tensor]]:  # fmt: skip
     """dx, weight gradients with the weights' strides, and (2, sum O) sums; empty where not needed."""
     n, _, h, w = dy.shape
-    dx = torch.empty(
-        (n if needs[0] else 0, cells.shape[1], h, w), dtype=dy.dtype, device=dy.device,
-        memory_format=format_of(channels_last),
-    )  # fmt: skip
+    shape, layout = (n if needs[0] else 0, cells.shape[1], h, w), format_of(channels_last)
+    dx = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=layout)
     ddepthwise = [torch.empty_like(d) for d in depthwise] if needs[1] else []
     dpointwise = [torch.empty_like(p) for p in pointwise] if needs[2] else []
     channels = sum(p.shape[0] for p in pointwise) if needs[3] else 0
-    return dx, ddepthwise, dpointwise, torch.empty((2, channels), dtype=accumulation(dy), device=dy.device)
-
-
-def _backward(
-    dy: Tensor, cells: Tensor, filtered: Tensor, depthwise: list[Tensor], pointwise: list[Tensor], bins: list[int],
-    windows: str, channels_last: bool, needs: list[bool], backend: str,
-) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:  # fmt: skip
-    gradients = _allocate_gradients(
-        dy, cells, filtered, depthwise, pointwise, bins, windows, channels_last, needs, backend
-    )
-    settings = Settings(bins, windows)
+    sums = torch.empty((2, channels), dtype=accumulation(dy), device=dy.device)
+    yield dx, ddepthwise, dpointwise, sums
+    gradients = dx, ddepthwise, dpointwise, sums
     chain.backward(OP.kernels(backend), dy, cells, filtered, depthwise, pointwise, *gradients, needs, settings)
-    return gradients
-
-
-_WEIGHTS = "Tensor[] depthwise, Tensor[] pointwise"
-_fwd = register_op(
-    f"separable_pyramid_fwd(Tensor x, {_WEIGHTS}, Tensor?[] bias, int[] bins, str windows, bool include_input, "
-    "str backend) -> (Tensor, Tensor, Tensor)",
-    _forward,
-    _allocate,
-)
-_bwd = register_op(
-    f"separable_pyramid_bwd(Tensor dy, Tensor cells, Tensor filtered, {_WEIGHTS}, int[] bins, str windows, "
-    "bool channels_last, bool[] needs, str backend) -> (Tensor, Tensor[], Tensor[], Tensor)",
-    _backward,
-    _allocate_gradients,
-)

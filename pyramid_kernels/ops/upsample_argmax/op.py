@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, select
+from ...backends import Backend, Calls, Op, describe, select
 from ...registration import OpFunction, public, register_op
 from .._shared.checks import check_choice, check_map, check_size
 from .._shared.layout import is_channels_last
@@ -19,13 +20,9 @@ OP = Op("upsample_argmax", "memory", reference, composed)
 DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
-def _problem(logits: Tensor, size: tuple[int, int]) -> tuple[Problem, tuple[int, ...]]:
+def _problems(logits: Tensor, size: Any, **_: Any) -> Calls:
     """Sizes: those of the upsampled logits."""
-    return describe(logits, is_channels_last(logits)), (*logits.shape[:2], *size)
-
-
-def _problems(logits: Tensor, size: Any, **_: Any) -> list[Any]:
-    return [(OP, *_problem(logits, check_size(size)))]
+    return [(OP, describe(logits, is_channels_last(logits)), (*logits.shape[:2], *check_size(size)))]
 
 
 @public(_problems)
@@ -62,10 +59,10 @@ def upsample_argmax(
     check_choice("dtype", dtype, DTYPES)
     if logits.shape[1] > torch.iinfo(dtype).max + 1:
         raise ValueError(f"dtype must hold {logits.shape[1]} classes, got {dtype}; use torch.int16 or a wider one")
-    backend = select(OP, *_problem(logits, size), backend)
+    backend = select(*_problems(logits, size)[0], backend)
     settings = Settings(list(size), align_corners, dtype)
     if backend == "reference":
-        return OP.python(backend)(logits, **settings._asdict())
+        return OP.python(backend)(logits, settings)
     with torch.no_grad():
         return UpsampleArgmax.run(logits, settings, backend)[0]
 
@@ -75,26 +72,15 @@ class UpsampleArgmax(OpFunction):
 
     @staticmethod
     def forward(logits: Tensor, settings: Settings, backend: str) -> tuple[Tensor]:
-        return (_fwd(logits, *settings, backend),)
+        return (_fwd(logits, settings, backend),)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor]) -> None:
         ctx.mark_non_differentiable(*output)
 
 
-def _allocate(logits: Tensor, size: list[int], align_corners: bool, dtype: torch.dtype, backend: str) -> Tensor:
-    return torch.empty((logits.shape[0], *size), dtype=dtype, device=logits.device)
-
-
-def _forward(logits: Tensor, *settings: Any) -> Tensor:
-    labels = _allocate(logits, *settings)
-    *chosen, backend = settings
-    OP.kernels(backend).forward(logits, labels, Settings(*chosen))
-    return labels
-
-
-_fwd = register_op(
-    "upsample_argmax_fwd(Tensor logits, SymInt[] size, bool align_corners, ScalarType dtype, str backend) -> Tensor",
-    _forward,
-    _allocate,
-)
+@register_op("upsample_argmax_fwd")
+def _fwd(logits: Tensor, settings: Settings, backend: str) -> Iterator[Tensor]:
+    labels = torch.empty((logits.shape[0], *settings.size), dtype=settings.dtype, device=logits.device)
+    yield labels
+    OP.kernels(backend).forward(logits, labels, settings)

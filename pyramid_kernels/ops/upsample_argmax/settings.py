@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import torch
 
+from ...registration import Sizes
+
 
 class Settings(NamedTuple):
-    size: list[int]
+    size: Sizes
     align_corners: bool
     dtype: torch.dtype  # of the labels

@@ -15,10 +15,6 @@ from .._shared.precision import accumulation
 from .settings import Settings
 
 
-def supports(problem: Problem) -> str | None:
-    return None
-
-
 def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
     """``sizes``: N, C, H, W of the logits that are never built, and h, w of those that are.
 

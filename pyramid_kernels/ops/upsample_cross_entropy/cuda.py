@@ -5,13 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...backends import Problem
 from .._shared.native import cannot_launch, core, launch_native
 from .settings import Settings
 
-
-def supports(problem: Problem) -> str | None:
-    return cannot_launch(problem)
+supports = cannot_launch
 
 
 def forward(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, select
+from ...backends import Backend, Calls, Op, describe, select
 from ...registration import OpFunction, public, register_op
 from .._shared.layout import empty_map, is_channels_last
 from .._shared.precision import accumulation
@@ -18,16 +19,12 @@ from .settings import Settings
 OP = Op("upsample_cross_entropy", "memory", reference, composed)
 
 
-def _problem(logits: Tensor, target: Tensor, reduction: str) -> tuple[Problem, tuple[int, ...]]:
+def _problems(logits: Tensor, target: Tensor, *, reduction: str = "mean", **_: Any) -> Calls:
     """Option: whether the gradient can be made along with the loss. Sizes: those of the upsampled logits, then rows and
     columns of the logits."""
-    problem = describe(logits, is_channels_last(logits), _differentiated(logits) and reduction != "none")
-    return problem, (*logits.shape[:2], *target.shape[1:], *logits.shape[2:])
-
-
-def _problems(logits: Tensor, target: Tensor, *, reduction: str = "mean", **_: Any) -> list[Any]:
     check_target(target, logits)
-    return [(OP, *_problem(logits, target, reduction))]
+    problem = describe(logits, is_channels_last(logits), _differentiated(logits) and reduction != "none")
+    return [(OP, problem, (*logits.shape[:2], *target.shape[1:], *logits.shape[2:]))]
 
 
 def _differentiated(logits: Tensor) -> bool:
@@ -78,10 +75,10 @@ def upsample_cross_entropy(
     settings = Settings(align_corners, ignore_index, float(label_smoothing), reduction)
     if weight is not None and weight.requires_grad:
         weight = weight.detach()  # it gets no gradient
-    backend = select(OP, *_problem(logits, target, reduction), backend)
+    backend = select(*_problems(logits, target, reduction=reduction)[0], backend)
     if backend == "reference":
         try:
-            return OP.python(backend)(logits, target, weight=weight, **settings._asdict())
+            return OP.python(backend)(logits, target, weight, settings)
         except IndexError:  # PyTorch's own does not say where
             check_labels(target, logits.shape[1], ignore_index)
             raise
@@ -95,7 +92,7 @@ class UpsampleCrossEntropy(OpFunction):
     def forward(
         logits: Tensor, target: Tensor, weight: Tensor | None, settings: Settings, differentiated: bool, backend: str
     ) -> tuple[Tensor, ...]:
-        return _fwd(logits, target, weight, *settings, differentiated, backend)
+        return _fwd(logits, target, weight, settings, differentiated, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -106,17 +103,19 @@ class UpsampleCrossEntropy(OpFunction):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        return _bwd(dy.contiguous(), *ctx.saved_tensors, *ctx.settings, ctx.backend), *[None] * 5
+        return _bwd(dy.contiguous(), *ctx.saved_tensors, ctx.settings, ctx.backend), *[None] * 5
 
 
-def _allocate(logits: Tensor, target: Tensor, weight: Any, *settings: Any) -> tuple[Tensor, Tensor, Tensor]:
+@register_op("upsample_cross_entropy_fwd")
+def _fwd(
+    logits: Tensor, target: Tensor, weight: Tensor | None, settings: Settings, differentiated: bool, backend: str
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The loss, what the backward is given, and what one pixel's loss counts in a reduction.
 
     Kernels keep the logarithm of every pixel's normaliser; "composed" the gradient itself, where the factor of all
     pixels is one number.
     """
-    *_, reduction, differentiated, backend = settings
-    none, dtype = reduction == "none", accumulation(logits)
+    none, dtype = settings.reduction == "none", accumulation(logits)
     y = logits.new_empty(tuple(target.shape) if none else (), dtype=dtype)
     if backend != "composed":
         kept = logits.new_empty(target.shape, dtype=dtype)
@@ -124,16 +123,10 @@ def _allocate(logits: Tensor, target: Tensor, weight: Any, *settings: Any) -> tu
         kept = empty_map(logits, logits.shape, dtype)
     else:
         kept = logits.new_empty(0, dtype=dtype)
-    return y, kept, logits.new_empty(0 if none else 1, dtype=dtype)
-
-
-def _forward(logits: Tensor, target: Tensor, weight: Tensor | None, *settings: Any) -> tuple[Tensor, Tensor, Tensor]:
-    results = _allocate(logits, target, weight, *settings)
-    *chosen, _, backend = settings
-    how = Settings(*chosen)
-    check_labels(target, logits.shape[1], how.ignore_index)
-    OP.kernels(backend).forward(logits, *_dense(logits, target, weight), *results, how)
-    return results
+    factor = logits.new_empty(0 if none else 1, dtype=dtype)
+    yield y, kept, factor
+    check_labels(target, logits.shape[1], settings.ignore_index)
+    OP.kernels(backend).forward(logits, *_dense(logits, target, weight), y, kept, factor, settings)
 
 
 def _dense(logits: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -141,30 +134,12 @@ def _dense(logits: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tenso
     return target.contiguous(), None if weight is None else weight.to(accumulation(logits)).contiguous()
 
 
-def _allocate_dlogits(dy: Tensor, logits: Tensor, *_: Any) -> Tensor:
-    return empty_map(logits, logits.shape)
-
-
-def _backward(
-    dy: Tensor, logits: Tensor, target: Tensor, weight: Tensor | None, kept: Tensor, factor: Tensor, *settings: Any
-) -> Tensor:
-    dlogits = _allocate_dlogits(dy, logits)
-    *chosen, backend = settings
+@register_op("upsample_cross_entropy_bwd")
+def _bwd(
+    dy: Tensor, logits: Tensor, target: Tensor, weight: Tensor | None, kept: Tensor, factor: Tensor, settings: Settings,
+    backend: str,
+) -> Iterator[Tensor]:  # fmt: skip
+    dlogits = empty_map(logits, logits.shape)
+    yield dlogits
     read = _dense(logits, target, weight)
-    OP.kernels(backend).backward(dy, logits, *read, kept, factor, dlogits, Settings(*chosen))
-    return dlogits
-
-
-_SETTINGS = "bool align_corners, int ignore_index, float label_smoothing, str reduction"
-_fwd = register_op(
-    f"upsample_cross_entropy_fwd(Tensor logits, Tensor target, Tensor? weight, {_SETTINGS}, bool differentiated, "
-    "str backend) -> (Tensor, Tensor, Tensor)",
-    _forward,
-    _allocate,
-)
-_bwd = register_op(
-    "upsample_cross_entropy_bwd(Tensor dy, Tensor logits, Tensor target, Tensor? weight, Tensor kept, Tensor factor, "
-    f"{_SETTINGS}, str backend) -> Tensor",
-    _backward,
-    _allocate_dlogits,
-)
+    OP.kernels(backend).backward(dy, logits, *read, kept, factor, dlogits, settings)

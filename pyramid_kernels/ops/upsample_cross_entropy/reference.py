@@ -7,19 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..upsample_merge.reference import resize
+from .settings import Settings
 
 
-def upsample_cross_entropy(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    align_corners: bool,
-    weight: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-    reduction: str,
-) -> Tensor:
+def upsample_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None, settings: Settings) -> Tensor:
     """logits (N, C, h, w), target (N, H, W), weight (C,) -> (N, H, W) for "none", else ()."""
+    align_corners, ignore_index, label_smoothing, reduction = settings
     wide = torch.promote_types(logits.dtype, torch.float32)
     full = resize(logits, (target.shape[1], target.shape[2]), "bilinear", align_corners)
     return F.cross_entropy(

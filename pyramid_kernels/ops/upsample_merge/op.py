@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...backends import Backend, Op, Problem, describe, select
-from ...registration import OpFunction, public, register_op
+from ...backends import Backend, Calls, Op, describe, select
+from ...registration import OpFunction, Sizes, public, register_op
 from .._shared.affine import ACTIVATIONS, dense_vectors
 from .._shared.checks import check_choice, check_vector
 from .._shared.layout import empty_map, format_of, is_channels_last
@@ -22,15 +22,11 @@ from .settings import Settings
 OP = Op("upsample_merge", "memory", reference)
 
 
-def _problem(maps: Sequence[Tensor], size: Sequence[int], mode: str, merge: str) -> Problem:
-    return describe(maps[0], is_channels_last(leader(maps, size)), mode, merge, len(maps))
-
-
 def _problems(
     maps: Sequence[Tensor], size: Any = None, *, mode: str = "bilinear", merge: str = "concat", **_: Any
-) -> list[Any]:
+) -> Calls:
     target = output_size(maps, size)
-    return [(OP, _problem(maps, target, mode, merge), target)]
+    return [(OP, describe(maps[0], is_channels_last(leader(maps, target)), mode, merge, len(maps)), target)]
 
 
 @public(_problems)
@@ -78,13 +74,10 @@ def upsample_merge(
         if vector is not None:
             check_vector(name, vector, channels, maps[0])
     check_choice("activation", activation, ACTIVATIONS)
-    backend = select(OP, _problem(maps, target, mode, merge), target, backend)
-    if backend in ("reference", "composed"):
-        return OP.python(backend)(
-            maps, target, mode=mode, align_corners=align_corners, merge=merge, scale=scale, shift=shift,
-            activation=activation,
-        )  # fmt: skip
+    backend = select(*_problems(maps, target, mode=mode, merge=merge)[0], backend)
     settings = Settings(mode, align_corners, merge, activation == "relu")
+    if backend in ("reference", "composed"):
+        return OP.python(backend)(maps, target, scale, shift, settings)
     return UpsampleMerge.run(*dense_vectors(scale, shift), *maps, list(target), settings, backend)[0]
 
 
@@ -94,8 +87,7 @@ class UpsampleMerge(OpFunction):
     @staticmethod
     def forward(scale: Tensor | None, shift: Tensor | None, *rest: Any) -> tuple[Tensor]:
         *maps, size, settings, backend = rest
-        *resize, relu = settings
-        return (_fwd(maps, size, *resize, scale, shift, relu, backend),)
+        return (_fwd(maps, size, scale, shift, settings, backend),)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor]) -> None:
@@ -119,7 +111,7 @@ def _affine_gradients(ctx: Any, dy: Tensor, y: Tensor | None, maps: list[Tensor]
     want_scale, want_shift = ctx.needs_input_grad[:2]
     if not (want_scale or want_shift):
         return None, None
-    sums = _bwd_affine(dy, y, maps, *ctx.settings[:3], ctx.backend)
+    sums = _bwd_affine(dy, y, maps, ctx.settings, ctx.backend)
     dscale = sums[1].to(ctx.affine_dtypes[0]) if want_scale else None
     return dscale, sums[0].to(ctx.affine_dtypes[1]) if want_shift else None
 
@@ -140,71 +132,40 @@ def _map_gradients(ctx: Any, dy: Tensor, y: Tensor | None, scale: Tensor | None)
                 formats.append(channels_last)
         first += shape[0] if ctx.settings.merge == "concat" else 0
     if computed:
-        found = _bwd_maps(dy, y, scale, shapes, formats, *ctx.settings[:3], ctx.backend)
+        found = _bwd_maps(dy, y, scale, shapes, formats, ctx.settings, ctx.backend)
         for i, dmap in zip(computed, found, strict=True):
             dmaps[i] = dmap
     return dmaps
 
 
-def _allocate(maps: list[Tensor], size: list[int], mode: str, align_corners: bool, merge: str, *_: Any) -> Tensor:
-    channels = maps[0].shape[1] if merge == "sum" else sum(m.shape[1] for m in maps)
-    return empty_map(leader(maps, size), (maps[0].shape[0], channels, *size))
+@register_op("upsample_merge_fwd")
+def _fwd(
+    maps: list[Tensor], size: Sizes, scale: Tensor | None, shift: Tensor | None, settings: Settings, backend: str
+) -> Iterator[Tensor]:
+    channels = maps[0].shape[1] if settings.merge == "sum" else sum(m.shape[1] for m in maps)
+    y = empty_map(leader(maps, size), (maps[0].shape[0], channels, *size))
+    yield y
+    OP.kernels(backend).forward(maps, scale, shift, y, settings)
 
 
-def _forward(maps: list[Tensor], size: list[int], *settings: Any) -> Tensor:
-    y = _allocate(maps, size, *settings)
-    mode, align_corners, merge, scale, shift, relu, backend = settings
-    OP.kernels(backend).forward(maps, scale, shift, y, Settings(mode, align_corners, merge, relu))
-    return y
-
-
-def _allocate_dmaps(
-    dy: Tensor, y: Tensor | None, scale: Tensor | None, shapes: list[int], formats: list[bool], *_: Any
-) -> list[Tensor]:
+@register_op("upsample_merge_bwd_maps")
+def _bwd_maps(
+    dy: Tensor, y: Tensor | None, scale: Tensor | None, shapes: Sizes, formats: list[bool], settings: Settings,
+    backend: str,
+) -> Iterator[list[Tensor]]:  # fmt: skip
+    """``shapes``: of every map the first channel in the output, then C, H and W."""
     layouts = [format_of(last) for last in formats]
-    return [
+    dmaps = [
         torch.empty((dy.shape[0], *shapes[4 * i + 1 : 4 * i + 4]), dtype=dy.dtype, device=dy.device, memory_format=f)
         for i, f in enumerate(layouts)
     ]
+    yield dmaps
+    OP.kernels(backend).backward_maps(dy, y, scale, dmaps, shapes[::4], settings)
 
 
-def _backward_maps(
-    dy: Tensor, y: Tensor | None, scale: Tensor | None, shapes: list[int], formats: list[bool], *settings: Any
-) -> list[Tensor]:
-    dmaps = _allocate_dmaps(dy, y, scale, shapes, formats)
-    *resize, backend = settings
-    OP.kernels(backend).backward_maps(dy, y, scale, dmaps, shapes[::4], Settings(*resize))
-    return dmaps
-
-
-def _allocate_sums(dy: Tensor, y: Tensor | None, maps: list[Tensor], *_: Any) -> Tensor:
+@register_op("upsample_merge_bwd_affine")
+def _bwd_affine(dy: Tensor, y: Tensor | None, maps: list[Tensor], settings: Settings, backend: str) -> Iterator[Tensor]:
     """Row 0 is dshift and, where maps are given, row 1 dscale."""
-    dtype = accumulation(dy)
-    return torch.empty((2 if maps else 1, dy.shape[1]), dtype=dtype, device=dy.device)
-
-
-def _backward_affine(dy: Tensor, y: Tensor | None, maps: list[Tensor], *settings: Any) -> Tensor:
-    sums = _allocate_sums(dy, y, maps)
-    *resize, backend = settings
-    OP.kernels(backend).backward_affine(dy, y, maps, sums, Settings(*resize))
-    return sums
-
-
-_RESIZE = "str mode, bool align_corners, str merge"
-_fwd = register_op(
-    f"upsample_merge_fwd(Tensor[] maps, SymInt[] size, {_RESIZE}, Tensor? scale, Tensor? shift, bool relu, str backend)"
-    " -> Tensor",
-    _forward,
-    _allocate,
-)
-_bwd_maps = register_op(
-    "upsample_merge_bwd_maps(Tensor dy, Tensor? y, Tensor? scale, SymInt[] shapes, bool[] formats, "
-    f"{_RESIZE}, str backend) -> Tensor[]",
-    _backward_maps,
-    _allocate_dmaps,
-)
-_bwd_affine = register_op(
-    f"upsample_merge_bwd_affine(Tensor dy, Tensor? y, Tensor[] maps, {_RESIZE}, str backend) -> Tensor",
-    _backward_affine,
-    _allocate_sums,
-)
+    sums = torch.empty((2 if maps else 1, dy.shape[1]), dtype=accumulation(dy), device=dy.device)
+    yield sums
+    OP.kernels(backend).backward_affine(dy, y, maps, sums, settings)

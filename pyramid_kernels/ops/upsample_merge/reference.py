@@ -11,26 +11,20 @@ from torch import Tensor
 from .._shared.affine import affine
 from .._shared.layout import memory_format
 from .layout import leader
+from .settings import Settings
 
 
 def upsample_merge(
-    maps: Sequence[Tensor],
-    size: tuple[int, int],
-    *,
-    mode: str,
-    align_corners: bool,
-    merge: str,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    activation: str | None,
+    maps: Sequence[Tensor], size: tuple[int, int], scale: Tensor | None, shift: Tensor | None, settings: Settings
 ) -> Tensor:
     """maps (N, C_i, H_i, W_i) -> (N, sum C_i, *size) for "concat", (N, C, *size) for "sum"."""
-    full = [resize(m, size, mode, align_corners) for m in maps]
-    y = affine(torch.cat(full, 1) if merge == "concat" else sum_in_order(full), scale, shift, activation)
+    full = [resize(m, size, settings.mode, settings.align_corners) for m in maps]
+    y = torch.cat(full, 1) if settings.merge == "concat" else sum_in_order(full)
+    y = affine(y, scale, shift, settings.relu)
     return y.to(maps[0].dtype).contiguous(memory_format=memory_format(leader(maps, size)))
 
 
-def resize(x: Tensor, size: tuple[int, int], mode: str, align_corners: bool) -> Tensor:
+def resize(x: Tensor, size: Sequence[int], mode: str, align_corners: bool) -> Tensor:
     """``x`` at ``size``; as it is where it already has that size."""
     if tuple(x.shape[2:]) == tuple(size):
         return x
