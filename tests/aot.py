@@ -6,8 +6,6 @@ local memory), on too much shared memory, and on a half-precision product withou
 Triton's cache instead: what tests and benchmarks of the op launch in that dtype on compute capability 9.0.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

@@ -1,7 +1,5 @@
 """Set-up of the whole suite, and the list of kernels that it must have launched."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections import Counter

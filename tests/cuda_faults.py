@@ -3,8 +3,6 @@
 ``python -m tests.cuda_faults PLACE`` plants fault number PLACE and prints what found it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

@@ -4,8 +4,6 @@ Those of a library come from the library; those of a repository that cannot be i
 under the names that they have there.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import importlib.util

@@ -5,8 +5,6 @@ kernels are compiled with AddressSanitizer and UBSan, ``race`` the one that is w
 runs on it a share of the CUDA kernels' tests, in about two minutes.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """What the package holds, found by walking it: ops, the cases of their specs, Triton and CUDA kernels."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 import importlib.util

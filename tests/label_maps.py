@@ -1,7 +1,5 @@
 """Segmentation models as their libraries build them, small and with random weights, and when two label maps agree."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

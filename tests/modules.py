@@ -1,7 +1,5 @@
 """Every module of ``pyramid_kernels.nn`` with an input, small: how it is made, its maps, the ops it runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """What ``fuse_`` promises of every class of a library or repository that it takes, asked of each once."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import io

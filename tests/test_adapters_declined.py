@@ -1,7 +1,5 @@
 """What ``fuse_`` leaves alone, and why: each differs from what it takes by what weights and keys do not show."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """That CONTRIBUTING.md is true: an op is its own files and one line, and the generic suite holds it to everything."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

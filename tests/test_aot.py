@@ -1,7 +1,5 @@
 """Every kernel compiles for compute capability 8.0 and 9.0 without a spill; `.ci/run` compiles more bodies."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """Which backend runs: decisions about problems on GPUs that are not here, and what is said about them."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """The benchmarks: what is timed under which name, what is written and when, and what the report makes of it."""
 
-from __future__ import annotations
-
 import csv
 import sys
 from pathlib import Path

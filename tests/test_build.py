@@ -3,8 +3,6 @@
 Installing takes minutes, so what does is marked slow; ``.ci/run`` runs it after ``make test``.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

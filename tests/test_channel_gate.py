@@ -1,7 +1,5 @@
 """Where the oracle's cases of ``channel_gate`` do not go: gradients of some arguments alone, gates too wide."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The command line: exit codes, one line per error, and what each command prints."""
 
-from __future__ import annotations
-
 import functools
 import gc
 import io

@@ -4,8 +4,6 @@ Operators' schemas, fakes and tracing, gradients in every way of asking for them
 Numbers and memory are tests/test_ops.py's.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext

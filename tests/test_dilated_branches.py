@@ -1,7 +1,5 @@
 """The CUDA bodies of ``dilated_branches``: which is taken, what it skips, the one that the simulator does not take."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

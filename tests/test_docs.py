@@ -1,7 +1,5 @@
 """The pages say what is there: generated tables are current, commands exist, every op has its page."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

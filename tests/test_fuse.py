@@ -1,7 +1,5 @@
 """``fuse_`` and ``unfuse_``: what is fused, what is declined and why, and that everything else stays as it was."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 import subprocess

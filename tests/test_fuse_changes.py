@@ -1,7 +1,5 @@
 """What changes after ``fuse_`` counts: the call takes the original forward, says why, and comes back."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 from collections.abc import Callable

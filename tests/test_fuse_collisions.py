@@ -1,7 +1,5 @@
 """Modules of another function under known keys (wrapped children, other norms, functional layers): declined by name."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any

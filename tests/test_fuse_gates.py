@@ -1,7 +1,5 @@
 """``fuse_`` on gates of repositories and libraries: what single ones do beside the contract of every adapter."""
 
-from __future__ import annotations
-
 import copy
 import sys
 from typing import Any

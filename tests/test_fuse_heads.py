@@ -1,7 +1,5 @@
 """``fuse_`` on heads of libraries and repositories: what single ones do beside the contract of every adapter."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Layers of other classes in a pyramid: what computes a plain layer is one, what overrides the call of one is not."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any

@@ -4,8 +4,6 @@ Inputs are small and in batches of eight; ``tests.agreement`` says why, and what
 backbones run the same code in both forms, so whatever their own ReLUs and max-pools do is the same in both.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """``fuse_`` on HRNet's exchanges and DeepLab v2's sums: what single ones do beside the contract of every adapter."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

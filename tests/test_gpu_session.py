@@ -1,7 +1,5 @@
 """The first session on a GPU: its plan, that nothing is lost when a job hangs or it is stopped, and all of it dry."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

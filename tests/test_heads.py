@@ -1,7 +1,5 @@
 """What heads do beside the contract of every module."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

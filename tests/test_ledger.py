@@ -1,7 +1,5 @@
 """The user's ledger beside the shipped one: it decides what ``auto`` takes, and nothing in it can break a call."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

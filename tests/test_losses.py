@@ -1,7 +1,5 @@
 """The loss module against plain PyTorch: values and gradients within the oracle's limits, hard pixels as published."""
 
-from __future__ import annotations
-
 import copy
 import math
 import pickle

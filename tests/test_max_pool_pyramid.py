@@ -1,7 +1,5 @@
 """What the oracle's data do not show of ``max_pool_pyramid``: NaN, infinity, defaults, and SPPF beside SPP."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

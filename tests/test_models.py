@@ -1,7 +1,5 @@
 """The networks fused and in plain PyTorch: shapes, results, gradients, launches; images they refuse."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import warnings

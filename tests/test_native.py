@@ -1,7 +1,5 @@
 """The way into the compiled module: why it is absent, which GPUs it covers, errors and launches that reach Python."""
 
-from __future__ import annotations
-
 import os
 import sys
 import threading

@@ -1,7 +1,5 @@
 """What single modules do beside the contract of every module, and the arguments that modules refuse."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The short way in: that it is taken, that it costs little, and that nothing is lost on it."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import threading

@@ -1,7 +1,5 @@
 """``predict`` on models of the three libraries: their own label maps, without their full-size logits."""
 
-from __future__ import annotations
-
 import warnings
 from types import SimpleNamespace
 from typing import Any
@@ -256,7 +254,7 @@ def test_no_modules_own_train_is_called() -> None:
     """A module may do more there than change its mode: adapters merge their weights into the layer's."""
 
     class Merging(nn.Conv2d):
-        def train(self, mode: bool = True) -> Merging:
+        def train(self, mode: bool = True) -> nn.Module:
             with torch.no_grad():
                 self.weight += 1
             return super().train(mode)

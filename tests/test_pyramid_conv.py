@@ -1,7 +1,5 @@
 """``pyramid_conv`` in float64 against the unfused chain: hand-listed and generated problems, borders, work, memory."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import product
 from typing import Any

@@ -1,7 +1,5 @@
 """Where the oracle's cases of ``pyramid_pool`` do not go: ties and NaN among maxima, and the largest pyramids."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Where the oracle's cases of ``pyramid_project`` do not go: long pyramids, IEEE products, strided vectors."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Cases that once failed, each with what went wrong."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

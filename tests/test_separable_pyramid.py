@@ -1,7 +1,5 @@
 """``separable_pyramid``, DSPP and MDSPP against outputs that Keras itself computed (tests/data/dspp_keras.npz)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

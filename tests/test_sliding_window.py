@@ -1,7 +1,5 @@
 """``predict`` with windows against mmsegmentation's way: every window's logits upsampled, added up, and divided."""
 
-from __future__ import annotations
-
 import warnings
 from itertools import product
 from typing import Any

@@ -1,7 +1,5 @@
 """SPEED: its size, and weights from Keras's files."""
 
-from __future__ import annotations
-
 import importlib.util
 import subprocess
 import sys

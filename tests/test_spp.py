@@ -1,7 +1,5 @@
 """What YOLO's pools do beside the contracts of every module and adapter; ultralytics' own networks come last."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

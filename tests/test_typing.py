@@ -1,7 +1,5 @@
 """What a type checker sees of the public functions: their own signatures, and backends by name."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Where the oracle's cases of the loss and the label map do not go: bad labels, odd values, ties, memory, gradients."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Where the oracle's cases of ``upsample_merge`` do not go: mixed formats, far reaches, half vectors, long lists."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Classes as users have them: pyramid modules of well-known repositories in our own words, and look-alikes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
