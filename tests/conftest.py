@@ -1,8 +1,10 @@
 """Set-up of the whole suite, and the list of kernels that it must have launched."""
 
 import os
+import sys
 import tempfile
 from collections import Counter
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -28,6 +30,26 @@ define_detection_schemas()
 def _seeded() -> None:
     """Modules take their first weights from the global generator: the same ones whatever ran before."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def own_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten after it."""
+    from tests import foreign
+
+    foreign.load_libraries()
+    for registered in ("adapters", "notes"):
+        monkeypatch.setattr(foreign.registry, registered, dict(getattr(foreign.registry, registered)))
+
+
+@pytest.fixture
+def under_their_own_names(own_adapters: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classes of repositories stand where these have them."""
+    from tests.foreign import NAMES
+
+    for (name, attribute), cls in NAMES.items():
+        monkeypatch.setitem(sys.modules, name, sys.modules.get(name, ModuleType(name)))
+        monkeypatch.setattr(sys.modules[name], attribute, cls, raising=False)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 
 from pyramid_kernels import _native, ops
@@ -45,8 +46,11 @@ def backends(op: str) -> tuple[str, ...]:
     return (*composed, "triton", *cuda)
 
 
-#: The kernels that are quick here: the simulator's, where it can be built, and not those of Triton's interpreter.
-QUICKEST = backends("pyramid_pool")[-1]
+#: The kernels that run here: Triton's, and the GPU's or the simulator's own where it can be built.
+KERNELS = backends("upsample_merge")
+needs_cuda = pytest.mark.skipif("cuda" not in KERNELS, reason="needs the CUDA core or its simulator")
+#: The quick ones, not those of Triton's interpreter.
+QUICKEST = KERNELS[-1]
 
 
 def triton_modules() -> dict[str, ModuleType]:

@@ -7,10 +7,10 @@ import pytest
 from torch import nn
 
 from tests import third_party_gates as gates
-from tests.foreign import build, under_their_own_names, why_skipped
+from tests.foreign import build, why_skipped
 from tests.libraries import conv_module as block
 
-__all__ = ["under_their_own_names"]
+pytestmark = pytest.mark.usefixtures("under_their_own_names")
 
 TF = "transformers-"
 Change = Callable[[Any], Any]

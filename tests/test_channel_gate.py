@@ -1,18 +1,13 @@
-"""Where the oracle's cases of ``channel_gate`` do not go: gradients of some arguments alone, gates too wide."""
+"""Where the oracle's cases of ``channel_gate`` do not go: gradients of some arguments alone."""
 
 from typing import Any
 
 import pytest
 import torch
 
-import pyramid_kernels as pk
-from pyramid_kernels import _native
 from pyramid_kernels.functional import channel_gate
-from pyramid_kernels.ops.channel_gate.op import WIDEST
 from pyramid_kernels.testing import count_launches
-from tests.kernels import DEVICE
-
-BACKENDS = ("triton",) if isinstance(_native.module(DEVICE), str) else ("triton", "cuda")
+from tests.kernels import DEVICE, KERNELS
 
 
 def arguments(*shape: int, hidden: int, grad: tuple[str, ...]) -> dict[str, Any]:
@@ -24,7 +19,7 @@ def arguments(*shape: int, hidden: int, grad: tuple[str, ...]) -> dict[str, Any]
     return {name: t.to(DEVICE).requires_grad_(name in grad) for name, t in made.items()} | {"residual": True}
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("grad", [("x",), ("weight1", "bias2"), ("bias1", "weight2")], ids="-".join)
 def test_only_the_gradients_that_are_asked_for(backend: str, grad: tuple[str, ...]) -> None:
     given = arguments(2, 6, 5, 3, hidden=3, grad=grad)
@@ -37,12 +32,3 @@ def test_only_the_gradients_that_are_asked_for(backend: str, grad: tuple[str, ..
     kernels = {kernel for kernel, _ in launches}
     assert ("channel_gate_bwd_dx_kernel" in kernels) == ("x" in grad)
     assert ("channel_gate_bwd_dweights_kernel" in kernels) == (grad != ("x",))
-
-
-@pytest.mark.skipif("cuda" not in BACKENDS, reason="needs the CUDA core or its simulator")
-def test_more_channels_than_a_block_holds() -> None:
-    """The CUDA kernels say why they do not take them; the other forms do."""
-    given = arguments(1, WIDEST, 1, 1, hidden=1, grad=())
-    with pytest.raises(pk.BackendError, match=f"at most {WIDEST} channels and hidden values together"):
-        channel_gate(**given, backend="cuda")
-    torch.testing.assert_close(channel_gate(**given), channel_gate(**given, backend="reference"))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import pyramid_kernels as pk
 from pyramid_kernels.backends import BackendError
-from pyramid_kernels.fuse import ASPPForward, PPMForward, registry
+from pyramid_kernels.fuse import ASPPForward, PPMForward
 from pyramid_kernels.nn import ASPP, PPM, SPP, ReferenceASPP, ReferenceASPPv2, ReferencePPM
 from tests import third_party as user
 from tests.agreement import assert_agrees, fair_
@@ -29,10 +29,7 @@ from torchvision.ops import FrozenBatchNorm2d  # noqa: E402
 X = torch.randn(8, 8, 7, 5, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(autouse=True)
-def only_shipped_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry.load_libraries()
-    monkeypatch.setattr(registry, "adapters", dict(registry.adapters))
+pytestmark = pytest.mark.usefixtures("own_adapters")
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from pyramid_kernels.fuse import ASPPForward, Parts, PPMForward, Unit
 from pyramid_kernels.nn import ReferenceASPP, ReferenceSegFormerHead
 from pyramid_kernels.nn.ppm import Level
 
+pytestmark = pytest.mark.usefixtures("own_adapters")
 X = torch.randn(2, 8, 9, 9, generator=torch.Generator().manual_seed(0))
 
 
@@ -219,11 +220,6 @@ class MyPPMForward(PPMForward):
     @classmethod
     def levels(cls, module: Any) -> list[Level]:
         return [Level(pool, Unit(conv, norm)) for pool, conv, norm, _ in module.stages]
-
-
-@pytest.fixture(autouse=True)
-def only_shipped_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pk.fuse.registry, "adapters", dict(pk.fuse.registry.adapters))
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,11 @@ from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import pyramid_kernels as pk
-from pyramid_kernels.fuse import registry
 from pyramid_kernels.nn import ReferenceASPP, ReferenceAttentionRefinementModule, ReferenceLargeFOV
 from tests import third_party as user
 from tests.foreign import why_skipped
 
-
-@pytest.fixture(autouse=True)
-def adapters_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry.load_libraries()
-    monkeypatch.setattr(registry, "adapters", dict(registry.adapters))
+pytestmark = pytest.mark.usefixtures("own_adapters")
 
 
 def aspp() -> nn.Module:

@@ -11,11 +11,11 @@ from torch import nn
 import pyramid_kernels as pk
 from tests import third_party_gates as like
 from tests.agreement import count_fused
-from tests.foreign import build, inputs, mm_gate, under_their_own_names, why_skipped
+from tests.foreign import build, inputs, mm_gate, why_skipped
 from tests.libraries import library
 from tests.modules import randomise
 
-__all__ = ["under_their_own_names"]
+pytestmark = pytest.mark.usefixtures("under_their_own_names")
 
 
 def randomised(gate: Any) -> Any:

@@ -20,12 +20,11 @@ from tests.foreign import (
     mm_uper,
     segformer,
     smp,
-    under_their_own_names,
     why_skipped,
 )
 from tests.libraries import mmseg
 
-__all__ = ["under_their_own_names"]
+pytestmark = pytest.mark.usefixtures("under_their_own_names")
 
 X = torch.randn(8, 3, 16, 24, generator=torch.Generator().manual_seed(0))
 

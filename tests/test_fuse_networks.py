@@ -10,10 +10,10 @@ from torch import nn
 import pyramid_kernels as pk
 from pyramid_kernels.nn import HRFuse
 from tests import third_party as user
-from tests.foreign import timm_module, under_their_own_names, why_skipped
+from tests.foreign import timm_module, why_skipped
 from tests.libraries import library
 
-__all__ = ["under_their_own_names"]
+pytestmark = pytest.mark.usefixtures("under_their_own_names")
 
 WIDTHS = (4, 5, 6)
 

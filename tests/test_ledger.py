@@ -139,6 +139,16 @@ def test_a_failure_replaces_a_pass() -> None:
     assert len(json.loads((path := ledger.user_file()) and path.read_text() or "")["verified"]) == 1
 
 
+def test_a_failure_on_this_machine_outweighs_a_shipped_pass(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any pass on record used to switch a kernel on."""
+    monkeypatch.setattr(ledger, "SHIPPED", ledger.record("verified", ENTRY))
+    monkeypatch.setenv("PYRAMID_KERNELS_HOME", str(home / "own"))
+    ledger.read.cache_clear()
+    assert why_not() == "None"
+    ledger.record("verified", ENTRY | {"result": "failed"})
+    assert why_not().startswith("verification failed on compute capability 8.0")
+
+
 def test_gemm_ops_need_a_measurement_and_slow_kernels_are_off() -> None:
     assert why_not().endswith("run `python -m pyramid_kernels verify --op pyramid_pool`")
     assert why_not("gemm").endswith("and `python -m pyramid_kernels tune --op pyramid_pool --dtype float16`")

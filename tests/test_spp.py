@@ -12,11 +12,11 @@ import pyramid_kernels as pk
 from pyramid_kernels.fuse import SPPFForward, SPPForward, registry
 from pyramid_kernels.nn import SPP, SPPF
 from tests import third_party_yolo as user
-from tests.foreign import FOREIGN, build, under_their_own_names
+from tests.foreign import FOREIGN, build
 from tests.libraries import ultralytics
 from tests.modules import assert_same, step
 
-__all__ = ["under_their_own_names"]
+pytestmark = pytest.mark.usefixtures("under_their_own_names")
 
 X = torch.randn(2, 8, 15, 14, generator=torch.Generator().manual_seed(0))
 
