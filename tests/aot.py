@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.modes import Seen
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Bytes of shared memory that one block may take; beyond COMMON the smaller Ampere and Ada parts cannot run it.
@@ -48,16 +49,6 @@ def _types(value: Any) -> Any:
     return str(value.dtype) if isinstance(value, torch.Tensor) else type(value)
 
 
-class _Launched(TorchDispatchMode):
-    """Runs the implementations of registered operators, not their fakes, on fake tensors."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace != "pyramid_kernels":
-            return func(*args, **(kwargs or {}))
-        with self:
-            return func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args, **(kwargs or {}))
-
-
 def recorded(capability: int) -> list[Launch]:
     """One launch of every body that the launchers choose for ``BENCH``, and for ``CASES`` where they add kernels."""
     from pyramid_kernels.ops._shared import launch
@@ -74,7 +65,7 @@ def recorded(capability: int) -> list[Launch]:
     launch.start = keep
     _pretend(capability)
     wanted = {name for module in triton_modules().values() for name in kernels_of(module)}
-    with FakeTensorMode(allow_non_fake_inputs=True), _Launched():
+    with FakeTensorMode(allow_non_fake_inputs=True), Seen(inside=True):
         for source in ("BENCH", "CASES"):
             for op in specified_ops():
                 for dtype in DTYPES:
@@ -117,7 +108,7 @@ def warmed(op: str, dtype: torch.dtype, sources: Sequence[str]) -> int:
     launch.start = compile_only
     _pretend(WARMED)
     every = {name for module in triton_modules().values() for name in kernels_of(module)}
-    with FakeTensorMode(allow_non_fake_inputs=True), _Launched():
+    with FakeTensorMode(allow_non_fake_inputs=True), Seen(inside=True):
         for source in sources:
             for call in _calls(op, source, every, dtype):
                 call()

@@ -7,8 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from tests.agreement import assert_ties_alone, fair_
 
@@ -93,19 +91,3 @@ def assert_same_labels(labels: Tensor, full: Tensor) -> None:
     """``labels`` are the largest classes of ``full``, but for ties within what a head's own roundings move."""
     assert len(full.argmax(1).unique()) >= 3, "a label map of one class proves nothing"
     assert_ties_alone(labels, full, 4 * torch.finfo(full.dtype).eps * full.abs().max())
-
-
-class Shapes(TorchDispatchMode):
-    """The shapes of all that is computed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[tuple[int, ...]] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.seen |= {tuple(t.shape) for t in tree_leaves(result) if isinstance(t, Tensor)}
-        return result
-
-    def builds(self, *shape: int) -> bool:
-        return any(seen[-len(shape) :] == shape for seen in self.seen)
