@@ -20,8 +20,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.modes import Seen
+from tests.processes import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 #: Bytes of shared memory that one block may take; beyond COMMON the smaller Ampere and Ada parts cannot run it.
 SHARED, COMMON = {80: 163 * 1024, 90: 227 * 1024}, 99 * 1024
 #: Processes that compile for one architecture, side by side.

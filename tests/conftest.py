@@ -4,8 +4,9 @@ import os
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -30,6 +31,36 @@ define_detection_schemas()
 def _seeded() -> None:
     """Modules take their first weights from the global generator: the same ones whatever ran before."""
     torch.manual_seed(0)
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Runs a command of the package: its exit code, and what it alone printed."""
+    from pyramid_kernels.cli import main
+
+    def run(*argv: str) -> Said:
+        capsys.readouterr()
+        return Said(main(argv), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refused(cli: Callable[..., Said]) -> Callable[..., str]:
+    """Runs a command that must fail with one line, and with nothing done; the line."""
+
+    def run(*argv: str) -> str:
+        code, out, err = cli(*argv)
+        assert code == 2 and out == "" and err.count("\n") == 1, (code, out, err)
+        return err
+
+    return run
 
 
 @pytest.fixture

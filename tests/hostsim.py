@@ -16,8 +16,8 @@ from filelock import FileLock
 
 from pyramid_kernels._native import SIMULATOR
 from pyramid_kernels.ops import all_ops
+from tests.processes import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "hostsim"
 MODULE = BUILD / "hostsim" / f"_hostsim{sysconfig.get_config_var('EXT_SUFFIX')}"
 OPTIONS = ("-G", "Ninja", "-DPK_CUDA=OFF", f"-DPython_EXECUTABLE={sys.executable}")

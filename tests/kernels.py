@@ -5,7 +5,6 @@ import importlib
 import importlib.util
 import pkgutil
 import re
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,8 +15,8 @@ from pyramid_kernels import _native, ops
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared.spec import Case
 from pyramid_kernels.verification.oracle import cannot_check, spec
+from tests.processes import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 _GLOBAL = re.compile(r"__global__[^;{]*?\b(\w+_kernel)\(")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -48,6 +47,7 @@ def backends(op: str) -> tuple[str, ...]:
 
 #: The kernels that run here: Triton's, and the GPU's or the simulator's own where it can be built.
 KERNELS = backends("upsample_merge")
+needs_cpu = pytest.mark.skipif(DEVICE == "cuda", reason="says what happens without a GPU")
 needs_cuda = pytest.mark.skipif("cuda" not in KERNELS, reason="needs the CUDA core or its simulator")
 #: The quick ones, not those of Triton's interpreter.
 QUICKEST = KERNELS[-1]

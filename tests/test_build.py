@@ -19,8 +19,8 @@ import torch
 import setup  # the build script at the root of the tree
 from tests import sass
 from tests.kernels import cuda_kernels
+from tests.processes import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 KNOBS = ("PYRAMID_KERNELS_CUDA", "PYRAMID_KERNELS_CUDA_ARCHS", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CUDA_PATH")
 NVCC = setup.Nvcc("/opt/cuda/bin/nvcc", "12.4.131", (75, 80, 86, 89, 90))
 slow = pytest.mark.slow

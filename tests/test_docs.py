@@ -13,8 +13,8 @@ from pyramid_kernels.ops import all_ops
 from tests.foreign import FOREIGN
 from tests.kernels import cuda_kernels
 from tests.modules import MODULES
+from tests.processes import ROOT
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

@@ -2,8 +2,6 @@
 
 import copy
 import pickle
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ from pyramid_kernels.nn import ASPP, PPM, SPP, ReferenceASPP, ReferenceASPPv2, R
 from tests import third_party as user
 from tests.agreement import assert_agrees, fair_
 from tests.kernels import DEVICE, QUICKEST
+from tests.processes import python
 from tests.third_party_gates import CoinCheungARM, CoinCheungFFM, ConvBNReLU, STDCSegFFM
 
 deeplabv3 = pytest.importorskip("torchvision.models.segmentation.deeplabv3", reason="needs torchvision")
@@ -362,4 +361,4 @@ def test_libraries_are_never_imported_by_us() -> None:
         "import sys, torch, pyramid_kernels as pk; pk.fuse_(torch.nn.ReLU());"
         "assert not {'torchvision', 'segmentation_models_pytorch', 'timm'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert python("-c", code).returncode == 0

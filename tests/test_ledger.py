@@ -16,8 +16,8 @@ from pyramid_kernels import testing
 from pyramid_kernels.backends import Problem, resolve
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.verification import ledger
+from tests.processes import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 GPU = "NVIDIA A100"
 BODY = {
     "op": "pyramid_pool",

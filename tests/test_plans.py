@@ -1,6 +1,5 @@
 """The short way in: that it is taken, that it costs little, and that nothing is lost on it."""
 
-import subprocess
 import sys
 import threading
 from collections import Counter
@@ -22,7 +21,8 @@ from pyramid_kernels.ops._shared import launch, recorder, shortcuts
 from pyramid_kernels.ops._shared.plans import Aten, Plan
 from pyramid_kernels.ops._shared.spec import materialise
 from pyramid_kernels.verification import ledger, oracle
-from tests.kernels import DEVICE, QUICKEST, ROOT, backends, cases, specified_ops
+from tests.kernels import DEVICE, QUICKEST, backends, cases, specified_ops
+from tests.processes import python
 
 SHAPE, BINS = (2, 3, 6, 5), (1, 2)
 KERNELS = [(op, b) for op in specified_ops() for b in backends(op) if b != "composed"]
@@ -414,7 +414,7 @@ assert not modes._is_in_torch_dispatch_mode
 """
     if QUICKEST != "cuda" or DEVICE == "cuda":
         pytest.skip("needs the simulator")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    done = python("-c", code)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,8 +1,6 @@
 """Where the oracle's cases of the loss and the label map do not go: bad labels, odd values, ties, memory, gradients."""
 
 import math
-import os
-import subprocess
 import sys
 from typing import Any
 
@@ -17,6 +15,7 @@ from pyramid_kernels.nn.base import problems_of
 from tests.agreement import assert_ties_alone
 from tests.kernels import DEVICE, backends
 from tests.modes import Seen
+from tests.processes import python
 
 BACKENDS = backends("upsample_cross_entropy")
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -60,7 +59,7 @@ torch.cuda.synchronize()
 @pytest.mark.skipif(DEVICE == "cpu", reason="the assertion on a GPU")
 @pytest.mark.parametrize("backend", ["triton", "cuda"])
 def test_labels_out_of_range_end_the_kernel_by_name(backend: str) -> None:
-    done = subprocess.run([sys.executable, "-c", ASSERTED, backend], capture_output=True, text=True, timeout=300)
+    done = python("-c", ASSERTED, backend)
     assert done.returncode and "upsample_cross_entropy" in done.stderr and "assert" in done.stderr
 
 
@@ -194,9 +193,7 @@ print(memory, min(times))
 def test_composed_takes_a_tenth_of_the_memory_and_no_more_time() -> None:
     def measured(backend: str) -> tuple[float, float]:
         # What is freed goes back at once: what glibc keeps differs by megabytes from one process to the next.
-        alone = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
-        command = [sys.executable, "-c", MEASURED, backend]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=alone)
+        done = python("-c", MEASURED, backend, OMP_NUM_THREADS="1", MALLOC_MMAP_THRESHOLD_="65536")
         memory, seconds = map(float, done.stdout.split())
         return memory, seconds
 
