@@ -57,7 +57,7 @@ void prepare_block(Block& block, uint3 index, unsigned rank) {
         block.runnable.add(&thread);
     }
     for (Barrier& barrier : block.barriers) {
-        barrier.arrived = barrier.predicates = 0;
+        barrier.arrived = 0;
         barrier.waiting.clear();
         barrier.clock = {};
     }

@@ -71,7 +71,7 @@ struct Warp {
 };
 
 struct Barrier {
-    int expected = 0, arrived = 0, predicates = 0, outcome = 0;
+    int expected = 0, arrived = 0;
     Site site;  // of the first to arrive
     WaitList waiting;
     Clock clock;
