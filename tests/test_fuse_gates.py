@@ -1,27 +1,14 @@
 """``fuse_`` on gates of repositories and libraries: what single ones do beside the contract of every adapter."""
 
-import copy
-import sys
-from typing import Any
-
 import pytest
 import torch
-from torch import nn
 
 import pyramid_kernels as pk
-from tests import third_party_gates as like
 from tests.agreement import count_fused
 from tests.foreign import build, inputs, mm_gate, why_skipped
 from tests.libraries import library
-from tests.modules import randomise
 
 pytestmark = pytest.mark.usefixtures("under_their_own_names")
-
-
-def randomised(gate: Any) -> Any:
-    for norm in (m for m in gate.modules() if isinstance(m, nn.BatchNorm2d)):
-        randomise(norm)
-    return gate
 
 
 @pytest.mark.parametrize("named", [("fsp", "fcp"), ("fcp",)])
@@ -40,41 +27,12 @@ def test_arguments_by_name_compile(named: tuple[str, ...], monkeypatch: pytest.M
 
 
 def test_an_unused_norm_stays_unused() -> None:
-    """The norm of ooooverflow's gate is in the state and is never called; where it is called, the gate is another."""
+    """The norm of ooooverflow's gate is in the state and is never called."""
     gate = build("ooooverflow-arm")
     maps = inputs(gate)
     gate.bn.weight.data.fill_(float("nan"))
     pk.fuse_(gate, backend="reference")
     assert gate(*maps).isfinite().all() and "bn.running_mean" in gate.state_dict()
-    assert "overrides the forward" in why_skipped(randomised(like.NormedARM(6, 6)))
-
-
-@pytest.mark.parametrize("gain", [None, 0.01, 0.0])
-@pytest.mark.parametrize("other", [like.ReluARM, like.WindowARM, like.NormedARM])
-def test_same_keys_and_shapes_of_another_function(
-    other: type[nn.Module], gain: float | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Under the name of a known class only its results tell: a ReLU before the sigmoid, other means, a norm called.
-
-    A gate whose norm has hardly any gain is the same half whatever it is made of.
-    """
-    name = "model.build_BiSeNet" if other is like.NormedARM else "lib.models.bisenetv1"
-    monkeypatch.setattr(sys.modules[name], "AttentionRefinementModule", other)
-    gate = randomised(other(6, 6))
-    if gain is not None:
-        norm = gate.bn if other is like.NormedARM else gate.bn_atten
-        norm.weight.data.fill_(gain)
-        norm.bias.data.zero_()
-    state, random = copy.deepcopy(gate.state_dict()), torch.get_rng_state()
-    assert "its own forward gives another result" in why_skipped(gate)
-    assert torch.equal(random, torch.get_rng_state())
-    assert all(torch.equal(a, b) for a, b in zip(state.values(), gate.state_dict().values(), strict=True))
-
-
-def test_maps_concatenated_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "overrides the forward" in why_skipped(like.ContextFirstFFM(9, 8))
-    monkeypatch.setattr(sys.modules["lib.models.bisenetv1"], "FeatureFusionModule", like.ContextFirstFFM)
-    assert "its own forward" in why_skipped(randomised(like.ContextFirstFFM(8, 8)))
 
 
 def test_maps_of_several_sizes_fail_as_they_do_unfused() -> None:

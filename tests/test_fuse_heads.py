@@ -18,7 +18,6 @@ from tests.foreign import (
     inputs,
     mm_head,
     mm_uper,
-    segformer,
     smp,
     why_skipped,
 )
@@ -173,46 +172,6 @@ def test_a_class_without_an_adapter_is_named() -> None:
     hrnet = mmseg("models.backbones.hrnet")
     module = hrnet.HRModule(2, mmseg("models.backbones.resnet").BasicBlock, [1, 1], [4, 5], [4, 5])
     assert "resizes them a second time" in why_skipped(module)
-
-
-class Backwards(nn.Module):
-    """``block`` on the four parts of its map in the other order."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block(torch.cat(x.chunk(4, 1)[::-1], 1))
-
-
-def joined_backwards(head: Any, method: str, block: str) -> Any:
-    """``head``, whose ``method`` concatenates what ``block`` reads in another order; no layer shows it."""
-    cls = type(head)
-
-    def call(self: Any, *args: Any, **named: Any) -> Any:
-        own = self._modules[block]
-        self._modules[block] = Backwards(own)
-        try:
-            return getattr(cls, method)(self, *args, **named)
-        finally:
-            self._modules[block] = own
-
-    return overriding(head, **{method: call})
-
-
-def test_another_concat_order_is_found_out() -> None:
-    fine_first = joined_backwards(segformer(), "forward", "linear_fuse")
-    assert "overrides the forward of SegformerDecodeHead" in why_skipped(fine_first)
-    assert "overrides the forward of DeepLabHeadV3Plus" in why_skipped(user.AsppFirst(7, 4, 3))
-    for head, adapter in (
-        (fine_first, pk.fuse.SegFormerForward),
-        (user.AsppFirst(7, 4, 3), pk.fuse.adapters.repositories.DeepLabHeadV3PlusForward),
-        (joined_backwards(mm_uper(), "_forward_feature", "fpn_bottleneck"), adapters.UPerHeadForward),
-        (user.ReversedPPM(8, 2, (1, 2, 3)), pk.fuse.PPMForward),
-    ):
-        pk.register_adapter(type(head), adapter)
-        assert "gives another result in eval mode" in why_skipped(head)
 
 
 def test_inputs_that_do_not_fit_take_the_original_forward() -> None:

@@ -81,6 +81,20 @@ class PoolFirstASPP(ResearchASPP):
         return self.project(torch.cat([pool(x), *(conv(x) for conv in convs)], dim=1))
 
 
+class LeakyASPP(ResearchASPP):
+    """A function behind the concat, where no layer would show it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(F.leaky_relu(torch.cat([conv(x) for conv in self.convs], dim=1) - 1))
+
+
+class DroppingASPP(ResearchASPP):
+    """A function for the dropout, beside the one among its layers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(super().forward(x), 0.1, self.training)
+
+
 class DeepLabHeadV3Plus(nn.Module):
     """VainF/DeepLabV3Plus-Pytorch: maps in a dict, the low-level one concatenated first, half-pixel grid."""
 
