@@ -21,10 +21,10 @@ WIDTHS = [8, 12, 16, 20]
 STAGES = [f"stage{i}" for i in range(1, 5)]
 
 
-def segformer() -> nn.Module:
+def segformer(**settings: Any) -> nn.Module:
     config = transformers.SegformerConfig(
         hidden_sizes=WIDTHS, depths=[1] * 4, num_attention_heads=[1, 2, 2, 2], decoder_hidden_size=16,
-        num_labels=CLASSES,
+        num_labels=CLASSES, **settings,
     )  # fmt: skip
     return transformers.SegformerForSemanticSegmentation(config)
 
