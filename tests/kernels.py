@@ -48,6 +48,7 @@ def backends(op: str) -> tuple[str, ...]:
 #: The kernels that run here: Triton's, and the GPU's or the simulator's own where it can be built.
 KERNELS = backends("upsample_merge")
 needs_cpu = pytest.mark.skipif(DEVICE == "cuda", reason="says what happens without a GPU")
+needs_simulator = pytest.mark.skipif(not _native.simulated(), reason="needs the host simulator")
 needs_cuda = pytest.mark.skipif("cuda" not in KERNELS, reason="needs the CUDA core or its simulator")
 #: The quick ones, not those of Triton's interpreter.
 QUICKEST = KERNELS[-1]

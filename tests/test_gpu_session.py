@@ -19,12 +19,10 @@ from bench.gpu_stages import CALL, CALLS, TINY, Job, Scope, Stage
 from pyramid_kernels.benchmark.modules import MODULES
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.verification import oracle
-from tests.conftest import NO_SIMULATOR
-from tests.kernels import HALF, backends, cuda_kernels, kernel_dtypes, needs_cpu, only, short
+from tests.kernels import HALF, backends, cuda_kernels, kernel_dtypes, needs_cpu, needs_simulator, only, short
 from tests.processes import ROOT, python
 
 PY = sys.executable
-needs_simulator = pytest.mark.skipif(NO_SIMULATOR is not None, reason=str(NO_SIMULATOR))
 FAILS, PASSES = (PY, "-c", "raise SystemExit(3)"), (PY, "-c", "print('fine')")
 HANGS = (PY, "-c", "import subprocess; subprocess.run(['sleep', '999.25'])")
 

@@ -1,7 +1,6 @@
 """``separable_pyramid``, DSPP and MDSPP against outputs that Keras itself computed (tests/data/dspp_keras.npz)."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -99,30 +98,3 @@ def test_maps_smaller_than_a_bin(module: DSPP | MDSPP) -> None:
     for form in (module, module.to_reference()):
         with pytest.raises(ValueError, match="gives a window of size 0 for bin 8 on a map of size 7"):
             form(torch.zeros(1, 3, 8, 7))
-
-
-def test_arguments_of_modules() -> None:
-    with pytest.raises(ValueError, match="filters must be a positive multiple of 4, got 6"):
-        MDSPP(3, 6)
-    with pytest.raises(ValueError, match=r"bins must have one entry per level \(4\), got 2"):
-        MDSPP(3, 4, (1, 2))
-    with pytest.raises(ValueError, match="bins must be positive, got 0"):
-        DSPP(3, 4, (1, 0))
-    with pytest.raises(ValueError, match="backend must be one of"):
-        DSPP(3, 4, backend="cudnn")
-
-
-@pytest.mark.parametrize("cls", [DSPP, MDSPP])
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"stride": 2}, r"levels.1.0 has stride=\(2, 2\), not 1"),
-        ({"padding": 2, "dilation": 2}, r"levels.1.0 has dilation=\(2, 2\), not 1"),
-        ({"bias": True}, "levels.1.0 has a bias"),
-    ],
-)
-def test_an_altered_level_is_not_fused(cls: type[DSPP | MDSPP], settings: dict[str, Any], reason: str) -> None:
-    plain: Any = cls(3, 4).to_reference()
-    plain.levels[1][0] = nn.Conv2d(3, 3, 3, groups=3, **{"padding": 1, "bias": False} | settings)
-    with pytest.raises(ValueError, match=f"as {cls.original.__name__} makes it: {reason}"):
-        cls.from_reference(plain)
