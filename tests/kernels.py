@@ -8,7 +8,6 @@ import re
 from types import ModuleType
 from typing import Any
 
-import pytest
 import torch
 
 from pyramid_kernels import _native, ops
@@ -45,13 +44,8 @@ def backends(op: str) -> tuple[str, ...]:
     return (*composed, "triton", *cuda)
 
 
-#: The kernels that run here: Triton's, and the GPU's or the simulator's own where it can be built.
-KERNELS = backends("upsample_merge")
-needs_cpu = pytest.mark.skipif(DEVICE == "cuda", reason="says what happens without a GPU")
-needs_simulator = pytest.mark.skipif(not _native.simulated(), reason="needs the host simulator")
-needs_cuda = pytest.mark.skipif("cuda" not in KERNELS, reason="needs the CUDA core or its simulator")
-#: The quick ones, not those of Triton's interpreter.
-QUICKEST = KERNELS[-1]
+#: The kernels that are quick here: the simulator's, where it can be built, and not those of Triton's interpreter.
+QUICKEST = backends("pyramid_pool")[-1]
 
 
 def triton_modules() -> dict[str, ModuleType]:

@@ -14,7 +14,8 @@ from pyramid_kernels.benchmark import rows, run, timing
 from pyramid_kernels.benchmark.modules import MODULES
 from pyramid_kernels.benchmark.subjects import SAME, op_names, subjects, work
 from pyramid_kernels.cli import main
-from tests.kernels import ROOT, needs_cpu
+from tests.kernels import ROOT
+from tests.marks import needs_cpu
 
 OP = "separable_pyramid"
 QUICK = ["bench", "--quick", "--op", OP, "--mode", "forward", "--device", "cpu"]

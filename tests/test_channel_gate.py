@@ -7,7 +7,8 @@ import torch
 
 from pyramid_kernels.functional import channel_gate
 from pyramid_kernels.testing import count_launches
-from tests.kernels import DEVICE, KERNELS
+from tests.kernels import DEVICE
+from tests.marks import KERNELS
 
 
 def arguments(*shape: int, hidden: int, grad: tuple[str, ...]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from pyramid_kernels.console import UsageError
 from pyramid_kernels.nn import DeepLabV3PlusDecoder, HRFuse, SpatialPyramidPooling
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.verification import ledger, oracle
-from tests.kernels import needs_cpu
+from tests.marks import needs_cpu
 from tests.processes import ROOT, python
 
 run = functools.partial(python, "-m", "pyramid_kernels")

@@ -10,7 +10,8 @@ from pyramid_kernels.ops._shared import native
 from pyramid_kernels.ops.dilated_branches import cuda
 from pyramid_kernels.ops.dilated_branches.spec import BENCH, CASES
 from pyramid_kernels.verification import ledger, oracle
-from tests.kernels import DEVICE, needs_cuda, needs_simulator
+from tests.kernels import DEVICE
+from tests.marks import needs_cuda, needs_simulator
 
 pytestmark = needs_cuda
 

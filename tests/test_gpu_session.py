@@ -19,7 +19,8 @@ from bench.gpu_stages import CALL, CALLS, TINY, Job, Scope, Stage
 from pyramid_kernels.benchmark.modules import MODULES
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.verification import oracle
-from tests.kernels import HALF, backends, cuda_kernels, kernel_dtypes, needs_cpu, needs_simulator, only, short
+from tests.kernels import HALF, backends, cuda_kernels, kernel_dtypes, only, short
+from tests.marks import needs_cpu, needs_simulator
 from tests.processes import ROOT, python
 
 PY = sys.executable

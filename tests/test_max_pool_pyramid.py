@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyramid_kernels.functional import max_pool_pyramid
-from tests.kernels import DEVICE, KERNELS, backends
+from tests.kernels import DEVICE, backends
+from tests.marks import KERNELS
 
 BACKENDS = ("reference", *backends("max_pool_pyramid"))
 

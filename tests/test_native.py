@@ -16,7 +16,8 @@ from pyramid_kernels.ops._shared import native
 from pyramid_kernels.ops._shared.native import covers
 from pyramid_kernels.ops.upsample_argmax.settings import Settings
 from tests import conftest
-from tests.kernels import DEVICE, needs_cuda, needs_simulator
+from tests.kernels import DEVICE
+from tests.marks import needs_cuda, needs_simulator
 
 HOPPER = Problem("cuda", 90, torch.float16, True)
 ON_CPU = HOPPER._replace(device="cpu", arch=0)

@@ -17,7 +17,8 @@ from pyramid_kernels import BackendError, functional
 from pyramid_kernels.ops._shared.precision import ieee_convolutions
 from pyramid_kernels.ops.channel_gate.op import WIDEST
 from pyramid_kernels.verification import oracle
-from tests.kernels import DEVICE, KERNELS
+from tests.kernels import DEVICE
+from tests.marks import KERNELS
 
 FORMATS = {"contiguous": torch.contiguous_format, "last": torch.channels_last}
 EXACT, HALF, LOOSE = ({"rtol": limit, "atol": limit} for limit in (0.0, 1e-2, 1e-4))

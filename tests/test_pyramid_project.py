@@ -10,7 +10,8 @@ from pyramid_kernels.ops._shared.precision import ieee_convolutions
 from pyramid_kernels.ops.pyramid_project.spec import CASES, launches
 from pyramid_kernels.testing import count_launches
 from pyramid_kernels.verification import oracle
-from tests.kernels import DEVICE, needs_cuda
+from tests.kernels import DEVICE
+from tests.marks import needs_cuda
 
 pytestmark = needs_cuda
 
