@@ -17,11 +17,7 @@ void check_mma(uint64_t seed) {
     a.fill_integers(random);
     b.fill_integers(random);
     CHECK_OK(launch("mma_kernel", dtype_of<T>(), mma_kernel<T>, {{1}, {32}, 2048}, {}, a.data(), b.data(), c.data()));
-    std::vector<double> want(16 * 8);
-    for (int i = 0; i < 16; ++i)
-        for (int j = 0; j < 8; ++j)
-            for (int k = 0; k < 32; ++k) want[i * 8 + j] += double{a[i * 32 + k]} * b[j * 32 + k];
-    CHECK_EQUAL("mma", c, want);
+    CHECK_EQUAL("mma", c, product(a, b, 16, 8));
 }
 
 /// The element of a tensor of these sizes at coordinates + the box's index, or 0 outside.
@@ -108,13 +104,7 @@ void check_wgmma(uint64_t seed) {
     };
     CHECK_OK(launch("wgmma_kernel", dtype_of<T>(), wgmma_kernel<T, N, MnMajor>, {{1}, {128}, (64 + N) * 128 + 1024}, {},
                     map(a.data(), 64), map(b.data(), N), depth / 64, d.data()));
-    std::vector<double> want(64 * N);
-    for (int i = 0; i < 64; ++i)
-        for (int j = 0; j < N; ++j)
-            for (int k = 0; k < depth; ++k)
-                want[i * N + j] +=
-                    double{a[MnMajor ? k * 64 + i : i * depth + k]} * b[MnMajor ? k * N + j : j * depth + k];
-    CHECK_EQUAL("wgmma", d, want);
+    CHECK_EQUAL("wgmma", d, product(a, b, 64, N, MnMajor));
 }
 
 void check_turns(uint64_t seed) {
@@ -130,11 +120,7 @@ void check_turns(uint64_t seed) {
             maps[i]));
     CHECK_OK(launch("turns_kernel", Dtype::bf16, turns_kernel, {{1}, {128}, 192 * 512 + 1024}, {}, maps[0], maps[1],
                     d.data()));
-    std::vector<double> want(64 * 128);
-    for (int i = 0; i < 64; ++i)
-        for (int j = 0; j < 128; ++j)
-            for (int k = 0; k < 256; ++k) want[i * 128 + j] += double{a[i * 256 + k]} * b[j * 256 + k];
-    CHECK_EQUAL("turns", d, want);
+    CHECK_EQUAL("turns", d, product(a, b, 64, 128));
 }
 
 void check_refusals() {
