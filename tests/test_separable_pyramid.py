@@ -48,23 +48,6 @@ def test_equals_keras(backend: str) -> None:
     torch.testing.assert_close(y, given["y"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", [b for b in backends("separable_pyramid") if b != "triton" or DEVICE == "cuda"])
-def test_gradients_one_at_a_time(backend: str) -> None:
-    """Whatever is frozen, the others get the gradients that they get together; one level has no bias."""
-    torch.manual_seed(0)
-    x, depthwise = torch.randn(1, 3, 4, 4, device=DEVICE), torch.randn(2, 3, 1, 3, 3, device=DEVICE)
-    pointwise, bias = torch.randn(2, 5, 3, 1, 1, device=DEVICE), torch.randn(5, device=DEVICE)
-    leaves = [x, depthwise, pointwise, bias]
-
-    def gradients(wanted: list[int]) -> list[Tensor]:
-        given = [t.clone().requires_grad_(i in wanted) for i, t in enumerate(leaves)]
-        y = functional.separable_pyramid(given[0], (1, 2), [*given[1]], [*given[2]], [None, given[3]], backend=backend)
-        return list(torch.autograd.grad(y.square().sum(), [given[i] for i in wanted]))
-
-    for i, together in enumerate(gradients([0, 1, 2, 3])):
-        torch.testing.assert_close(gradients([i])[0], together, rtol=0, atol=0)
-
-
 def test_grids_are_windows_not_sizes() -> None:
     assert functional.pyramid_grids((2, 4, 6, 8), (12, 16), "fixed") == [(2, 2), (4, 4), (6, 8), (12, 8)]
 
