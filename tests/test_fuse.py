@@ -13,15 +13,11 @@ from pyramid_kernels.backends import BackendError
 from pyramid_kernels.fuse import ASPPForward, PPMForward
 from pyramid_kernels.nn import ASPP, PPM, SPP, ReferenceASPP, ReferencePPM
 from tests import third_party as user
-from tests.foreign import why_skipped
+from tests.foreign import smp, why_skipped
 from tests.kernels import DEVICE, QUICKEST
 from tests.processes import python
 
 deeplabv3 = pytest.importorskip("torchvision.models.segmentation.deeplabv3", reason="needs torchvision")
-smp_deeplab = pytest.importorskip(
-    "segmentation_models_pytorch.decoders.deeplabv3.decoder", reason="needs segmentation_models_pytorch"
-)
-from segmentation_models_pytorch.decoders.pspnet.decoder import PSPModule  # noqa: E402
 
 X = torch.randn(8, 8, 7, 5, generator=torch.Generator().manual_seed(0))
 
@@ -31,7 +27,6 @@ pytestmark = pytest.mark.usefixtures("own_adapters")
 
 @pytest.fixture
 def aspp() -> Any:
-    torch.manual_seed(0)
     return deeplabv3.ASPP(8, (2, 3), 6)
 
 
@@ -90,8 +85,9 @@ def test_fuses_a_subclass_that_keeps_forward() -> None:
 
 
 def test_smp_norms_other_than_batch_norm_are_declined() -> None:
-    assert "InstanceNorm2d" in why_skipped(PSPModule(8, (1, 2), use_norm="instancenorm"))
-    assert pk.fuse_(PSPModule(8, (1, 2), use_norm=False)).fused
+    module = smp("pspnet.decoder", "PSPModule")
+    assert "InstanceNorm2d" in why_skipped(module(8, (1, 2), use_norm="instancenorm"))
+    assert pk.fuse_(module(8, (1, 2), use_norm=False)).fused
 
 
 # Registered classes.

@@ -64,7 +64,6 @@ def mirror(conv: Any) -> None:
 
 @pytest.fixture
 def aspp() -> Any:
-    torch.manual_seed(0)
     return ReferenceASPP(8, (2, 3), 8).eval()
 
 
@@ -148,7 +147,6 @@ def test_calling_the_package_fuse_says_what_was_meant() -> None:
 
 
 def test_frozen_modules_keep_what_they_derive_from_their_weights() -> None:
-    torch.manual_seed(0)
     head = ReferenceSegFormerHead((8, 8), 8, 3).eval()
     plain, maps = copy.deepcopy(head), [torch.randn(2, 8, 8, 8), torch.randn(2, 8, 4, 4)]
     pk.fuse_(head, backend="composed")
@@ -230,7 +228,6 @@ class MyPPMForward(PPMForward):
     ],
 )
 def test_an_adapter_says_where_the_layers_are_and_no_more(make: Any, adapter: Any, lost: Any, replaced: Any) -> None:
-    torch.manual_seed(0)
     pk.register_adapter(make, adapter)
     model = make().eval()
     plain = copy.deepcopy(model)
