@@ -163,8 +163,8 @@ def test_gradients_of_a_sum_share_no_memory() -> None:
 
 BINS = "at most 32 bins along an axis"
 EDGES = "the bins of all levels have .* edges along an axis of 4000, at most 840 are possible; use fewer bins"
-GATE = {"x": torch.zeros(1, WIDEST, 1, 1), "weight1": torch.zeros(1, WIDEST), "weight2": torch.zeros(WIDEST, 1)}
-SQUARE, SMALL = torch.randn(1, 2, 70, 70), torch.zeros(1, 1, 6, 5)
+GATE = {"x": torch.randn(1, WIDEST, 1, 1), "weight1": torch.randn(1, WIDEST), "weight2": torch.randn(WIDEST, 1)}
+SQUARE, SMALL = torch.randn(1, 2, 70, 70), torch.randn(1, 1, 6, 5)
 #: (op, arguments, backends, what it says): where a backend's limits are passed; ``auto`` takes another.
 REFUSED: list[tuple[str, dict[str, Any], tuple[str, ...], str]] = [
     ("pyramid_pool", {"x": SQUARE, "bins": (1, 32)}, ("triton",), f"{BINS}, all levels together"),
