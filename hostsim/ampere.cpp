@@ -98,25 +98,13 @@ void cp_async(uint32_t to, const void* from, int bytes, int valid, Site site) {
         execute(copy);
     } else {
         std::memset(copy.to, 0xFF, bytes);
-        engine.current->copies.push_back(copy);
+        engine.current->copies.issue(copy);
     }
 }
 
-void cp_async_commit() {
-    Thread& self = *engine.current;
-    self.copy_groups.push_back(self.copies.size());
-}
+void cp_async_commit() { engine.current->copies.commit(); }
 
-void cp_async_wait(int groups) {
-    Thread& self = *engine.current;
-    const size_t complete = self.copy_groups.size() - std::min(self.copy_groups.size(), static_cast<size_t>(groups));
-    if (!complete) return;
-    const size_t end = self.copy_groups[complete - 1];
-    for (size_t i = 0; i < end; ++i) execute(self.copies[i]);
-    self.copies.erase(self.copies.begin(), self.copies.begin() + static_cast<std::ptrdiff_t>(end));
-    self.copy_groups.erase(self.copy_groups.begin(), self.copy_groups.begin() + static_cast<std::ptrdiff_t>(complete));
-    for (size_t& group : self.copy_groups) group -= end;
-}
+void cp_async_wait(int groups) { engine.current->copies.wait(groups, execute); }
 
 void ldmatrix(uint32_t* r, int count, bool transposed, uint32_t address, Site site) {
     matrices<false>("ldmatrix", r, count, transposed, address, site);

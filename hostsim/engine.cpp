@@ -42,10 +42,8 @@ void prepare_block(Block& block, uint3 index, unsigned rank) {
         Thread& thread = block.threads[id];
         thread.done = thread.waited = false;
         thread.stack = nullptr;
-        thread.copies.clear();
-        thread.copy_groups.clear();
-        thread.stores.clear();
-        thread.store_groups.clear();
+        thread.copies = {};
+        thread.stores = {};
         thread.in_cluster_barrier = false;
         thread.index = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
         thread.id = id;
@@ -57,7 +55,7 @@ void prepare_block(Block& block, uint3 index, unsigned rank) {
         block.runnable.add(&thread);
     }
     for (Barrier& barrier : block.barriers) {
-        barrier.arrived = barrier.predicates = 0;
+        barrier.arrived = 0;
         barrier.waiting.clear();
         barrier.clock = {};
     }

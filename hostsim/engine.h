@@ -2,6 +2,7 @@
 // scheduler.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <list>
 #include <memory>
@@ -20,6 +21,29 @@ constexpr size_t window_bytes = 256 * 1024;  // of shared addresses before those
 constexpr size_t shared_limit = 232448;      // bytes a block may have on the largest GPU
 
 struct Block;
+
+/// Operations that a thread has issued, committed in groups, the oldest first.
+template <class T>
+class Groups {
+  public:
+    void issue(T operation) { issued_.push_back(std::move(operation)); }
+    void commit() { ends_.push_back(issued_.size()); }
+    /// Complete all but the newest `left` groups.
+    template <class Complete>
+    void wait(int left, Complete complete) {
+        const size_t groups = ends_.size() - std::min(ends_.size(), static_cast<size_t>(left));
+        if (!groups) return;
+        const auto end = static_cast<std::ptrdiff_t>(ends_[groups - 1]);
+        std::for_each(issued_.begin(), issued_.begin() + end, complete);
+        issued_.erase(issued_.begin(), issued_.begin() + end);
+        ends_.erase(ends_.begin(), ends_.begin() + static_cast<std::ptrdiff_t>(groups));
+        for (size_t& other : ends_) other -= static_cast<size_t>(end);
+    }
+
+  private:
+    std::vector<T> issued_;
+    std::vector<size_t> ends_;
+};
 
 /// A cp.async that has been issued.
 struct Copy {
@@ -40,11 +64,8 @@ struct Thread {
     // What it waits for, where it does.
     const char* what = nullptr;
     Site site;
-    // What it has in flight, and after how many of them each group ends.
-    std::vector<Copy> copies;
-    std::vector<size_t> copy_groups;
-    std::vector<std::shared_ptr<bool>> stores;  // true: done
-    std::vector<size_t> store_groups;
+    Groups<Copy> copies;
+    Groups<std::shared_ptr<bool>> stores;  // true: done
     bool in_cluster_barrier = false;
     uint64_t cluster_phase = 0;  // that it waits for
 };
@@ -71,7 +92,7 @@ struct Warp {
 };
 
 struct Barrier {
-    int expected = 0, arrived = 0, predicates = 0, outcome = 0;
+    int expected = 0, arrived = 0;
     Site site;  // of the first to arrive
     WaitList waiting;
     Clock clock;

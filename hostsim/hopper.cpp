@@ -51,13 +51,28 @@ void complete_bytes(MBarrier& barrier, int64_t bytes) {
     advance(barrier);
 }
 
-class Load final : public Pending {
+/// A box between global memory and shared memory at `offset`, moved row by row.
+class Bulk : public Pending {
+  protected:
+    Bulk(const TensorMap& map, const int* coordinates, uint32_t offset, const Site& site)
+        : map_(map), offset_(offset), site_(site) {
+        std::copy(coordinates, coordinates + map.rank, coordinates_);
+        issue_async(clock_);
+    }
+
+    TensorMap map_;
+    int coordinates_[5];
+    uint32_t offset_;
+    Site site_;
+    int64_t row_ = 0;
+    AsyncClock clock_;
+};
+
+class Load final : public Bulk {
   public:
     Load(const TensorMap& map, const int* coordinates, uint32_t offset, uint32_t barrier, uint32_t blocks,
          const Site& site)
-        : map_(map), offset_(offset), barrier_(barrier), blocks_(blocks), site_(site) {
-        std::copy(coordinates, coordinates + map.rank, coordinates_);
-        issue_async(clock_);
+        : Bulk(map, coordinates, offset, site), barrier_(barrier), blocks_(blocks) {
         for (const Block& block : engine.blocks)
             if (blocks_ >> block.rank & 1) note_async(clock_, block, barrier_, 8, false, site_);
     }
@@ -95,22 +110,14 @@ class Load final : public Pending {
         }
     }
 
-    TensorMap map_;
-    int coordinates_[5];
-    uint32_t offset_, barrier_, blocks_;
-    Site site_;
-    int64_t row_ = 0;
-    AsyncClock clock_;
+    uint32_t barrier_, blocks_;
 };
 
-class Store final : public Pending {
+class Store final : public Bulk {
   public:
     Store(const TensorMap& map, const int* coordinates, const Block& block, uint32_t offset, std::shared_ptr<bool> done,
           const Site& site)
-        : map_(map), block_(block), offset_(offset), done_(std::move(done)), site_(site) {
-        std::copy(coordinates, coordinates + map.rank, coordinates_);
-        issue_async(clock_);
-    }
+        : Bulk(map, coordinates, offset, site), block_(block), done_(std::move(done)) {}
     std::string describe() const override { return text("a bulk store from ", place(site_)); }
 
     bool step() override {
@@ -127,14 +134,8 @@ class Store final : public Pending {
     }
 
   private:
-    TensorMap map_;
-    int coordinates_[5];
     const Block& block_;
-    uint32_t offset_;
     std::shared_ptr<bool> done_;
-    Site site_;
-    int64_t row_ = 0;
-    AsyncClock clock_;
 };
 
 const TensorMap& checked_map(const void* map, int rank, uint32_t address, const char* what, const Site& site) {
@@ -233,26 +234,16 @@ void tma_store(const void* map, uint32_t from, int rank, const int* coordinates,
     if (!is_dynamic(from)) stop(text("bulk store at ", place(site), ": boxes leave dynamic shared memory here"));
     for (int64_t row = 0; row < row_count(tensor); ++row) check_box_row(tensor, coordinates, row, "bulk store", site);
     auto done = std::make_shared<bool>(false);
-    engine.current->stores.push_back(done);
+    engine.current->stores.issue(done);
     queue(std::make_unique<Store>(tensor, coordinates, *engine.current->block, offset_of(from), done, site));
 }
 
-void tma_store_commit() {
-    Thread& self = *engine.current;
-    self.store_groups.push_back(self.stores.size());
-}
+void tma_store_commit() { engine.current->stores.commit(); }
 
 void tma_store_wait(int groups) {
-    Thread& self = *engine.current;
-    const size_t complete = self.store_groups.size() - std::min(self.store_groups.size(), static_cast<size_t>(groups));
-    if (!complete) return;
-    const size_t end = self.store_groups[complete - 1];
-    for (size_t i = 0; i < end; ++i)
-        while (!*self.stores[i]) step_pending();
-    self.stores.erase(self.stores.begin(), self.stores.begin() + static_cast<std::ptrdiff_t>(end));
-    self.store_groups.erase(self.store_groups.begin(),
-                            self.store_groups.begin() + static_cast<std::ptrdiff_t>(complete));
-    for (size_t& group : self.store_groups) group -= end;
+    engine.current->stores.wait(groups, [](const std::shared_ptr<bool>& done) {
+        while (!*done) step_pending();
+    });
 }
 
 uint32_t cluster_rank() { return engine.current->block->rank; }

@@ -3,7 +3,6 @@
 
 #include <math.h>
 
-#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <type_traits>
@@ -30,17 +29,9 @@ inline void __nanosleep(unsigned) {}
 
 // One fiber runs at a time and leaves only where it waits: a plain read, change and write is atomic. Out of line and
 // unseen by the race build, which would take them for ordinary accesses.
-#define HOSTSIM_ATOMIC \
-    template <class T> \
-    __attribute__((noinline, no_sanitize("thread")))
-HOSTSIM_ATOMIC T atomicAdd(T* p, std::type_identity_t<T> v) {
+template <class T>
+__attribute__((noinline, no_sanitize("thread"))) T atomicAdd(T* p, std::type_identity_t<T> v) {
     const T old = *p;
     *p = old + v;
     return old;
 }
-HOSTSIM_ATOMIC T atomicMax(T* p, std::type_identity_t<T> v) {
-    const T old = *p;
-    *p = std::max(old, v);
-    return old;
-}
-#undef HOSTSIM_ATOMIC

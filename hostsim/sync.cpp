@@ -11,7 +11,7 @@ bool same_file(const Site& a, const Site& b) {
     return a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0;
 }
 
-Barrier& arrive(const char* what, int id, int threads, bool predicate, const Site& site) {
+Barrier& arrive(const char* what, int id, int threads, const Site& site) {
     Block& block = *engine.current->block;
     const int all = static_cast<int>(block.threads.size());
     if (id < 0 || id > 15) stop(text("barrier ", id, " at ", place(site), ": there are 16"));
@@ -30,7 +30,6 @@ Barrier& arrive(const char* what, int id, int threads, bool predicate, const Sit
                   place(barrier.site)));
     if (!threads && block.living != all)
         stop(text("divergent barrier: ", what, " at ", place(site), " after ", all - block.living, " returned"));
-    barrier.predicates += predicate;
     ++barrier.arrived;
     release(barrier.clock);
     return barrier;
@@ -38,8 +37,7 @@ Barrier& arrive(const char* what, int id, int threads, bool predicate, const Sit
 
 bool complete(Barrier& barrier) {
     if (barrier.arrived < barrier.expected) return false;
-    barrier.outcome = barrier.predicates;
-    barrier.arrived = barrier.predicates = 0;
+    barrier.arrived = 0;
     publish(barrier.clock);
     wake(barrier.waiting);
     return true;
@@ -65,46 +63,26 @@ void shuffle_lanes(Lanes& lanes) {
     for (int lane = 0; lane < warp_lanes; ++lane) {
         if (!(lanes.mask >> lane & 1)) continue;
         const int kind = lanes.argument[lane] >> 16 & 3, width = lanes.argument[lane] >> 8 & 63;
-        const int by = lanes.argument[lane] & 255, first = lane & ~(width - 1), last = first + width - 1;
-        int source = lane;
-        switch (static_cast<Shuffle>(kind)) {
-            case Shuffle::index:
-                source = first | (by & (width - 1));
-                break;
-            case Shuffle::up:
-                source = lane - by < first ? lane : lane - by;
-                break;
-            case Shuffle::down:
-                source = lane + by > last ? lane : lane + by;
-                break;
-            case Shuffle::exclusive_or:
-                source = (lane ^ by) > last ? lane : lane ^ by;
-                break;
-        }
+        const int by = lanes.argument[lane] & 255, first = lane & ~(width - 1);
+        int source = first | (by & (width - 1));
+        if (static_cast<Shuffle>(kind) == Shuffle::exclusive_or)
+            source = (lane ^ by) >= first + width ? lane : lane ^ by;
         // The value of a lane outside the mask is undefined: a NaN shows it.
         lanes.result[lane] = lanes.mask >> source & 1 ? lanes.value[source] : ~uint64_t{0};
     }
-}
-
-void vote_lanes(Lanes& lanes) {
-    unsigned ballot = 0;
-    for (int lane = 0; lane < warp_lanes; ++lane)
-        if (lanes.mask >> lane & 1) ballot |= static_cast<unsigned>(lanes.value[lane] & 1) << lane;
-    for (uint64_t& result : lanes.result) result = ballot | uint64_t{lanes.mask} << 32;
 }
 
 void meet(Lanes& lanes) { meet_lanes(lanes.mask); }
 
 }  // namespace
 
-int barrier(const char* what, int id, int threads, bool predicate, Site site) {
-    Barrier& meeting = arrive(what, id, threads, predicate, site);
+void barrier(const char* what, int id, int threads, bool, Site site) {
+    Barrier& meeting = arrive(what, id, threads, site);
     if (!complete(meeting)) wait_in(meeting.waiting, what, site);
     acquire(meeting.clock);
-    return meeting.outcome;
 }
 
-void barrier_arrive(int id, int threads, Site site) { complete(arrive("barrier arrive", id, threads, false, site)); }
+void barrier_arrive(int id, int threads, Site site) { complete(arrive("barrier arrive", id, threads, site)); }
 
 uint64_t warp_operation(const char* what, WarpOperation operation, unsigned mask, uint64_t value, int argument,
                         const Site& site) {
@@ -155,20 +133,6 @@ uint64_t shuffle(Shuffle kind, unsigned mask, uint64_t value, int lane, int widt
     const int by = kind == Shuffle::index ? lane & 31 : std::min(static_cast<unsigned>(lane), 255u);
     const int argument = static_cast<int>(kind) << 16 | width << 8 | by;
     return warp_operation("shuffle", shuffle_lanes, mask, value, argument, site);
-}
-
-unsigned vote(Vote kind, unsigned mask, bool predicate, Site site) {
-    const uint64_t result = warp_operation("vote", vote_lanes, mask, predicate, 0, site);
-    const auto ballot = static_cast<unsigned>(result), lanes = static_cast<unsigned>(result >> 32);
-    switch (kind) {
-        case Vote::ballot:
-            return ballot;
-        case Vote::any:
-            return ballot != 0;
-        case Vote::all:
-            return ballot == lanes;
-    }
-    return 0;
 }
 
 }  // namespace hostsim

@@ -1,4 +1,4 @@
-// Block barriers, warp shuffles and votes: a thread waits, as a fiber, until every thread named has arrived.
+// Block barriers and warp shuffles: a thread waits, as a fiber, until every thread named has arrived.
 #pragma once
 
 #include <bit>
@@ -10,15 +10,13 @@ namespace hostsim {
 
 using Site = std::source_location;
 
-enum class Shuffle : int { index, up, down, exclusive_or };
-enum class Vote : int { ballot, any, all };
+enum class Shuffle : int { index, exclusive_or };
 
-/// Wait for all `threads` of barrier `id`; 0 threads: the whole block. Returns how many gave a true predicate.
-int barrier(const char* what, int id, int threads, bool predicate, Site site);
+/// Wait for all `threads` of barrier `id`; 0 threads: the whole block. No kernel asks for the predicates.
+void barrier(const char* what, int id, int threads, bool predicate, Site site);
 void barrier_arrive(int id, int threads, Site site);
 void warp_barrier(unsigned mask, Site site);
 uint64_t shuffle(Shuffle kind, unsigned mask, uint64_t value, int lane, int width, Site site);
-unsigned vote(Vote kind, unsigned mask, bool predicate, Site site);
 
 template <class T>
 T shuffle(Shuffle kind, unsigned mask, T value, int lane, int width, Site site) {
@@ -35,15 +33,6 @@ T shuffle(Shuffle kind, unsigned mask, T value, int lane, int width, Site site) 
 #define HOSTSIM_HERE hostsim::Site site = hostsim::Site::current()
 
 inline void __syncthreads(HOSTSIM_HERE) { hostsim::barrier("__syncthreads", 0, 0, false, site); }
-inline int __syncthreads_count(int predicate, HOSTSIM_HERE) {
-    return hostsim::barrier("__syncthreads_count", 0, 0, predicate != 0, site);
-}
-inline int __syncthreads_or(int predicate, HOSTSIM_HERE) {
-    return hostsim::barrier("__syncthreads_or", 0, 0, predicate != 0, site) > 0;
-}
-inline int __syncthreads_and(int predicate, HOSTSIM_HERE) {
-    return hostsim::barrier("__syncthreads_and", 0, 0, predicate == 0, site) == 0;
-}
 inline void __syncwarp(unsigned mask = ~0u, HOSTSIM_HERE) { hostsim::warp_barrier(mask, site); }
 
 template <class T>
@@ -51,23 +40,6 @@ inline T __shfl_sync(unsigned mask, T value, int lane, int width = 32, HOSTSIM_H
     return hostsim::shuffle(hostsim::Shuffle::index, mask, value, lane, width, site);
 }
 template <class T>
-inline T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, HOSTSIM_HERE) {
-    return hostsim::shuffle(hostsim::Shuffle::up, mask, value, static_cast<int>(delta), width, site);
-}
-template <class T>
-inline T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, HOSTSIM_HERE) {
-    return hostsim::shuffle(hostsim::Shuffle::down, mask, value, static_cast<int>(delta), width, site);
-}
-template <class T>
 inline T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32, HOSTSIM_HERE) {
     return hostsim::shuffle(hostsim::Shuffle::exclusive_or, mask, value, lanes, width, site);
-}
-inline unsigned __ballot_sync(unsigned mask, int predicate, HOSTSIM_HERE) {
-    return hostsim::vote(hostsim::Vote::ballot, mask, predicate != 0, site);
-}
-inline int __any_sync(unsigned mask, int predicate, HOSTSIM_HERE) {
-    return static_cast<int>(hostsim::vote(hostsim::Vote::any, mask, predicate != 0, site));
-}
-inline int __all_sync(unsigned mask, int predicate, HOSTSIM_HERE) {
-    return static_cast<int>(hostsim::vote(hostsim::Vote::all, mask, predicate != 0, site));
 }

@@ -7,8 +7,6 @@ gradient that is all cancellation; so batches hold eight maps, which the image-l
 lies before the pyramid needs neither: it runs the same code in both forms.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

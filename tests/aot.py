@@ -6,23 +6,23 @@ local memory), on too much shared memory, and on a half-precision product withou
 Triton's cache instead: what tests and benchmarks of the op launch in that dtype on compute capability 9.0.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.modes import Seen
+from tests.processes import ROOT
+
 #: Bytes of shared memory that one block may take; beyond COMMON the smaller Ampere and Ada parts cannot run it.
 SHARED, COMMON = {80: 163 * 1024, 90: 227 * 1024}, 99 * 1024
 #: Processes that compile for one architecture, side by side.
@@ -50,22 +50,12 @@ def _types(value: Any) -> Any:
     return str(value.dtype) if isinstance(value, torch.Tensor) else type(value)
 
 
-class _Launched(TorchDispatchMode):
-    """Runs the implementations of registered operators, not their fakes, on fake tensors."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace != "pyramid_kernels":
-            return func(*args, **(kwargs or {}))
-        with self:
-            return func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args, **(kwargs or {}))
-
-
 def recorded(capability: int) -> list[Launch]:
     """One launch of every body that the launchers choose for ``BENCH``, and for ``CASES`` where they add kernels."""
-    from pyramid_kernels.ops._shared import launch
-    from tests.kernels import DTYPES, kernels_of, specified_ops, triton_modules
+    from tests.kernels import DTYPES, specified_ops
 
     found: dict[Any, Launch] = {}
+    wanted = _pretend(capability)
     dtype = torch.float32
 
     def keep(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], meta: dict[str, Any]) -> None:
@@ -73,25 +63,19 @@ def recorded(capability: int) -> list[Launch]:
         if kernel.__name__ in wanted:
             found.setdefault(entry.body, entry)
 
-    launch.start = keep
-    _pretend(capability)
-    wanted = {name for module in triton_modules().values() for name in kernels_of(module)}
-    with FakeTensorMode(allow_non_fake_inputs=True), _Launched():
-        for source in ("BENCH", "CASES"):
-            for op in specified_ops():
-                for dtype in DTYPES:
-                    for call in _calls(op, source, wanted, dtype):
-                        call()
-            wanted -= {entry.kernel.__name__ for entry in found.values()}
+    for source in SOURCES[::-1]:
+        for op, dtype in product(specified_ops(), DTYPES):
+            _launch(op, source, dtype, wanted, keep)
+        wanted -= {entry.kernel.__name__ for entry in found.values()}
     if wanted:
         raise SystemExit(f"no case launches {', '.join(sorted(wanted))}")
     return list(found.values())
 
 
-def _pretend(capability: int) -> None:
-    """Launchers take tensors on the CPU as if they lay on a GPU of ``capability``."""
+def _pretend(capability: int) -> set[str]:
+    """Launchers take tensors on the CPU as if they lay on a GPU of ``capability``; the names of all kernels."""
     from pyramid_kernels.ops._shared import triton as shared
-    from tests.kernels import triton_modules
+    from tests.kernels import kernels_of, triton_modules
 
     shared.COMPILED_FOR = capability
     cannot_launch = shared.cannot_launch
@@ -99,16 +83,39 @@ def _pretend(capability: int) -> None:
     def pretend(problem: Any, *args: Any, **kwargs: Any) -> str | None:
         return cannot_launch(problem._replace(device="cuda", arch=capability), *args, **kwargs)
 
-    for module in triton_modules().values():
+    modules = triton_modules().values()
+    for module in modules:
         if hasattr(module, "cannot_launch"):
             module.cannot_launch = pretend  # type: ignore[attr-defined]
+    return {name for module in modules for name in kernels_of(module)}
+
+
+def _launch(op: str, source: str, dtype: torch.dtype, kernels: set[str], start: Callable[..., None]) -> None:
+    """Call the cases that launch some of ``kernels``, in every layout and fp32 precision; ``start`` takes launches."""
+    from pyramid_kernels.ops._shared import launch
+    from pyramid_kernels.ops._shared.spec import materialise
+    from pyramid_kernels.verification import oracle
+
+    launch.start = start
+    spec = oracle.spec(op)
+    cases = [
+        case
+        for case in getattr(spec, source)
+        if kernels & set().union(*spec.launches(case, True, "triton"))
+        and not oracle.cannot_check(op, case, "triton", dtype, True, "cpu")
+    ]
+    precisions = (True, False) if dtype == torch.float32 else (True,)
+    with FakeTensorMode(allow_non_fake_inputs=True), Seen(inside=True):
+        for case, tf32, channels_last in product(cases, precisions, (True, False)):
+            torch.backends.cudnn.allow_tf32 = tf32
+            arguments = materialise(case, dtype, "cpu", channels_last)
+            y = oracle.call(op, arguments, "triton")[0]
+            if leaves := [t for _, t in oracle.leaves(arguments) if t.requires_grad]:
+                torch.autograd.grad(y, leaves, torch.empty_like(y), allow_unused=True)
 
 
 def warmed(op: str, dtype: torch.dtype, sources: Sequence[str]) -> int:
     """Compile whatever the op's cases launch in ``dtype``, with the values of their integers; how many launches."""
-    from pyramid_kernels.ops._shared import launch
-    from tests.kernels import kernels_of, triton_modules
-
     launches = 0
 
     def compile_only(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], meta: dict[str, Any]) -> None:
@@ -116,13 +123,9 @@ def warmed(op: str, dtype: torch.dtype, sources: Sequence[str]) -> int:
         launches += 1
         kernel.warmup(*_mock(args), grid=grid, **meta)
 
-    launch.start = compile_only
-    _pretend(WARMED)
-    every = {name for module in triton_modules().values() for name in kernels_of(module)}
-    with FakeTensorMode(allow_non_fake_inputs=True), _Launched():
-        for source in sources:
-            for call in _calls(op, source, every, dtype):
-                call()
+    kernels = _pretend(WARMED)
+    for source in sources:
+        _launch(op, source, dtype, kernels, compile_only)
     return launches
 
 
@@ -132,31 +135,6 @@ def _mock(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(_mock, value))
     return MockTensor(value.dtype) if isinstance(value, torch.Tensor) else value
-
-
-def _calls(op: str, source: str, wanted: set[str], dtype: torch.dtype) -> Iterator[Any]:
-    """A forward and backward call for every case, layout and fp32 precision."""
-    from pyramid_kernels.verification import oracle
-
-    spec = oracle.spec(op)
-    for case in getattr(spec, source):
-        names: set[str] = set().union(*spec.launches(case, True, "triton"))
-        if not names & wanted or oracle.cannot_check(op, case, "triton", dtype, True, "cpu"):
-            continue
-        for tf32 in (True, False) if dtype == torch.float32 else (True,):
-            for channels_last in (True, False):
-                yield lambda: _call(op, case, dtype, channels_last, tf32)  # noqa: B023
-
-
-def _call(op: str, case: Any, dtype: torch.dtype, channels_last: bool, tf32: bool) -> None:
-    from pyramid_kernels.ops._shared.spec import materialise
-    from pyramid_kernels.verification import oracle
-
-    torch.backends.cudnn.allow_tf32 = tf32
-    arguments = materialise(case, dtype, "cpu", channels_last)
-    y = oracle.call(op, arguments, "triton")[0]
-    if leaves := [t for _, t in oracle.leaves(arguments) if t.requires_grad]:
-        torch.autograd.grad(y, leaves, torch.empty_like(y), allow_unused=True)
 
 
 class _Driver:

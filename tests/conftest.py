@@ -1,11 +1,12 @@
 """Set-up of the whole suite, and the list of kernels that it must have launched."""
 
-from __future__ import annotations
-
 import os
+import sys
 import tempfile
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -30,6 +31,56 @@ define_detection_schemas()
 def _seeded() -> None:
     """Modules take their first weights from the global generator: the same ones whatever ran before."""
     torch.manual_seed(0)
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Runs a command of the package: its exit code, and what it alone printed."""
+    from pyramid_kernels.cli import main
+
+    def run(*argv: str) -> Said:
+        capsys.readouterr()
+        return Said(main(argv), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refused(cli: Callable[..., Said]) -> Callable[..., str]:
+    """Runs a command that must fail with one line, and with nothing done; the line."""
+
+    def run(*argv: str) -> str:
+        code, out, err = cli(*argv)
+        assert code == 2 and out == "" and err.count("\n") == 1, (code, out, err)
+        return err
+
+    return run
+
+
+@pytest.fixture
+def own_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten after it."""
+    from tests import foreign
+
+    foreign.load_libraries()
+    for registered in ("adapters", "notes"):
+        monkeypatch.setattr(foreign.registry, registered, dict(getattr(foreign.registry, registered)))
+
+
+@pytest.fixture
+def under_their_own_names(own_adapters: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classes of repositories stand where these have them."""
+    from tests.foreign import NAMES
+
+    for (name, attribute), cls in NAMES.items():
+        monkeypatch.setitem(sys.modules, name, sys.modules.get(name, ModuleType(name)))
+        monkeypatch.setattr(sys.modules[name], attribute, cls, raising=False)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -3,8 +3,6 @@
 ``python -m tests.cuda_faults PLACE`` plants fault number PLACE and prints what found it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shlex
@@ -16,8 +14,8 @@ from pathlib import Path
 
 from tests import hostsim
 from tests.faults import Fault, found_in
+from tests.processes import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 BRANCHES = "dilated_branches/dilated_branches"
 CONV = "pyramid_conv/pyramid_conv"
 GATE = "channel_gate"

@@ -5,8 +5,6 @@ Those of the CUDA kernels are in tests/cuda_faults.py.
 ``python -m tests.faults PLACE`` plants fault number PLACE in a copy of the package and prints what found it.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -4,17 +4,12 @@ Those of a library come from the library; those of a repository that cannot be i
 under the names that they have there.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import importlib.util
-import sys
-from collections.abc import Callable, Iterator
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -216,25 +211,12 @@ NAMES: dict[tuple[str, str], type[nn.Module]] = {
 
 
 @functools.cache
-def _import_libraries() -> None:
+def load_libraries() -> None:
     """Ahead of every test: their adapters are registered once, when their file here is first imported."""
     for name in registry.LIBRARIES:
         if importlib.util.find_spec(name.partition(".")[0]):
             importlib.import_module(name)
-
-
-@pytest.fixture(autouse=True)
-def under_their_own_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The classes stand where their repositories have them; adapters of this test only."""
-    _import_libraries()
     registry.load_libraries()
-    for registered in ("adapters", "notes"):
-        monkeypatch.setattr(registry, registered, dict(getattr(registry, registered)))
-    modules = {name: ModuleType(name) for name, _ in NAMES}
-    for (name, attribute), cls in NAMES.items():
-        setattr(modules[name], attribute, cls)
-        monkeypatch.setitem(sys.modules, name, modules[name])
-    yield
 
 
 def build(name: str, dtype: torch.dtype = torch.float64) -> Any:

@@ -6,8 +6,6 @@ in it, on a GPU: the caching allocator and the driver's launch. Exits with 1 whe
 noise alone.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time

@@ -5,8 +5,6 @@ kernels are compiled with AddressSanitizer and UBSan, ``race`` the one that is w
 runs on it a share of the CUDA kernels' tests, in about two minutes.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -18,8 +16,8 @@ from filelock import FileLock
 
 from pyramid_kernels._native import SIMULATOR
 from pyramid_kernels.ops import all_ops
+from tests.processes import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "hostsim"
 MODULE = BUILD / "hostsim" / f"_hostsim{sysconfig.get_config_var('EXT_SUFFIX')}"
 OPTIONS = ("-G", "Ninja", "-DPK_CUDA=OFF", f"-DPython_EXECUTABLE={sys.executable}")
@@ -61,10 +59,11 @@ def run(flavour: str) -> int | str:
         # Python is not linked with the sanitizer, whose library must come first and must find C++'s.
         environment["LD_PRELOAD"] = " ".join(map(_library, ("libasan.so", "libstdc++.so")))
         environment["ASAN_OPTIONS"] = "detect_leaks=0"
-    # The ops' own test files besides. Uncaptured, or a report would go down with the process.
+    # The ops' own tests besides. Uncaptured, or a report would go down with the process.
     command = [sys.executable, "-m", "pytest", "-n", "2", "-q", "-s", "-m", "not slow"]
-    command += ["-k", f"(cuda or ampere) and (not test_ops or {kinds})", str(ROOT / "tests" / "test_ops.py")]
-    command += [str(path) for op in all_ops() if (path := ROOT / "tests" / f"test_{op}.py").exists()]
+    command += ["-k", f"(cuda or ampere) and (not test_ops or {kinds})"]
+    files = [ROOT / "tests" / f"test_{name}.py" for name in ("ops", "other_calls", *all_ops())]
+    command += [str(path) for path in files if path.exists()]
     return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
 

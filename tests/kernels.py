@@ -1,13 +1,10 @@
 """What the package holds, found by walking it: ops, the cases of their specs, Triton and CUDA kernels."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 import importlib.util
 import pkgutil
 import re
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,8 +14,8 @@ from pyramid_kernels import _native, ops
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared.spec import Case
 from pyramid_kernels.verification.oracle import cannot_check, spec
+from tests.processes import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 _GLOBAL = re.compile(r"__global__[^;{]*?\b(\w+_kernel)\(")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

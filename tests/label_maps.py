@@ -1,7 +1,5 @@
 """Segmentation models as their libraries build them, small and with random weights, and when two label maps agree."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from tests.agreement import assert_ties_alone, fair_
 
@@ -25,10 +21,10 @@ WIDTHS = [8, 12, 16, 20]
 STAGES = [f"stage{i}" for i in range(1, 5)]
 
 
-def segformer() -> nn.Module:
+def segformer(**settings: Any) -> nn.Module:
     config = transformers.SegformerConfig(
         hidden_sizes=WIDTHS, depths=[1] * 4, num_attention_heads=[1, 2, 2, 2], decoder_hidden_size=16,
-        num_labels=CLASSES,
+        num_labels=CLASSES, **settings,
     )  # fmt: skip
     return transformers.SegformerForSemanticSegmentation(config)
 
@@ -95,19 +91,3 @@ def assert_same_labels(labels: Tensor, full: Tensor) -> None:
     """``labels`` are the largest classes of ``full``, but for ties within what a head's own roundings move."""
     assert len(full.argmax(1).unique()) >= 3, "a label map of one class proves nothing"
     assert_ties_alone(labels, full, 4 * torch.finfo(full.dtype).eps * full.abs().max())
-
-
-class Shapes(TorchDispatchMode):
-    """The shapes of all that is computed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[tuple[int, ...]] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.seen |= {tuple(t.shape) for t in tree_leaves(result) if isinstance(t, Tensor)}
-        return result
-
-    def builds(self, *shape: int) -> bool:
-        return any(seen[-len(shape) :] == shape for seen in self.seen)

@@ -4,8 +4,6 @@ What an import of theirs runs may start no process and open no connection; what 
 environment is put back.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import importlib.util

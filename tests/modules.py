@@ -1,33 +1,13 @@
 """Every module of ``pyramid_kernels.nn`` with an input, small: how it is made, its maps, the ops it runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pyramid_kernels.nn import (
-    ASPP,
-    DSPP,
-    MDSPP,
-    PPM,
-    SPP,
-    SPPF,
-    ASPPv2,
-    AttentionRefinementModule,
-    DeepLabV3PlusDecoder,
-    FeatureFusionModule,
-    HRFuse,
-    HRNetV2Head,
-    LargeFOV,
-    PSPHead,
-    ReferenceFeatureFusionModule,
-    SegFormerHead,
-    SpatialPyramidPooling,
-    UPerHead,
-)
+import pyramid_kernels as pk
 
 Size = tuple[int, int, int]
 
@@ -57,71 +37,63 @@ SEPARATE = f"{POOLED} separable_pyramid"
 DECODED = "dilated_branches pyramid_conv"
 
 MODULES: dict[str, Case] = {
-    "aspp": Case(lambda **kw: ASPP(6, (2, 3), 16, **kw), MAP, DENSE),
-    "aspp-one-rate": Case(lambda **kw: ASPP(6, (9,), 16, **kw), MAP, DENSE),
-    "aspp-separable": Case(lambda **kw: ASPP(6, (1, 2), 16, separable=True, **kw), MAP, SEPARABLE),
-    "aspp-project3": Case(lambda **kw: ASPP(6, (2, 3), 16, project_kernel=3, **kw), MAP, DENSE),
-    "aspp-pool-first": Case(lambda **kw: ASPP(6, (2, 3), 8, project_kernel=3, pool_first=True, **kw), MAP, DENSE),
-    "aspp-separable-pool-first": Case(
-        lambda **kw: ASPP(6, (2,), 8, separable=True, pool_first=True, **kw), MAP, SEPARABLE
-    ),
-    "ppm": Case(lambda **kw: PPM(6, 12, (1, 2, 3), **kw), MAP, POOLED),
-    "ppm-half-pixel": Case(lambda **kw: PPM(6, 12, (2, (1, 4), 9), align_corners=False, **kw), MAP, POOLED),
-    "largefov": Case(lambda **kw: LargeFOV(6, 3, hidden=8, rate=3, **kw), MAP, "dilated_branches"),
-    "aspp-v2": Case(lambda **kw: ASPPv2(6, 3, (1, 2, 4), **kw), MAP, "dilated_branches"),
-    "aspp-v2-hidden": Case(lambda **kw: ASPPv2(6, 3, (1, 3), hidden=4, **kw), MAP, "dilated_branches"),
-    "spp-net": Case(lambda **kw: SpatialPyramidPooling((4, (1, 2), 1), **kw), MAP, "pyramid_pool"),
-    "spp-net-ceil": Case(
-        lambda **kw: SpatialPyramidPooling((3, 2, 1), windows="ceil", **kw), [(4, 8, 7)], "pyramid_pool"
-    ),
-    "spp": Case(lambda **kw: SPP(8, 6, **kw), [(8, 15, 14)], "max_pool_pyramid"),
-    "spp-two": Case(lambda **kw: SPP(8, 6, (3, 7), **kw), [(8, 15, 14)], "max_pool_pyramid"),
-    "sppf": Case(lambda **kw: SPPF(8, 6, **kw), [(8, 15, 14)], "max_pool_pyramid"),
-    "sppf-yolo26": Case(lambda **kw: SPPF(8, 8, 5, 3, True, activation=False, **kw), [(8, 15, 14)], "max_pool_pyramid"),
-    "sppf-two-of-3": Case(lambda **kw: SPPF(8, 6, 3, 2, True, **kw), [(8, 15, 14)], "max_pool_pyramid"),
-    "dspp": Case(lambda **kw: DSPP(4, 3, (1, 2), **kw), [(4, 3, 5)], SEPARATE),
-    "mdspp": Case(lambda **kw: MDSPP(4, 8, (1, 2, 1, 2), **kw), [(4, 3, 5)], SEPARATE),
-    "hrfuse": Case(lambda **kw: HRFuse(WIDTHS, **kw), LEVELS, "upsample_merge"),
-    "hrfuse-bilinear": Case(lambda **kw: HRFuse(WIDTHS, mode="bilinear", **kw), ODD, "upsample_merge"),
+    "aspp": Case(partial(pk.nn.ASPP, 6, (2, 3), 16), MAP, DENSE),
+    "aspp-one-rate": Case(partial(pk.nn.ASPP, 6, (9,), 16), MAP, DENSE),
+    "aspp-separable": Case(partial(pk.nn.ASPP, 6, (1, 2), 16, separable=True), MAP, SEPARABLE),
+    "aspp-project3": Case(partial(pk.nn.ASPP, 6, (2, 3), 16, project_kernel=3), MAP, DENSE),
+    "aspp-pool-first": Case(partial(pk.nn.ASPP, 6, (2, 3), 8, project_kernel=3, pool_first=True), MAP, DENSE),
+    "aspp-separable-pool-first": Case(partial(pk.nn.ASPP, 6, (2,), 8, separable=True, pool_first=True), MAP, SEPARABLE),
+    "ppm": Case(partial(pk.nn.PPM, 6, 12, (1, 2, 3)), MAP, POOLED),
+    "ppm-half-pixel": Case(partial(pk.nn.PPM, 6, 12, (2, (1, 4), 9), align_corners=False), MAP, POOLED),
+    "largefov": Case(partial(pk.nn.LargeFOV, 6, 3, hidden=8, rate=3), MAP, "dilated_branches"),
+    "aspp-v2": Case(partial(pk.nn.ASPPv2, 6, 3, (1, 2, 4)), MAP, "dilated_branches"),
+    "aspp-v2-hidden": Case(partial(pk.nn.ASPPv2, 6, 3, (1, 3), hidden=4), MAP, "dilated_branches"),
+    "spp-net": Case(partial(pk.nn.SpatialPyramidPooling, (4, (1, 2), 1)), MAP, "pyramid_pool"),
+    "spp-net-ceil": Case(partial(pk.nn.SpatialPyramidPooling, (3, 2, 1), windows="ceil"), [(4, 8, 7)], "pyramid_pool"),
+    "spp": Case(partial(pk.nn.SPP, 8, 6), [(8, 15, 14)], "max_pool_pyramid"),
+    "spp-two": Case(partial(pk.nn.SPP, 8, 6, (3, 7)), [(8, 15, 14)], "max_pool_pyramid"),
+    "sppf": Case(partial(pk.nn.SPPF, 8, 6), [(8, 15, 14)], "max_pool_pyramid"),
+    "sppf-yolo26": Case(partial(pk.nn.SPPF, 8, 8, 5, 3, True, activation=False), [(8, 15, 14)], "max_pool_pyramid"),
+    "sppf-two-of-3": Case(partial(pk.nn.SPPF, 8, 6, 3, 2, True), [(8, 15, 14)], "max_pool_pyramid"),
+    "dspp": Case(partial(pk.nn.DSPP, 4, 3, (1, 2)), [(4, 3, 5)], SEPARATE),
+    "mdspp": Case(partial(pk.nn.MDSPP, 4, 8, (1, 2, 1, 2)), [(4, 3, 5)], SEPARATE),
+    "hrfuse": Case(partial(pk.nn.HRFuse, WIDTHS), LEVELS, "upsample_merge"),
+    "hrfuse-bilinear": Case(partial(pk.nn.HRFuse, WIDTHS, mode="bilinear"), ODD, "upsample_merge"),
     "hrfuse-corners": Case(
-        lambda **kw: HRFuse(WIDTHS, mode="bilinear", align_corners=True, **kw), LEVELS, "upsample_merge"
+        partial(pk.nn.HRFuse, WIDTHS, mode="bilinear", align_corners=True), LEVELS, "upsample_merge",
     ),
-    "hrfuse-finest": Case(lambda **kw: HRFuse(WIDTHS, multi_scale_output=False, **kw), ODD, "upsample_merge"),
-    "psp": Case(lambda **kw: PSPHead(8, 3, hidden_dim=8, **kw), [(8, 7, 5)], HEAD),
-    "psp-half-pixel": Case(
-        lambda **kw: PSPHead(8, 3, (1, 2), hidden_dim=8, align_corners=False, **kw), [(8, 6, 6)], HEAD
-    ),
-    "segformer": Case(lambda **kw: SegFormerHead(WIDTHS, 8, 3, **kw), LEVELS, JOINED),
-    "segformer-odd": Case(lambda **kw: SegFormerHead(WIDTHS, 8, 3, **kw), UNEVEN, JOINED),
-    "uper": Case(lambda **kw: UPerHead(WIDTHS, 8, 3, **kw), LEVELS, HEAD),
-    "uper-corners": Case(lambda **kw: UPerHead(WIDTHS, 8, 3, (1, 4), align_corners=True, **kw), UNEVEN, HEAD),
-    "hrnetv2": Case(lambda **kw: HRNetV2Head(WIDTHS, 3, **kw), LEVELS, JOINED),
+    "hrfuse-finest": Case(partial(pk.nn.HRFuse, WIDTHS, multi_scale_output=False), ODD, "upsample_merge"),
+    "psp": Case(partial(pk.nn.PSPHead, 8, 3, hidden_dim=8), [(8, 7, 5)], HEAD),
+    "psp-half-pixel": Case(partial(pk.nn.PSPHead, 8, 3, (1, 2), hidden_dim=8, align_corners=False), [(8, 6, 6)], HEAD),
+    "segformer": Case(partial(pk.nn.SegFormerHead, WIDTHS, 8, 3), LEVELS, JOINED),
+    "segformer-odd": Case(partial(pk.nn.SegFormerHead, WIDTHS, 8, 3), UNEVEN, JOINED),
+    "uper": Case(partial(pk.nn.UPerHead, WIDTHS, 8, 3), LEVELS, HEAD),
+    "uper-corners": Case(partial(pk.nn.UPerHead, WIDTHS, 8, 3, (1, 4), align_corners=True), UNEVEN, HEAD),
+    "hrnetv2": Case(partial(pk.nn.HRNetV2Head, WIDTHS, 3), LEVELS, JOINED),
     "hrnetv2-corners": Case(
-        lambda **kw: HRNetV2Head(WIDTHS, 3, channels=8, kernel_size=3, align_corners=True, **kw), UNEVEN, JOINED
+        partial(pk.nn.HRNetV2Head, WIDTHS, 3, channels=8, kernel_size=3, align_corners=True), UNEVEN, JOINED,
     ),
     "decoder": Case(
-        lambda **kw: DeepLabV3PlusDecoder(8, 4, 8, (2, 3), **DECODER, **kw), [(4, 13, 9), (8, 5, 4)],
+        partial(pk.nn.DeepLabV3PlusDecoder, 8, 4, 8, (2, 3), **DECODER), [(4, 13, 9), (8, 5, 4)],
         f"{DECODED} upsample_merge",
     ),
     "decoder-low-first": Case(
-        lambda **kw: DeepLabV3PlusDecoder(8, 4, 8, (2,), low_first=True, align_corners=False, **DECODER, **kw),
+        partial(pk.nn.DeepLabV3PlusDecoder, 8, 4, 8, (2,), low_first=True, align_corners=False, **DECODER),
         [(4, 12, 8), (8, 3, 2)], DECODED,
     ),
     "decoder-dense": Case(
-        lambda **kw: DeepLabV3PlusDecoder(8, 4, 8, (2,), separable=False, low_first=True, **DECODER, **kw),
+        partial(pk.nn.DeepLabV3PlusDecoder, 8, 4, 8, (2,), separable=False, low_first=True, **DECODER),
         [(4, 12, 8), (8, 3, 2)], f"{DENSE} {JOINED}",
     ),
-    "arm": Case(lambda **kw: AttentionRefinementModule(6, 8, **kw), MAP, "channel_gate"),
+    "arm": Case(partial(pk.nn.AttentionRefinementModule, 6, 8), MAP, "channel_gate"),
     "arm-bias-without-norm": Case(
-        lambda **kw: AttentionRefinementModule(6, 5, norm=None, bias=True, **kw), [(6, 4, 3)], "channel_gate"
+        partial(pk.nn.AttentionRefinementModule, 6, 5, norm=None, bias=True), [(6, 4, 3)], "channel_gate",
     ),
-    "arm-of-x": Case(lambda **kw: AttentionRefinementModule(6, norm="unused", bias=True, **kw), MAP, "channel_gate"),
-    "ffm": Case(lambda **kw: FeatureFusionModule(9, 8, **kw), [(5, 6, 7), (4, 6, 7)], "channel_gate"),
-    "ffm-hidden": Case(
-        lambda **kw: FeatureFusionModule((5, 4), 8, hidden=2, **kw), [(5, 6, 7), (4, 6, 7)], "channel_gate"
-    ),
+    "arm-of-x": Case(partial(pk.nn.AttentionRefinementModule, 6, norm="unused", bias=True), MAP, "channel_gate"),
+    "ffm": Case(partial(pk.nn.FeatureFusionModule, 9, 8), [(5, 6, 7), (4, 6, 7)], "channel_gate"),
+    "ffm-hidden": Case(partial(pk.nn.FeatureFusionModule, (5, 4), 8, hidden=2), [(5, 6, 7), (4, 6, 7)], "channel_gate"),
     "ffm-3x3-bias": Case(
-        lambda **kw: FeatureFusionModule((5, 4, 3), 6, kernel_size=3, hidden=6, bias=True, norm=True, **kw),
+        partial(pk.nn.FeatureFusionModule, (5, 4, 3), 6, kernel_size=3, hidden=6, bias=True, norm=True),
         [(5, 8, 6), (4, 4, 3), (3, 2, 2)], "channel_gate pyramid_conv upsample_merge",
     ),
 }  # fmt: skip
@@ -165,7 +137,7 @@ def given(maps: list[Tensor]) -> Any:
 def results(module: Any, maps: list[Tensor]) -> list[Tensor]:
     """What ``module``, compiled or wrapped or as it is, gives for ``maps``, handed over as it takes them."""
     bare = getattr(module, "_orig_mod", getattr(module, "module", module))
-    spread = len(maps) == 1 or isinstance(bare, ReferenceFeatureFusionModule)
+    spread = len(maps) == 1 or isinstance(bare, pk.nn.ReferenceFeatureFusionModule)
     y = module(*maps) if spread else module(maps)
     return y if isinstance(y, list) else [y]
 

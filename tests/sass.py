@@ -5,8 +5,6 @@
 nvcc and the cuobjdump of Triton's wheel, but no GPU; without nvcc it says so and passes.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

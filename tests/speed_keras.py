@@ -4,8 +4,6 @@ In every form that Keras has: speed.h5, speed.keras, speed.weights.h5, an optimi
 speed.npz holds an image ("x") and Keras's own answer ("y"), channels last. Keras runs on PyTorch.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What ``fuse_`` promises of every class of a library or repository that it takes, asked of each once."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import io
@@ -16,10 +14,10 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 import pyramid_kernels as pk
 from tests.agreement import count_fused
-from tests.foreign import FOREIGN, build, inputs, under_their_own_names
+from tests.foreign import FOREIGN, build, inputs
 from tests.modules import assert_same, freeze_norms, step
 
-__all__ = ["under_their_own_names"]
+pytestmark = pytest.mark.usefixtures("under_their_own_names")
 
 MODES: dict[str, Callable[[Any], Any]] = {"train": nn.Module.train, "eval": nn.Module.eval, "frozen": freeze_norms}
 #: In training the norm of their gate takes statistics of the batch, and their own forward runs.

@@ -1,7 +1,5 @@
 """What ``fuse_`` leaves alone, and why: each differs from what it takes by what weights and keys do not show."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +7,10 @@ import pytest
 from torch import nn
 
 from tests import third_party_gates as gates
-from tests.foreign import build, under_their_own_names, why_skipped
+from tests.foreign import build, why_skipped
 from tests.libraries import conv_module as block
 
-__all__ = ["under_their_own_names"]
+pytestmark = pytest.mark.usefixtures("under_their_own_names")
 
 TF = "transformers-"
 Change = Callable[[Any], Any]
@@ -69,6 +67,14 @@ def own_forward(path: str) -> Change:
     return lambda m: setattr(m.get_submodule(path), "forward", lambda x: x)
 
 
+def sharded(m: Any) -> None:
+    m.convs[0][0].__class__ = type("FSDPConv2d", (type("FSDPModule", (), {}), nn.Conv2d), {})
+
+
+def distributed(m: Any) -> None:
+    m.convs[1][0].weight = type("Distributed", (nn.Parameter,), {})(m.convs[1][0].weight.detach())
+
+
 #: Of a convolution of a head, whichever.
 SPATIAL: list[tuple[dict[str, Any], str]] = [
     ({"stride": 2}, "stride=(2, 2)"),
@@ -106,6 +112,9 @@ DECLINED: list[tuple[str, Change, str]] = [
         for norm in (nn.GroupNorm(2, 6), nn.InstanceNorm2d(6), nn.LayerNorm([6, 7, 5]), nn.BatchNorm3d(6))
     ],
     ("torchvision", put("convs.0.1", nn.LazyBatchNorm2d), "LazyBatchNorm2d"),
+    ("torchvision", lambda m: nn.utils.parametrizations.weight_norm(m.convs[0][0]), "convs.0.0 is parametrized"),
+    ("torchvision", sharded, "convs.0.0 is sharded by FSDP"),
+    ("torchvision", distributed, "convs.1.0 holds its weight as a Distributed"),
     ("smp-psp-module", put("blocks", nn.ModuleList()), "blocks is not"),
     ("smp-psp-module", put("blocks.0", nn.Identity()), "blocks.0 is a Identity"),
     ("smp-psp-module", put("blocks.1.pool.0", nn.AvgPool2d(2)), "blocks.1.pool holds"),

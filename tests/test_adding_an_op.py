@@ -1,18 +1,15 @@
 """That CONTRIBUTING.md is true: an op is its own files and one line, and the generic suite holds it to everything."""
 
-from __future__ import annotations
-
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests import hostsim
 from tests.kernels import DEVICE, ROOT
+from tests.processes import python
 
 pytestmark = [
     pytest.mark.slow,
@@ -55,10 +52,8 @@ def renamed(text: str) -> str:
 
 def run_suite(tree: Path, *files: str) -> tuple[str, dict[str, int]]:
     """What the generic suite prints of the new op, and how many tests ended in which way."""
-    environment = os.environ | {"PYTHONPATH": str(tree)}
-    environment.pop(hostsim.SIMULATOR, None)
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-m", "not slow", "-k", TOY[0], *files]
-    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=900)
+    command = ("-m", "pytest", "-v", "-p", "no:cacheprovider", "-m", "not slow", "-k", TOY[0], *files)
+    done = python(*command, cwd=tree, PYTHONPATH=str(tree), **{hostsim.SIMULATOR: None})
     counts = {how: int(n) for n, how in re.findall(r"(\d+) (passed|failed|error)", done.stdout.splitlines()[-1])}
     return done.stdout + done.stderr, counts
 

@@ -1,17 +1,11 @@
 """Every kernel compiles for compute capability 8.0 and 9.0 without a spill; `.ci/run` compiles more bodies."""
 
-from __future__ import annotations
-
-import subprocess
-import sys
-
 import pytest
 
-from tests.aot import ROOT
+from tests.processes import python
 
 
 @pytest.mark.slow
 def test_kernels_compile_ahead_of_time() -> None:
-    command = [sys.executable, "-m", "tests.aot", "--quick"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    done = python("-m", "tests.aot", "--quick")
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]

@@ -1,7 +1,5 @@
 """``functional.aspp``, a composite: beside the chain that it stands for, with and without an image-level branch."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

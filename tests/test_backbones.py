@@ -1,7 +1,5 @@
 """The backbones of the networks: strides, rates, and the names that they refuse."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

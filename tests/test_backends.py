@@ -1,11 +1,8 @@
 """Which backend runs: decisions about problems on GPUs that are not here, and what is said about them."""
 
-from __future__ import annotations
-
+import functools
 import os
 import re
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +17,9 @@ from pyramid_kernels.backends import BackendError, Problem, resolve
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared import triton as shared
 from pyramid_kernels.verification import ledger
+from tests import processes
 from tests.test_errors import GOOD
 
-ROOT = Path(__file__).resolve().parent.parent
 HOPPER = Problem("cuda", 90, torch.float16, True, ("avg", "adaptive", 4, 16, 16), "NVIDIA H100")
 BODY = {"backend": "triton", "dtype": "float16", "layout": "channels_last", "arch": 90, "gpu": "NVIDIA H100"}
 POOL = all_ops()["pyramid_pool"]
@@ -220,10 +217,7 @@ def test_every_public_function_of_an_op_can_be_explained() -> None:
 POOLED = "import torch, pyramid_kernels as pk; pk.functional.pyramid_pool(torch.zeros(1, 2, 8, 8), (1, 2))"
 
 
-def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    inherited |= {"PYTHONPATH": str(ROOT)} | environment
-    return subprocess.run([sys.executable, "-c", code], env=inherited, capture_output=True, text=True, timeout=120)
+python = functools.partial(processes.python, "-c", TRITON_INTERPRET=None)
 
 
 def test_the_environment_names_the_default_backend() -> None:

@@ -1,7 +1,5 @@
 """The benchmarks: what is timed under which name, what is written and when, and what the report makes of it."""
 
-from __future__ import annotations
-
 import csv
 import sys
 from pathlib import Path
@@ -16,9 +14,9 @@ from pyramid_kernels.benchmark import rows, run, timing
 from pyramid_kernels.benchmark.modules import MODULES
 from pyramid_kernels.benchmark.subjects import SAME, op_names, subjects, work
 from pyramid_kernels.cli import main
+from tests.kernels import ROOT
+from tests.marks import needs_cpu
 
-ROOT = Path(__file__).parents[1]
-needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 OP = "separable_pyramid"
 QUICK = ["bench", "--quick", "--op", OP, "--mode", "forward", "--device", "cpu"]
 
@@ -39,14 +37,11 @@ def tree() -> dict[Path, int]:
 
 
 @needs_cpu
-def test_writes_nothing_without_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_writes_nothing_without_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Any) -> None:
     before = tree()
     monkeypatch.chdir(tmp_path)
-    assert main(QUICK) == 0
-    out = capsys.readouterr().out
-    assert "Nothing is written without --out." in out and "eager / this" in out
+    code, out, _ = cli(*QUICK)
+    assert code == 0 and "Nothing is written without --out." in out and "eager / this" in out
     assert tree() == before and not list(tmp_path.iterdir())
 
 
@@ -74,21 +69,17 @@ def test_rows_say_what_they_are_and_join_older_ones(tmp_path: Path) -> None:
     ],
 )
 def test_refuses_before_it_measures(
-    more: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    more: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Any
 ) -> None:
     monkeypatch.setattr(timing, "interleaved", None)
     (tmp_path / "file").write_text("")
-    assert main(["bench", *(word.replace("{file}", str(tmp_path / "file")) for word in more)]) == 2
-    assert message in (err := capsys.readouterr().err) and err.count("\n") == 1
+    assert message in refused("bench", *(word.replace("{file}", str(tmp_path / "file")) for word in more))
 
 
-def test_a_tree_with_changes_records_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_tree_with_changes_records_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
     monkeypatch.setenv("PYRAMID_KERNELS_COMMIT", "0123abc-dirty")
     for command in (["--op", OP], ["--model", "SPEED"]):
-        assert main(["bench", *command, "--out", str(tmp_path / "new")]) == 2
-        assert "changes that no commit holds" in capsys.readouterr().err
+        assert "changes that no commit holds" in refused("bench", *command, "--out", str(tmp_path / "new"))
     assert not list(tmp_path.iterdir())
 
 
@@ -117,28 +108,25 @@ def test_a_module_runs_as_many_images_as_its_name_says(monkeypatch: pytest.Monke
 
 
 @needs_cpu
-def test_the_ratio_stands_beside_same_path(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*QUICK[:3], "nn.MDSPP", *QUICK[4:]]) == 0
-    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.startswith("nn.MDSPP")]
+def test_the_ratio_stands_beside_same_path(cli: Any) -> None:
+    out = cli(*QUICK[:3], "nn.MDSPP", *QUICK[4:]).out
+    lines = [line.rstrip() for line in out.splitlines() if line.startswith("nn.MDSPP")]
     (line,) = [line for line in lines if " auto " in line]
     assert line.endswith(SAME) and float(line.removesuffix(SAME).split()[-1]) > 0
 
 
 @needs_cpu
-def test_nothing_is_reported_of_a_provider_that_is_wrong(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_reported_of_a_provider_that_is_wrong(monkeypatch: pytest.MonkeyPatch, cli: Any) -> None:
     from pyramid_kernels.ops.max_pool_pyramid import composed
 
     right = composed.max_pool_pyramid
     quick = ["bench", "--quick", "--op", "max_pool_pyramid", "--mode", "forward", "--device", "cpu"]
     monkeypatch.setattr(composed, "max_pool_pyramid", lambda *args, **kw: 1.1 * right(*args, **kw))
-    assert main(quick) == 1
-    out, err = capsys.readouterr()
-    assert "a check is red" in err and "eager  " not in out
+    code, out, err = cli(*quick)
+    assert code == 1 and "a check is red" in err and "eager  " not in out
     monkeypatch.setattr(composed, "max_pool_pyramid", lambda *args, **kw: 1 / 0)
-    assert main(quick) == 1
-    assert "ZeroDivisionError" in capsys.readouterr().err
+    code, _, err = cli(*quick)
+    assert code == 1 and "ZeroDivisionError" in err
 
 
 def test_labels_that_differ() -> None:
@@ -160,13 +148,11 @@ class Small(models.SPPNet):
 
 
 @needs_cpu
-def test_a_network_says_why_nothing_is_fused_and_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_network_says_why_nothing_is_fused_and_is_kept(tmp_path: Path, monkeypatch: Any, cli: Any) -> None:
     monkeypatch.setattr(models, "networks", lambda: {"Small": Small})
     command = ["bench", "--model", "all", "--quick", "--mode", "forward", "--device", "cpu"]
-    assert main([*command, "--out", str(tmp_path)]) == 0
-    assert "original forward: the unfused chain is what auto takes" in capsys.readouterr().out
+    code, out, _ = cli(*command, "--out", str(tmp_path))
+    assert code == 0 and "original forward: the unfused chain is what auto takes" in out
     (row,) = read(next(tmp_path.glob("networks-*.csv")))
     assert (row["network"], row["quick"], row["dtype"]) == ("Small", "yes", "float32")
     assert row["ratio"].endswith(SAME) and row["path"].startswith("original forward: ")

@@ -3,8 +3,6 @@
 Installing takes minutes, so what does is marked slow; ``.ci/run`` runs it after ``make test``.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -21,12 +19,11 @@ import torch
 import setup  # the build script at the root of the tree
 from tests import sass
 from tests.kernels import cuda_kernels
+from tests.processes import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 KNOBS = ("PYRAMID_KERNELS_CUDA", "PYRAMID_KERNELS_CUDA_ARCHS", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CUDA_PATH")
 NVCC = setup.Nvcc("/opt/cuda/bin/nvcc", "12.4.131", (75, 80, 86, 89, 90))
 slow = pytest.mark.slow
-needs_nvcc = pytest.mark.skipif(isinstance(setup.find_nvcc(), str), reason="needs nvcc")
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +31,12 @@ def knobs(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in KNOBS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.fixture(scope="session")
+def nvcc() -> setup.Nvcc:
+    found = setup.find_nvcc()
+    return pytest.skip(f"needs nvcc: {found}") if isinstance(found, str) else found
 
 
 def run(*command: str | Path, cwd: Path = ROOT, ok: bool = True, **environment: str) -> str:
@@ -81,12 +84,16 @@ def test_architectures_that_cannot_be(variable: str, text: str, message: str, mo
     assert variable in str(stopped.value) and message in str(stopped.value)
 
 
+def script(path: Path, lines: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{lines}\n")
+    path.chmod(0o755)
+    return path
+
+
 def old_nvcc(folder: Path, otherwise: str = "exit 1") -> Path:
     """An nvcc that knows nothing after Hopper."""
-    nvcc = folder / "nvcc"
-    nvcc.write_text(f'#!/bin/sh\n[ "$1" = --list-gpu-code ] || {otherwise}\nprintf "sm_80\\nsm_90\\n"\n')
-    nvcc.chmod(0o755)
-    return nvcc
+    return script(folder / "nvcc", f'[ "$1" = --list-gpu-code ] || {otherwise}\nprintf "sm_80\\nsm_90\\n"')
 
 
 @pytest.mark.parametrize("text", ["", " "])
@@ -100,10 +107,7 @@ def test_an_old_nvcc_leaves_default_architectures_out(
 
 
 def test_an_nvcc_without_cpp20_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nvcc = tmp_path / "bin" / "nvcc"
-    nvcc.parent.mkdir()
-    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 11.8, V11.8.89'\n")
-    nvcc.chmod(0o755)
+    nvcc = script(tmp_path / "bin" / "nvcc", "echo 'Cuda compilation tools, release 11.8, V11.8.89'")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     setup.find_nvcc.cache_clear()
     assert f"CUDA_HOME: {nvcc} is 11.8.89, 12.5 or newer is needed" in str(setup.find_nvcc())
@@ -147,7 +151,7 @@ def wheel(source: Path, folder: Path, **environment: str) -> tuple[str, Path, di
 
 
 @pytest.fixture(scope="session")
-def core(source: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def core(nvcc: setup.Nvcc, source: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A wheel with the CUDA core, built by pip alone in an environment that has no torch."""
     environment = {"PYRAMID_KERNELS_CUDA": "1", "PYRAMID_KERNELS_CUDA_ARCHS": "80-real", "MAX_JOBS": "2"}
     said, installed, info = wheel(source, tmp_path_factory.mktemp("core"), **environment)
@@ -165,7 +169,6 @@ def test_without_nvcc_the_rest_is_installed(source: Path, tmp_path: Path) -> Non
 
 
 @slow
-@needs_nvcc
 def test_the_core_is_built_and_says_how(core: SimpleNamespace) -> None:
     assert core.info["archs"] == "80-real" and core.info["nvcc"].count(".") == 2
     kept = json.loads((core.installed / "pyramid_kernels" / "build_info.json").read_text())["sources"]
@@ -188,7 +191,6 @@ cuda.forward(x, y, indices, Settings([1, 1], "avg", "adaptive"))
 
 
 @slow
-@needs_nvcc
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a driver sees")
 def test_a_launch_without_a_driver_says_what_was_built_and_found(core: SimpleNamespace) -> None:
     said = run(sys.executable, "-c", LAUNCH, cwd=core.installed, ok=False, PYTHONPATH=str(core.installed))
@@ -197,7 +199,6 @@ def test_a_launch_without_a_driver_says_what_was_built_and_found(core: SimpleNam
 
 
 @slow
-@needs_nvcc
 def test_a_cpp_program_links_the_installed_library(core: SimpleNamespace, tmp_path: Path) -> None:
     run("cmake", "--install", core.build, "--prefix", tmp_path / "prefix")
     options = (f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}", "-G", "Ninja")
@@ -227,10 +228,7 @@ def test_cmake_configures_without_nvcc_and_without_pybind11(tmp_path: Path) -> N
 
 
 @slow
-@needs_nvcc
-def test_cmake_alone_leaves_out_the_same_architectures(tmp_path: Path) -> None:
-    nvcc = setup.find_nvcc()
-    assert isinstance(nvcc, setup.Nvcc)
+def test_cmake_alone_leaves_out_the_same_architectures(nvcc: setup.Nvcc, tmp_path: Path) -> None:
     compiler = old_nvcc(tmp_path, f'exec {nvcc.path} "$@"')
     options = (f"-DCMAKE_CUDA_COMPILER={compiler}", "-DPK_CUDA=ON", "-DPK_TESTS=OFF")
     said = run("cmake", "-S", ROOT, "-B", tmp_path / "build", "-G", "Ninja", *options)
@@ -252,22 +250,16 @@ def test_the_gate_complains_of_stack_and_of_missing_kernels() -> None:
     assert sass.complaints([]) == ["the module holds no kernels"]
 
 
-@needs_nvcc
-def test_the_gate_reads_what_nvcc_compiled(tmp_path: Path) -> None:
+def test_the_gate_reads_what_nvcc_compiled(nvcc: setup.Nvcc, tmp_path: Path) -> None:
     indexed = "int a[64]; for (int i = 0; i < 64; ++i) a[i] = p[i] * i; p[0] = a[p[1] % 64];"
     kernel = f"template <class T> __global__ void hungry_fwd_kernel(T* p) {{ {indexed} }}"
     (tmp_path / "kernel.cu").write_text(f"{kernel}\ntemplate __global__ void hungry_fwd_kernel<int>(int*);\n")
-    nvcc = setup.find_nvcc()
-    assert isinstance(nvcc, setup.Nvcc)
     run(nvcc.path, "-arch=sm_80", "-c", tmp_path / "kernel.cu", "-o", tmp_path / "kernel.o")
     (body,) = sass.bodies(tmp_path / "kernel.o")
     assert body.kernel == "hungry_fwd_kernel" and body.arch == "80" and body.stack >= 256 and body.registers > 0
 
 
-@needs_nvcc
-def test_the_gate_reads_which_products_are_serialised(tmp_path: Path) -> None:
-    nvcc = setup.find_nvcc()
-    assert isinstance(nvcc, setup.Nvcc)
+def test_the_gate_reads_which_products_are_serialised(nvcc: setup.Nvcc, tmp_path: Path) -> None:
     for name, between in (("apart", ""), ("touched", "d[s] += 1;")):
         (tmp_path / "kernel.cu").write_text(
             f"""#include "common/ptx/wgmma.cuh"

@@ -1,12 +1,9 @@
 """The command line: exit codes, one line per error, and what each command prints."""
 
-from __future__ import annotations
-
 import functools
 import gc
 import io
 import json
-import os
 import subprocess
 import sys
 import time
@@ -31,19 +28,10 @@ from pyramid_kernels.console import UsageError
 from pyramid_kernels.nn import DeepLabV3PlusDecoder, HRFuse, SpatialPyramidPooling
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.verification import ledger, oracle
+from tests.marks import needs_cpu
+from tests.processes import ROOT, python
 
-needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
-
-
-ROOT = Path(__file__).parents[1]
-
-
-def run(*argv: str, **settings: str | None) -> subprocess.CompletedProcess[str]:
-    """The command in a process, with ``settings`` in its environment; None takes one away."""
-    environment = {k: v for k, v in {**os.environ, **settings}.items() if v is not None}
-    command = [sys.executable, "-m", "pyramid_kernels", *argv]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT, env=environment)
-
+run = functools.partial(python, "-m", "pyramid_kernels")
 
 BAD = {
     (): "a command is missing",
@@ -67,21 +55,15 @@ BAD = {
 
 
 @pytest.mark.parametrize("argv", BAD, ids=lambda argv: " ".join(argv) or "nothing")
-def test_bad_input_is_one_line_and_exit_code_2(
-    argv: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(Path(__file__).parents[1])
-    assert main(argv) == 2
-    out, err = capsys.readouterr()
-    assert BAD[argv] in err
-    assert err.count("\n") == 1 and out == ""
+def test_bad_input_is_one_line_and_exit_code_2(argv: tuple[str, ...], refused: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(ROOT)
+    assert BAD[argv] in refused(*argv)
 
 
 @needs_cpu
 @pytest.mark.parametrize("argv", [("tune",), ("bench", "--device", "cuda")], ids=" ".join)
-def test_gpu_commands_say_so_without_one(argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(argv) == 2
-    assert "PyTorch sees no" in (err := capsys.readouterr().err) and err.count("\n") == 1
+def test_gpu_commands_say_so_without_one(argv: tuple[str, ...], refused: Any) -> None:
+    assert "PyTorch sees no" in refused(*argv)
 
 
 def test_errors_reach_the_shell_without_a_traceback() -> None:
@@ -98,9 +80,8 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "usage: python -m pyramid_kernels" in capsys.readouterr().out
 
 
-def test_info_lists_every_op_and_backend(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out)
+def test_info_lists_every_op_and_backend(cli: Any) -> None:
+    facts = json.loads(cli("info", "--json").out)
     assert facts["torch"] == torch.__version__
     assert set(facts["ops"]) == set(all_ops())
     for found in facts["ops"].values():
@@ -141,22 +122,19 @@ FAULTS: dict[str, Callable[..., oracle.Report]] = {
 
 
 @pytest.mark.parametrize("said", FAULTS)
-def test_info_check_and_verify_fail_with_a_kernel(
-    said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_info_check_and_verify_fail_with_a_kernel(said: str, monkeypatch: pytest.MonkeyPatch, cli: Any) -> None:
     monkeypatch.setattr(oracle, "check", FAULTS[said])
-    assert main(["info", "--check"]) == 1
-    assert "pyramid_pool triton float32 contiguous " in (out := capsys.readouterr().out) and said in out
-    assert main(["info", "--check", "--json"]) == 1
-    assert said in str(json.loads(capsys.readouterr().out)["check"])
-    assert main(["verify", "--op", "pyramid_pool", "--backend", "composed"]) == 1
-    assert said in capsys.readouterr().err
+    code, out, _ = cli("info", "--check")
+    assert code == 1 and "pyramid_pool triton float32 contiguous " in out and said in out
+    code, out, _ = cli("info", "--check", "--json")
+    assert code == 1 and said in str(json.loads(out)["check"])
+    code, _, err = cli("verify", "--op", "pyramid_pool", "--backend", "composed")
+    assert code == 1 and said in err
 
 
-def test_info_tells_what_its_columns_are(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info"]) == 0
-    out = capsys.readouterr().out
-    assert "auto: what it takes for the op's first test case" in out
+def test_info_tells_what_its_columns_are(cli: Any) -> None:
+    code, out, _ = cli("info")
+    assert code == 0 and "auto: what it takes for the op's first test case" in out
     ops = out.partition("\n\n")[2]  # after versions and settings, whose paths are as long as they are
     assert max(map(len, ops.splitlines())) < 200, "all ops have one name"
 
@@ -170,13 +148,12 @@ def test_info_reports_a_setting_that_cannot_run_here() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_wrong_setting_is_one_line(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_setting_is_one_line(command: str, monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
     monkeypatch.setattr(backends, "_WRONG", ["PYRAMID_KERNELS_BACKEND must be one of 'auto', got 'foo'"])
-    assert main([command]) == 2
-    out, err = capsys.readouterr()
-    assert err == "pyramid_kernels: PYRAMID_KERNELS_BACKEND must be one of 'auto', got 'foo'\n" and out == ""
+    assert refused(command) == "pyramid_kernels: PYRAMID_KERNELS_BACKEND must be one of 'auto', got 'foo'\n"
+
+
+POOL = ("verify", "--op", "pyramid_pool", "--backend", "triton")
 
 
 class Gpu:
@@ -221,9 +198,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Gpu]:
     ledger.read.cache_clear()
 
 
-def test_verify_records_every_dtype_and_layout_for_itself(gpu: Gpu, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_records_every_dtype_and_layout_for_itself(gpu: Gpu, cli: Any) -> None:
     gpu.outcome = lambda op, backend, dtype, last: "fails" if dtype == "float64" or last else "passes"
-    assert main(["verify", "--op", "pyramid_pool", "--backend", "triton"]) == 1
+    code, _, err = cli(*POOL)
+    assert code == 1 and "pyramid_pool triton float64 contiguous" in err
     assert gpu.results() == {
         ("triton", dtype, layout): "failed" if dtype == "float64" or layout == "channels_last" else "passed"
         for dtype in ("float32", "float16", "bfloat16", "float64")
@@ -231,32 +209,28 @@ def test_verify_records_every_dtype_and_layout_for_itself(gpu: Gpu, capsys: pyte
     }
     question = ("pyramid_pool", "memory", "triton", 90)
     assert ledger.why_not(*question, torch.bfloat16, False, "NVIDIA H200") is None
-    assert "pyramid_pool triton float64 contiguous" in capsys.readouterr().err
 
 
-def test_an_error_that_stays_is_one_bodys(gpu: Gpu, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_that_stays_is_one_bodys(gpu: Gpu, cli: Any) -> None:
     """What comes after an illegal access fails as well, and says nothing about the kernels it would have run."""
     crashing = ("dilated_branches", "triton", "float16", False)
     gpu.outcome = lambda *body: "crashes" if body == crashing else "passes"
     ops = ("channel_gate", "dilated_branches", "pyramid_pool", "upsample_merge")
-    assert main(["verify", "--backend", "triton", "--op", *ops]) == 1
-    assert gpu.checked[-1] == crashing
+    code, out, err = cli("verify", "--backend", "triton", "--op", *ops)
+    assert code == 1 and gpu.checked[-1] == crashing
     assert set(gpu.results("channel_gate").values()) == {"passed"} and gpu.results("upsample_merge") == {}
     failed = {body for body, result in gpu.results("dilated_branches").items() if result != "passed"}
     assert failed == {("triton", "float16", "contiguous")}
-    out, err = capsys.readouterr()
     assert "an illegal memory access" in err and "verify --op pyramid_pool upsample_merge" in err
     assert "float16   contiguous" in out
 
 
-def test_a_body_that_ends_the_process_has_not_passed(gpu: Gpu, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", "--op", "pyramid_pool", "--backend", "triton"]) == 0
+def test_a_body_that_ends_the_process_has_not_passed(gpu: Gpu, cli: Any) -> None:
+    assert cli(*POOL).code == 0
     gpu.outcome = lambda op, backend, dtype, last: "is stopped" if dtype == "float16" else "passes"
-    capsys.readouterr()
-    assert main(["verify", "--op", "pyramid_pool", "--backend", "triton"]) == 130
-    out, err = capsys.readouterr()
+    code, out, err = cli(*POOL)
+    assert code == 130 and err == "pyramid_kernels: stopped\n"
     assert [line.split()[2] for line in out.splitlines()[2:]] == ["float32", "float32"], "rows that were finished"
-    assert err == "pyramid_kernels: stopped\n"
     unfinished = {body for body, result in gpu.results().items() if result != "passed"}
     assert unfinished == {("triton", "float16", "contiguous")}
     question = ("pyramid_pool", "memory", "triton", 90, torch.float16, False, "NVIDIA H200")
@@ -274,14 +248,11 @@ def test_rows_come_one_by_one(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("command", ["verify", "tune"])
 def test_results_that_cannot_be_kept_are_said_before_the_work(
-    command: str, gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str, gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Any
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("PYRAMID_KERNELS_HOME", str(tmp_path / "file"))
-    assert main([command, "--op", "pyramid_pool"]) == 2
-    out, err = capsys.readouterr()
-    assert "set PYRAMID_KERNELS_HOME to another folder" in err and err.count("\n") == 1 and out == ""
-    assert not gpu.checked
+    assert "set PYRAMID_KERNELS_HOME to another folder" in refused(command, "--op", "pyramid_pool") and not gpu.checked
 
 
 def test_tune_records_every_dtype_and_layout_for_itself(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +260,7 @@ def test_tune_records_every_dtype_and_layout_for_itself(gpu: Gpu, monkeypatch: p
         return {"triton": (0.5 if dtype == torch.bfloat16 and channels_last else 1.5, op)}
 
     monkeypatch.setattr(tune, "slowest", slowest)
-    assert main(["verify", "--op", "pyramid_pool", "--backend", "triton"]) == 0
+    assert main(POOL) == 0
     assert main(["tune", "--op", "pyramid_pool"]) == 0
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         for last in (False, True):
@@ -307,18 +278,16 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_info_check_fails_on_a_wrong_result(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_info_check_fails_on_a_wrong_result(monkeypatch: pytest.MonkeyPatch, cli: Any) -> None:
     from pyramid_kernels.ops.pyramid_pool import composed
 
     monkeypatch.setattr(info, "verify", functools.partial(verification.rows.verify, backends=["composed"]))
     right = composed.pyramid_pool
     monkeypatch.setattr(composed, "pyramid_pool", lambda *args, **kwargs: right(*args, **kwargs) * 1.001)
-    assert main(["info", "--check"]) == 1
-    assert "pyramid_pool" in capsys.readouterr().out
-    assert main(["verify", "--op", "pyramid_pool", "--backend", "composed"]) == 1
-    assert "error over limit" in capsys.readouterr().err
+    code, out, _ = cli("info", "--check")
+    assert code == 1 and "pyramid_pool" in out
+    code, _, err = cli("verify", "--op", "pyramid_pool", "--backend", "composed")
+    assert code == 1 and "error over limit" in err
 
 
 @pytest.mark.slow
@@ -334,14 +303,13 @@ def test_verify_in_a_fresh_process_interprets_the_kernels() -> None:
 
 
 @pytest.mark.slow
-def test_demo_writes_the_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_writes_the_picture(tmp_path: Path, cli: Any) -> None:
     from skimage import data, io
 
     photo, picture = tmp_path / "photo.png", tmp_path / "out.png"
     io.imsave(photo, data.astronaut())
-    assert main(["demo", str(photo), "--side", "64", "--steps", "2", "--out", str(picture)]) == 0
-    text = capsys.readouterr().out
-    assert "label maps identical on" in text
+    code, text, _ = cli("demo", str(photo), "--side", "64", "--steps", "2", "--out", str(picture))
+    assert code == 0 and "label maps identical on" in text
     assert ("same path" in text) != ("time unfused / fused" in text)
     assert "kernels in" in text or "kernels on" in text
     assert io.imread(picture).shape[1] > 1000
@@ -439,17 +407,15 @@ def test_a_huge_jpeg_is_decoded_small_and_other_bombs_are_refused(
     assert not caught
 
 
-def test_files_of_photographs_are_closed(tmp_path: Path) -> None:
+def test_files_of_photographs_are_closed(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     grey().save(tmp_path / "two.gif", save_all=True, append_images=[grey(100)])  # Pillow waits for the next frame
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        load_photo(tmp_path / "two.gif", 160)
-        gc.collect()
-    assert not [str(warning.message) for warning in caught]
+    load_photo(tmp_path / "two.gif", 160)
+    gc.collect()
+    assert not [str(warning.message) for warning in recwarn]
 
 
 @pytest.mark.parametrize("name", ["L.png", "CMYK.jpg", "I;16B.tif", "F.tif", "RGB.webp", "NaN.tif", "empty.png"])
-def test_a_damaged_photograph_is_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_photograph_is_one_line(name: str, tmp_path: Path, refused: Any) -> None:
     path = tmp_path / name
     if name in PICTURES:
         make, settings = PICTURES[name]
@@ -461,14 +427,13 @@ def test_a_damaged_photograph_is_one_line(name: str, tmp_path: Path, capsys: pyt
         path.touch()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert main(["demo", str(path), "--out", str(tmp_path / "out.png")]) == 2
-    out, err = capsys.readouterr()
-    assert f"IMAGE {str(path)!r} is not an image that can be read: " in err and err.count("\n") == 1 and not out
+        said = refused("demo", str(path), "--out", str(tmp_path / "out.png"))
+    assert f"IMAGE {str(path)!r} is not an image that can be read: " in said
 
 
 @pytest.mark.parametrize("model", [(), ("--model", "PSPNet")])
 def test_the_picture_never_replaces_the_photograph(
-    model: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
     photo = tmp_path / "demo.png"  # what --out is by default
@@ -485,20 +450,17 @@ def test_the_picture_never_replaces_the_photograph(
         ("soft.png", ("--out", "demo.png")),
         ("demo.png", ("--out", "hard.png")),
     ]:
-        assert main(["demo", image, *model, *out]) == 2
-        assert "--out must not be IMAGE itself, got " in (err := capsys.readouterr().err) and err.count("\n") == 1
-    assert main(["demo", "demo.png", *model, "--out", "folder.png"]) == 2
-    assert "--out must be a file, got the folder 'folder.png'" in capsys.readouterr().err
+        assert "--out must not be IMAGE itself, got " in refused("demo", image, *model, *out)
+    folder = refused("demo", "demo.png", *model, "--out", "folder.png")
+    assert "--out must be a file, got the folder 'folder.png'" in folder
     assert photo.read_bytes() == before
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_picture_that_cannot_be_written_is_one_line(
-    small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_picture_that_cannot_be_written_is_one_line(small: None, tmp_path: Path, cli: Any) -> None:
     (tmp_path / "full.png").symlink_to("/dev/full")
-    assert main(["demo", "--model", "Small", "--side", "64", "--out", str(tmp_path / "full.png")]) == 2
-    assert "full.png' cannot be written: " in (err := capsys.readouterr().err) and err.count("\n") == 1
+    code, _, err = cli("demo", "--model", "Small", "--side", "64", "--out", str(tmp_path / "full.png"))
+    assert code == 2 and "full.png' cannot be written: " in err and err.count("\n") == 1
 
 
 HRNET: dict[str, Any] = {"modules": (1, 1, 1), "blocks": 1}
@@ -525,20 +487,17 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "networks", lambda: {"Small": Small})
 
 
-def test_bench_counts_frames_of_a_network(small: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--model", "all", "--device", "cpu"]) == 0
-    (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("Small")]
-    assert row[1] == "16x24" and all(float(value) > 0 for value in row[2:7]) and "pyramid_pool:" in row
+def test_bench_counts_frames_of_a_network(small: None, cli: Any) -> None:
+    code, out, _ = cli("bench", "--model", "all", "--device", "cpu")
+    (row,) = [line.split() for line in out.splitlines() if line.startswith("Small")]
+    assert code == 0 and row[1] == "16x24" and all(float(value) > 0 for value in row[2:7]) and "pyramid_pool:" in row
 
 
-def test_bench_reports_no_network_whose_forms_differ(
-    small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bench_reports_no_network_whose_forms_differ(small: None, monkeypatch: pytest.MonkeyPatch, cli: Any) -> None:
     right = SpatialPyramidPooling.fused_forward
     monkeypatch.setattr(SpatialPyramidPooling, "fused_forward", lambda self, x: 1.1 * right(self, x))
-    assert main(["bench", "--model", "Small", "--device", "cpu"]) == 1
-    out, err = capsys.readouterr()
-    assert "gives another result" in err and "Small" not in out
+    code, out, err = cli("bench", "--model", "Small", "--device", "cpu")
+    assert code == 1 and "gives another result" in err and "Small" not in out
 
 
 def test_paths_of_modules_within_others() -> None:
@@ -568,9 +527,7 @@ def test_demo_of_a_network(
 
 
 @pytest.mark.parametrize("name", models.networks())
-def test_demo_gives_a_network_a_size_that_it_takes(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_demo_gives_a_network_a_size_that_it_takes(name: str, monkeypatch: pytest.MonkeyPatch, cli: Any) -> None:
     """Its whole form, at the default side, without the arithmetic."""
 
     def on_meta(name: str, x: torch.Tensor) -> None:
@@ -579,8 +536,7 @@ def test_demo_gives_a_network_a_size_that_it_takes(
         raise UsageError("both forms were made")
 
     monkeypatch.setattr(network, "pair", on_meta)
-    assert main(["demo", "--model", name]) == 2
-    assert "both forms were made" in capsys.readouterr().err
+    assert "both forms were made" in cli("demo", "--model", name).err
 
 
 def test_no_models_of_the_demo_differ_by_case_alone() -> None:

@@ -4,8 +4,6 @@ Operators' schemas, fakes and tracing, gradients in every way of asking for them
 Numbers and memory are tests/test_ops.py's.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,6 +19,7 @@ from pyramid_kernels import backends as decisions
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared import launch
 from pyramid_kernels.ops._shared.spec import VECTORS, Arg, Case, arguments_of, map_args, materialise
+from pyramid_kernels.testing import count_launches
 from pyramid_kernels.verification import oracle
 from tests.kernels import DEVICE, DTYPES, backends, cases, specified_ops
 
@@ -105,6 +104,33 @@ def test_expanded_vectors(op: str, backend: str, channels_last: bool) -> None:
 def most_vectors(op: str, backend: str) -> Case:
     """The cheapest of the cases with as many vectors as any."""
     return max(cheapest(op, backend, 100), key=lambda c: sum(a.kind in VECTORS for a in arguments_of(c)))
+
+
+#: Kernels of gradients of others, where an op has one for each.
+UNASKED: dict[str, Callable[[str], str]] = {
+    "channel_gate": lambda name: f"channel_gate_bwd_{'dweights' if name == 'x' else 'dx'}_kernel"
+}
+
+
+@contract("composed", "triton", "cuda", gradients=True)
+def test_gradients_one_at_a_time(op: str, backend: str) -> None:
+    """Whatever is frozen, a tensor's gradient is what it is beside the others', and no more kernels run for it."""
+    case = max(cheapest(op, backend, 100), key=lambda c: sum(a.grad for a in arguments_of(c)))
+    arguments = materialise(case, F32, DEVICE)
+    wanted = {name: t for name, t in oracle.leaves(arguments) if t.requires_grad}
+
+    def gradients(*names: str) -> tuple[list[torch.Tensor], set[str]]:
+        chosen = {id(wanted[name]) for name in names}
+        given = oracle.replaced(arguments, lambda t: t.detach().requires_grad_(id(t) in chosen))
+        loss = scalar(op, given, backend)
+        with count_launches() as launches:
+            return list(torch.autograd.grad(loss, inputs(given))), {kernel for kernel, _ in launches}
+
+    together, every = gradients(*wanted)
+    for name, expected in zip(wanted, together, strict=True):
+        (alone,), launched = gradients(name)
+        torch.testing.assert_close(alone, expected)
+        assert launched <= every - {UNASKED.get(op, str)(name)}, name
 
 
 @contract(gradients=True)

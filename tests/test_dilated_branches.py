@@ -1,11 +1,9 @@
 """The CUDA bodies of ``dilated_branches``: which is taken, what it skips, the one that the simulator does not take."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
-from pyramid_kernels import _native, explain
+from pyramid_kernels import explain
 from pyramid_kernels.backends import Problem
 from pyramid_kernels.functional import dilated_branches
 from pyramid_kernels.ops._shared import native
@@ -13,9 +11,9 @@ from pyramid_kernels.ops.dilated_branches import cuda
 from pyramid_kernels.ops.dilated_branches.spec import BENCH, CASES
 from pyramid_kernels.verification import ledger, oracle
 from tests.kernels import DEVICE
+from tests.marks import needs_cuda, needs_simulator
 
-pytestmark = pytest.mark.skipif(isinstance(_native.module(DEVICE), str), reason="no compiled core and no simulator")
-simulated = pytest.mark.skipif(not _native.simulated(), reason="chooses the architecture, as only the simulator can")
+pytestmark = needs_cuda
 
 
 @pytest.fixture
@@ -29,7 +27,7 @@ def architecture(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         forget()
 
 
-@simulated
+@needs_simulator  # which alone can choose the architecture
 @pytest.mark.parametrize(("dtype", "arch"), [(torch.float16, 80), (torch.bfloat16, 86)], ids=["80", "86"])
 @pytest.mark.parametrize("case", [c for c in CASES if c.id.startswith("boxes")], ids=lambda c: c.id)
 def test_half_precision_on_ampere(
@@ -42,7 +40,7 @@ def test_half_precision_on_ampere(
     assert set(report.run.forward) == {"dilated_branches_fwd_kernel"}
 
 
-@simulated
+@needs_simulator  # which alone can choose the architecture
 @pytest.mark.parametrize(
     ("shape", "arch", "low", "high"),
     [("32x32-n8", 90, 0.62, 0.65), ("32x32-n8", 80, 0.58, 0.63), ("64x64-n8-os8", 90, 0.58, 0.60)],

@@ -1,7 +1,5 @@
 """Two gloo processes on the CPU: gradients of one process on the joint batch, and a sharded training step."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The pages say what is there: generated tables are current, commands exist, every op has its page."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -15,8 +13,8 @@ from pyramid_kernels.ops import all_ops
 from tests.foreign import FOREIGN
 from tests.kernels import cuda_kernels
 from tests.modules import MODULES
+from tests.processes import ROOT
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

@@ -1,8 +1,6 @@
 """Bad arguments of every op: the error's type, and a message that names argument, got, expected and, where one
 exists, the fix. Nothing is launched before they are raised."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Every planted fault is found by the oracle on its op's cases."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -1,67 +1,33 @@
 """``fuse_`` and ``unfuse_``: what is fused, what is declined and why, and that everything else stays as it was."""
 
-from __future__ import annotations
-
 import copy
 import pickle
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import pyramid_kernels as pk
 from pyramid_kernels.backends import BackendError
-from pyramid_kernels.fuse import ASPPForward, PPMForward, registry
-from pyramid_kernels.nn import ASPP, PPM, SPP, ReferenceASPP, ReferenceASPPv2, ReferencePPM
+from pyramid_kernels.fuse import ASPPForward, PPMForward
+from pyramid_kernels.nn import ASPP, PPM, SPP, ReferenceASPP, ReferencePPM
 from tests import third_party as user
-from tests.agreement import assert_agrees, fair_
+from tests.foreign import smp, why_skipped
 from tests.kernels import DEVICE, QUICKEST
-from tests.third_party_gates import CoinCheungARM, CoinCheungFFM, ConvBNReLU, STDCSegFFM
+from tests.processes import python
 
 deeplabv3 = pytest.importorskip("torchvision.models.segmentation.deeplabv3", reason="needs torchvision")
-smp_deeplab = pytest.importorskip(
-    "segmentation_models_pytorch.decoders.deeplabv3.decoder", reason="needs segmentation_models_pytorch"
-)
-from segmentation_models_pytorch.decoders.pspnet.decoder import PSPModule  # noqa: E402
-from torchvision.ops import FrozenBatchNorm2d  # noqa: E402
 
 X = torch.randn(8, 8, 7, 5, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(autouse=True)
-def only_shipped_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry.load_libraries()
-    monkeypatch.setattr(registry, "adapters", dict(registry.adapters))
+pytestmark = pytest.mark.usefixtures("own_adapters")
 
 
 @pytest.fixture
 def aspp() -> Any:
-    torch.manual_seed(0)
     return deeplabv3.ASPP(8, (2, 3), 6)
-
-
-def why_skipped(model: nn.Module, **kwargs: Any) -> str:
-    before = {m: type(m) for m in model.modules()}
-    report = pk.fuse_(model, **kwargs)
-    assert not report.fused and len(report.skipped) == 1, report
-    assert before == {m: type(m) for m in model.modules()}
-    return report.skipped[0].detail
-
-
-def test_frozen_batch_norm(aspp: Any) -> None:
-    unfused = fair_(aspp, X)
-    for parent in list(unfused.modules()):
-        for name, norm in parent.named_children():
-            if isinstance(norm, nn.BatchNorm2d):
-                frozen = FrozenBatchNorm2d(norm.num_features, eps=1e-3)
-                frozen.load_state_dict(norm.state_dict())
-                setattr(parent, name, frozen)
-    ours = copy.deepcopy(unfused)
-    assert pk.fuse_(ours, backend="reference").fused and ours.why_original(X) is None
-    assert_agrees(ours, unfused, X)
 
 
 def test_kernels_run_through_a_fused_model(aspp: Any) -> None:
@@ -74,18 +40,6 @@ def test_kernels_run_through_a_fused_model(aspp: Any) -> None:
         y = ours(x)
     assert launches.total() > 0
     torch.testing.assert_close(y, unfused(x), rtol=1e-3, atol=1e-3)
-
-
-def test_hooks(aspp: Any) -> None:
-    seen: list[str] = []
-    aspp.register_forward_hook(lambda *_: seen.append("own"))
-    pk.fuse_(aspp.eval())
-    aspp(X)
-    handle = aspp.convs[1][0].register_forward_hook(lambda *_: seen.append("child"))
-    aspp(X)
-    handle.remove()
-    aspp(X)
-    assert seen == ["own", "child", "own", "own"]
 
 
 def test_onnx_export_takes_the_original_forward(aspp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,14 +69,6 @@ def test_export_takes_the_argument_by_its_name(aspp: Any) -> None:
 # What is declined.
 
 
-def test_declines_a_subclass_that_overrides_forward() -> None:
-    class Other(deeplabv3.ASPP):
-        def forward(self, x: Tensor) -> Tensor:
-            return 2 * super().forward(x)
-
-    assert "overrides the forward of ASPP" in why_skipped(Other(8, (2,), 6))
-
-
 class KeepsForward(deeplabv3.ASPP):
     """A subclass with the same forward."""
 
@@ -138,90 +84,13 @@ def test_fuses_a_subclass_that_keeps_forward() -> None:
     assert type(again) is KeepsForward
 
 
-def test_declines_parametrized_children(aspp: Any) -> None:
-    nn.utils.parametrizations.weight_norm(aspp.convs[0][0])
-    assert "convs.0.0 is parametrized" in why_skipped(aspp)
-
-
-def test_declines_sharded_children(aspp: Any) -> None:
-    class FSDPModule:
-        pass
-
-    conv = aspp.convs[0][0]
-    conv.__class__ = type("FSDPConv2d", (FSDPModule, nn.Conv2d), {})
-    assert "convs.0.0 is sharded by FSDP" in why_skipped(aspp)
-
-
-def test_declines_weights_that_are_not_plain_parameters(aspp: Any) -> None:
-    class Distributed(nn.Parameter):
-        pass
-
-    aspp.convs[1][0].weight = Distributed(aspp.convs[1][0].weight.detach())
-    assert "convs.1.0 holds its weight as a Distributed" in why_skipped(aspp)
-
-
 def test_smp_norms_other_than_batch_norm_are_declined() -> None:
-    assert "InstanceNorm2d" in why_skipped(PSPModule(8, (1, 2), use_norm="instancenorm"))
-    assert pk.fuse_(PSPModule(8, (1, 2), use_norm=False)).fused
-
-
-def vgg_sum() -> nn.Module:
-    model = user.KazutoASPP(6, 3, (1, 2))
-    for name, branch in ReferenceASPPv2(6, 3, (1, 2), hidden=4).named_children():
-        setattr(model, name, branch)
-    return model
-
-
-@pytest.mark.parametrize(
-    ("lookalike", "adapter"),
-    [
-        (lambda: user.SemsegPPM(8, 2, (1, 2)), "PPMForward"),
-        (lambda: user.ResearchASPP(8, (2,), 6), "ASPPForward"),
-        (lambda: CoinCheungARM(6, 8), "ARMForward"),
-        (lambda: CoinCheungFFM(9, 8), "FFMForward"),
-        (lambda: STDCSegFFM(9, 8), "FFMForward"),
-        (lambda: user.PoseModule((4, 5, 6)), "HighResolutionModuleForward"),
-        (vgg_sum, "ASPPv2Forward"),
-    ],
-)
-def test_look_alikes_are_reported_and_left(lookalike: Any, adapter: str) -> None:
-    model = lookalike()
-    reason = why_skipped(model)
-    assert "look-alike" in reason and reason.endswith(f"register_adapter({type(model).__name__}, fuse.{adapter})")
-    pk.register_adapter(type(model), getattr(pk.fuse, adapter))
-    assert pk.fuse_(model).fused
-
-
-@pytest.mark.parametrize(
-    "ordinary",
-    [
-        lambda: user.KazutoASPP(6, 3, (1, 2)),
-        lambda: ConvBNReLU(6, 6, 1, 0),
-        lambda: nn.Sequential(*vgg_sum().children()),
-    ],
-    ids=["convolutions", "conv-and-bn", "container"],
-)
-def test_what_is_in_very_many_classes_is_no_look_alike(ordinary: Any) -> None:
-    assert not pk.fuse_(ordinary()).entries
+    module = smp("pspnet.decoder", "PSPModule")
+    assert "InstanceNorm2d" in why_skipped(module(8, (1, 2), use_norm="instancenorm"))
+    assert pk.fuse_(module(8, (1, 2), use_norm=False)).fused
 
 
 # Registered classes.
-
-
-@pytest.mark.parametrize(
-    ("make", "adapter"),
-    [
-        (lambda: user.HalfPixelPPM(8, 2, (1, 2, 3)), PPMForward),
-        (lambda: user.PoolFirstASPP(8, (2, 3), 6), ASPPForward),
-    ],
-    ids=["half-pixel", "pool-first"],
-)
-def test_a_registered_class_with_another_function_is_found_out(make: Any, adapter: Any) -> None:
-    model = make()
-    pk.register_adapter(type(model), adapter)
-    state = copy.deepcopy(model.state_dict())
-    assert "gives another result in eval mode" in why_skipped(model)
-    assert all(torch.equal(a, b) for a, b in zip(state.values(), model.state_dict().values(), strict=True))
 
 
 def test_a_registered_class_with_hooks_is_not_run() -> None:
@@ -319,22 +188,6 @@ def test_weights_in_a_shared_buffer_keep_their_strides(aspp: Any) -> None:
     assert weight.is_contiguous() and weight.data_ptr() == flat[1:].data_ptr()
 
 
-def hidden_(model: Any) -> Any:
-    """Nothing of the branches shows in the result."""
-    nn.init.zeros_(model.project[0].weight.detach())
-    return model
-
-
-def on_meta(model: nn.Module) -> nn.Module:
-    return model.to("meta")
-
-
-@pytest.mark.parametrize("weights", [hidden_, on_meta])
-def test_another_function_is_found_out_whatever_its_weights(weights: Any) -> None:
-    pk.register_adapter(user.PoolFirstASPP, ASPPForward)
-    assert "gives another result in eval mode" in why_skipped(weights(user.PoolFirstASPP(8, (2, 3), 6)))
-
-
 def test_meta_modules_are_checked_by_a_copy_that_is_not_large(aspp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     values = sum(t.numel() for t in (*aspp.parameters(), *aspp.buffers()))
     for largest, said in ((values, False), (values - 1, True)):
@@ -367,4 +220,4 @@ def test_libraries_are_never_imported_by_us() -> None:
         "import sys, torch, pyramid_kernels as pk; pk.fuse_(torch.nn.ReLU());"
         "assert not {'torchvision', 'segmentation_models_pytorch', 'timm'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert python("-c", code).returncode == 0

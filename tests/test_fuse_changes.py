@@ -1,7 +1,5 @@
 """What changes after ``fuse_`` counts: the call takes the original forward, says why, and comes back."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from pyramid_kernels.fuse import ASPPForward, Parts, PPMForward, Unit
 from pyramid_kernels.nn import ReferenceASPP, ReferenceSegFormerHead
 from pyramid_kernels.nn.ppm import Level
 
+pytestmark = pytest.mark.usefixtures("own_adapters")
 X = torch.randn(2, 8, 9, 9, generator=torch.Generator().manual_seed(0))
 
 
@@ -65,7 +64,6 @@ def mirror(conv: Any) -> None:
 
 @pytest.fixture
 def aspp() -> Any:
-    torch.manual_seed(0)
     return ReferenceASPP(8, (2, 3), 8).eval()
 
 
@@ -149,7 +147,6 @@ def test_calling_the_package_fuse_says_what_was_meant() -> None:
 
 
 def test_frozen_modules_keep_what_they_derive_from_their_weights() -> None:
-    torch.manual_seed(0)
     head = ReferenceSegFormerHead((8, 8), 8, 3).eval()
     plain, maps = copy.deepcopy(head), [torch.randn(2, 8, 8, 8), torch.randn(2, 8, 4, 4)]
     pk.fuse_(head, backend="composed")
@@ -223,11 +220,6 @@ class MyPPMForward(PPMForward):
         return [Level(pool, Unit(conv, norm)) for pool, conv, norm, _ in module.stages]
 
 
-@pytest.fixture(autouse=True)
-def only_shipped_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pk.fuse.registry, "adapters", dict(pk.fuse.registry.adapters))
-
-
 @pytest.mark.parametrize(
     ("make", "adapter", "lost", "replaced"),
     [
@@ -236,7 +228,6 @@ def only_shipped_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_an_adapter_says_where_the_layers_are_and_no_more(make: Any, adapter: Any, lost: Any, replaced: Any) -> None:
-    torch.manual_seed(0)
     pk.register_adapter(make, adapter)
     model = make().eval()
     plain = copy.deepcopy(model)

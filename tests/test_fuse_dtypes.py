@@ -1,7 +1,5 @@
 """Modules of any dtype and without values: they fuse, run, train and propagate shapes."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Layers of other classes in a pyramid: what computes a plain layer is one, what overrides the call of one is not."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +13,8 @@ import pyramid_kernels as pk
 from pyramid_kernels.nn import ReferenceASPP, ReferencePPM
 from tests.agreement import assert_agrees, fair_
 from tests.foreign import why_skipped
+from tests.libraries import library
+from tests.modules import replaced
 
 X = torch.randn(8, 8, 7, 5, generator=torch.Generator().manual_seed(0))
 PYRAMIDS: dict[str, Callable[[], nn.Module]] = {
@@ -63,6 +63,14 @@ class Frozen(nn.Module):
         return x * scale.reshape(1, -1, 1, 1).to(x.dtype) + shift.reshape(1, -1, 1, 1).to(x.dtype)
 
 
+def torchvision_frozen(channels: int) -> Any:
+    """Of which ``fair_`` knows nothing: affine and statistics at random."""
+    norm = library("torchvision.ops").FrozenBatchNorm2d(channels, eps=1e-3)
+    for t in norm.buffers():
+        t.copy_(torch.rand(channels, generator=torch.Generator().manual_seed(channels)) + 0.5)
+    return norm
+
+
 class ConvOfOwnWeights(nn.Conv2d):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=0.3)
@@ -78,19 +86,11 @@ KEPT: dict[str, Callable[[int], nn.Module]] = {
     "defaults": OwnDefaults,
     "frozen": Frozen,
     "frozen-eps": lambda n: Frozen(n, 1e-2),
+    "frozen-torchvision": lambda n: torchvision_frozen(n),
     "cumulative": lambda n: nn.BatchNorm2d(n, momentum=None),
     "untracked": lambda n: nn.BatchNorm2d(n, track_running_stats=False),
     "plain": lambda n: CheckedSync(n, affine=False),
 }
-
-
-def replaced(module: nn.Module, old: type[nn.Module], new: Callable[[Any], nn.Module]) -> Any:
-    """``module`` with ``new(child)`` in the place of every child of class ``old``."""
-    for parent in list(module.modules()):
-        for name, child in parent.named_children():
-            if type(child) is old:
-                setattr(parent, name, new(child))
-    return module
 
 
 def _conv(conv: nn.Conv2d) -> nn.Module:

@@ -1,7 +1,5 @@
 """mmsegmentation's stock configurations of its pyramids, built whole and fused; their heads among several processes."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

@@ -4,10 +4,9 @@ Inputs are small and in batches of eight; ``tests.agreement`` says why, and what
 backbones run the same code in both forms, so whatever their own ReLUs and max-pools do is the same in both.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,23 +14,8 @@ import torch
 from torch import nn
 
 import pyramid_kernels as pk
-from tests.agreement import assert_agrees, fair_
-
-segmentation = pytest.importorskip("torchvision.models.segmentation", reason="needs torchvision")
-smp = pytest.importorskip("segmentation_models_pytorch", reason="needs segmentation_models_pytorch")
-transformers = pytest.importorskip("transformers", reason="needs transformers")
-
-PLAIN = {"weights": None, "weights_backbone": None, "num_classes": 3}
-SMALL = {"encoder_name": "resnet18", "encoder_weights": None, "classes": 3}
-WIDTHS = [8, 12, 16, 20]
-
-
-def segformer() -> nn.Module:
-    config = transformers.SegformerConfig(
-        hidden_sizes=WIDTHS, depths=[1] * 4, num_attention_heads=[1, 2, 2, 2], decoder_hidden_size=16, num_labels=3,
-        drop_path_rate=0.0,
-    )  # fmt: skip
-    return transformers.SegformerForSemanticSegmentation(config)
+from tests.agreement import assert_agrees, count_fused, fair_
+from tests.label_maps import PLAIN, SMALL, segformer, segmentation, smp, upernet
 
 
 def smp_segformer() -> nn.Module:
@@ -41,15 +25,6 @@ def smp_segformer() -> nn.Module:
         if hasattr(module, "drop_prob"):
             module.drop_prob = 0.0
     return model
-
-
-def upernet() -> nn.Module:
-    stages = [f"stage{i}" for i in range(1, 5)]
-    backbone = transformers.ConvNextConfig(hidden_sizes=WIDTHS, depths=[1] * 4, out_features=stages)
-    config = transformers.UperNetConfig(
-        backbone_config=backbone, hidden_size=16, num_labels=3, use_auxiliary_head=False
-    )
-    return transformers.UperNetForSemanticSegmentation(config)
 
 
 #: The model, the paths of what is fused in it, the prefix of its head, the input's size.
@@ -62,16 +37,12 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], list[str], str, int]] = {
     "smp-deeplabv3plus": (
         lambda: smp.DeepLabV3Plus(**SMALL, decoder_channels=32), ["decoder", "decoder.aspp.0"], "decoder", 64,
     ),
-    "smp-pspnet": (
-        lambda: smp.PSPNet(**SMALL, psp_out_channels=32), ["decoder", "decoder.psp"], "decoder", 48,
-    ),
+    "smp-pspnet": (lambda: smp.PSPNet(**SMALL, psp_out_channels=32), ["decoder", "decoder.psp"], "decoder", 48),
     "smp-upernet": (lambda: smp.UPerNet(**SMALL, decoder_channels=16), ["decoder", "decoder.psp"], "decoder", 64),
-    "smp-segformer": (
-        lambda: smp.Segformer(**SMALL, decoder_segmentation_channels=16), ["decoder"], "decoder", 64,
-    ),
+    "smp-segformer": (lambda: smp.Segformer(**SMALL, decoder_segmentation_channels=16), ["decoder"], "decoder", 64),
     "smp-segformer-mit": (smp_segformer, ["decoder"], "decoder", 64),
-    "segformer": (segformer, ["decode_head"], "decode_head", 64),
-    "upernet": (upernet, ["decode_head"], "decode_head", 64),
+    "segformer": (partial(segformer, drop_path_rate=0.0), ["decode_head"], "decode_head", 64),
+    "upernet": (partial(upernet, auxiliary=False), ["decode_head"], "decode_head", 64),
 }  # fmt: skip
 
 
@@ -106,9 +77,7 @@ def test_agrees(model: Any, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     report = pk.fuse_(ours, backend="reference", example_input=x[:2])
     assert [e.path for e in report.fused] == paths
     assert list(ours.state_dict()) == list(unfused.state_dict())
-    kind, runs = type(ours.get_submodule(paths[0])), []
-    forward = kind.fused_forward
-    monkeypatch.setattr(kind, "fused_forward", lambda self, x: [runs.append(1), forward(self, x)][1])
+    runs = count_fused(type(ours.get_submodule(paths[0])), monkeypatch)
     # A transformer's gradients pass through more small sums: measured, the chain's error on one norm of eight channels
     # differs threefold between draws. What is small takes more of them.
     size = sum(p.numel() for p in ours.parameters())

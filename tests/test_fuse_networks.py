@@ -1,9 +1,4 @@
-"""``fuse_`` on HRNet's exchanges and DeepLab v2's sums: what single ones do beside the contract of every adapter."""
-
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
+"""``fuse_`` on exchanges, sums and gates of networks: what single ones do beside the contract of every adapter."""
 
 import pytest
 import torch
@@ -12,43 +7,20 @@ from torch import nn
 import pyramid_kernels as pk
 from pyramid_kernels.nn import HRFuse
 from tests import third_party as user
-from tests.foreign import timm_module, under_their_own_names, why_skipped
+from tests.agreement import count_fused
+from tests.foreign import build, inputs, mm_gate, timm_module, why_skipped
 from tests.libraries import library
 
-__all__ = ["under_their_own_names"]
+pytestmark = pytest.mark.usefixtures("under_their_own_names")
 
 WIDTHS = (4, 5, 6)
 
 
-def one_branch() -> Any:
+def test_exchanges_of_another_structure() -> None:
     hrnet = library("timm.models.hrnet")
-    return hrnet.HighResolutionModule(1, hrnet.BasicBlock, (1,), [4], (4,), "SUM")
-
-
-def early() -> Any:
-    return user.EarlyClassifierModule(6, (1, 2, 4), 3)
-
-
-def silent_third(m: Any) -> None:
-    """A branch that adds nothing yet, as zero-initialised ones."""
-    for p in m.conv2d_list[2].parameters():
-        nn.init.zeros_(p)
-
-
-@pytest.mark.parametrize(
-    ("make", "change", "reason"),
-    [
-        (one_branch, id, "are not a list"),
-        (lambda: user.SegmentationModule(WIDTHS), id, "0.1 does not upsample: the forward does, bilinearly"),
-        (early, id, "gives another result in eval mode"),
-        (early, silent_third, "gives another result in eval mode"),
-        (early, lambda m: m.to("meta"), "gives another result in eval mode"),
-    ],
-)
-def test_same_keys_of_another_function(make: Callable[[], Any], change: Callable[[Any], Any], reason: str) -> None:
-    module = make()
-    change(module)
-    assert reason in why_skipped(module)
+    one_branch = hrnet.HighResolutionModule(1, hrnet.BasicBlock, (1,), [4], (4,), "SUM")
+    assert "are not a list" in why_skipped(one_branch)
+    assert "0.1 does not upsample: the forward does, bilinearly" in why_skipped(user.SegmentationModule(WIDTHS))
 
 
 def test_nearest_and_bilinear_exchanges_have_the_same_keys() -> None:
@@ -92,3 +64,52 @@ def test_a_whole_hrnet_of_timm() -> None:
     assert {entry.cls for entry in report.fused} == {"HighResolutionModule"} and not report.skipped
     for a, b in zip(model(x), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("named", [("fsp", "fcp"), ("fcp",)])
+def test_arguments_by_name_compile(named: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = build("coincheung-ffm").eval()
+    maps = inputs(gate)
+    expected = gate(*maps)
+    by_name = {name: m for name, m in zip(("fsp", "fcp"), maps, strict=True) if name in named}
+    by_position = maps[: 2 - len(named)]
+    pk.fuse_(gate, backend="reference")
+    runs = count_fused(type(gate), monkeypatch)
+    torch._dynamo.reset()
+    compiled = torch.compile(gate, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(*by_position, **by_name), expected)
+    assert len(runs) == 1
+
+
+def test_an_unused_norm_stays_unused() -> None:
+    """The norm of ooooverflow's gate is in the state and is never called."""
+    gate = build("ooooverflow-arm")
+    maps = inputs(gate)
+    gate.bn.weight.data.fill_(float("nan"))
+    pk.fuse_(gate, backend="reference")
+    assert gate(*maps).isfinite().all() and "bn.running_mean" in gate.state_dict()
+
+
+def test_maps_of_several_sizes_fail_as_they_do_unfused() -> None:
+    gate = build("coincheung-ffm")
+    fine, coarse = inputs(gate)
+    pk.fuse_(gate, backend="reference")
+    assert gate.why_original([fine, coarse[:, :, :3]]) == "the maps differ in size"
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+        gate(fine, coarse[:, :, :3])
+
+
+def test_a_relu_before_the_sigmoid_is_left_alone() -> None:
+    assert (
+        why_skipped(mm_gate("bisenetv1", "FeatureFusionModule", 9, 8))
+        == "left alone: a ReLU stands before the sigmoid of its gate"
+    )
+
+
+def test_gates_of_libraries_are_left_alone() -> None:
+    lraspp = library("torchvision.models.segmentation.lraspp")
+    smp = library("segmentation_models_pytorch")
+    assert "weighs another map" in why_skipped(lraspp.LRASPPHead(4, 6, 3, 8))
+    assert "gates of channels and of pixels" in why_skipped(smp.base.modules.SCSEModule(16))
+    pan = smp.decoders.pan.decoder.GAUBlock(4, 4)
+    assert "weighs another map" in why_skipped(pan)

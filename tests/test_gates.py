@@ -1,7 +1,5 @@
 """What BiSeNet's gates do beside the contract of every module."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

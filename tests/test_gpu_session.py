@@ -1,7 +1,5 @@
 """The first session on a GPU: its plan, that nothing is lost when a job hangs or it is stopped, and all of it dry."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -21,13 +19,11 @@ from bench.gpu_stages import CALL, CALLS, TINY, Job, Scope, Stage
 from pyramid_kernels.benchmark.modules import MODULES
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.verification import oracle
-from tests.conftest import NO_SIMULATOR
 from tests.kernels import HALF, backends, cuda_kernels, kernel_dtypes, only, short
+from tests.marks import needs_cpu, needs_simulator
+from tests.processes import ROOT, python
 
-ROOT = Path(__file__).parents[1]
 PY = sys.executable
-needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a dry run is for machines without a GPU")
-needs_simulator = pytest.mark.skipif(NO_SIMULATOR is not None, reason=str(NO_SIMULATOR))
 FAILS, PASSES = (PY, "-c", "raise SystemExit(3)"), (PY, "-c", "print('fine')")
 HANGS = (PY, "-c", "import subprocess; subprocess.run(['sleep', '999.25'])")
 
@@ -53,7 +49,7 @@ def test_the_plan_fits_and_covers_every_op_and_module() -> None:
             names = [job.name for job in stage.jobs(Scope())]
             assert names and len(set(names)) == len(names)
     assert list(Scope().modules) == list(MODULES)
-    done = subprocess.run([PY, "bench/gpu_session.py", "--plan"], cwd=ROOT, capture_output=True, text=True)
+    done = python("bench/gpu_session.py", "--plan")
     assert done.returncode == 0
     for name in ("contact: ", "wide: ", *(stage.name for stages in CALLS.values() for stage in stages)):
         assert name in done.stdout
@@ -115,8 +111,7 @@ raise SystemExit(gpu_session.main())
 
 
 def test_a_tree_with_changes_is_refused(tmp_path: Path) -> None:
-    command = [PY, "bench/gpu_session.py", "contact", "--commit", "0123abc-dirty", "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = python("bench/gpu_session.py", "contact", "--commit", "0123abc-dirty", "--out", tmp_path / "out")
     assert done.returncode == 2 and "commit its changes" in done.stderr
     assert not (tmp_path / "out").exists()
 
@@ -126,8 +121,7 @@ def test_a_tree_with_changes_is_refused(tmp_path: Path) -> None:
 @needs_simulator
 @pytest.mark.parametrize("call", CALLS)
 def test_a_dry_run_of_every_stage(call: str, tmp_path: Path) -> None:
-    command = [PY, "bench/gpu_session.py", call, "--dry-run", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = python("bench/gpu_session.py", call, "--dry-run", "--out", tmp_path)
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
     found = rows(tmp_path)
     jobs = {(row["stage"], row["job"]): row["result"] for row in found if "job" in row}

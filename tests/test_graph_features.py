@@ -84,7 +84,7 @@ def test_in_channels_last(name: str) -> None:
     assert_same(outcome(module, inputs, ours), outcome(unfused, inputs))
     got, expected = ours(*inputs), unfused(*inputs)
     if name in ("image-first", "checkpointed"):
-        return  # a concat that begins with one pixel: PyTorch's fake tensors are channels_last there, its tensors are not
+        return  # a concat that begins with one pixel: PyTorch's fakes are channels_last there, its tensors are not
     for a, b in zip(*(y if isinstance(y, list) else [y] for y in (got, expected)), strict=True):
         assert a.stride() == b.stride()
 

@@ -1,7 +1,5 @@
 """What heads do beside the contract of every module."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest
@@ -31,7 +29,6 @@ def test_on_a_cpu_automatic_follows_the_convolution(name: str, monkeypatch: pyte
 
 
 def test_psp_head_has_semsegs_keys_and_results() -> None:
-    torch.manual_seed(0)
     semseg = fair_(SemsegPSPNet(6 * 4, 3), x := torch.randn(8, 24, 7, 5))
     head = PSPHead(24, 3, hidden_dim=16, dropout=0.0, backend="reference")
     head.load_state_dict(semseg.state_dict())

@@ -4,8 +4,6 @@ On a GPU the largest tensor is past 2^31 elements. A CPU runs the same test on a
 not depend on how many images come first.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

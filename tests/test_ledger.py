@@ -1,7 +1,5 @@
 """The user's ledger beside the shipped one: it decides what ``auto`` takes, and nothing in it can break a call."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -18,8 +16,8 @@ from pyramid_kernels import testing
 from pyramid_kernels.backends import Problem, resolve
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.verification import ledger
+from tests.processes import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 GPU = "NVIDIA A100"
 BODY = {
     "op": "pyramid_pool",
@@ -139,6 +137,16 @@ def test_a_failure_replaces_a_pass() -> None:
     ledger.record("verified", ENTRY | {"result": "failed"})
     assert "verification failed on compute capability 8.0" in why_not()
     assert len(json.loads((path := ledger.user_file()) and path.read_text() or "")["verified"]) == 1
+
+
+def test_a_failure_on_this_machine_outweighs_a_shipped_pass(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any pass on record used to switch a kernel on."""
+    monkeypatch.setattr(ledger, "SHIPPED", ledger.record("verified", ENTRY))
+    monkeypatch.setenv("PYRAMID_KERNELS_HOME", str(home / "own"))
+    ledger.read.cache_clear()
+    assert why_not() == "None"
+    ledger.record("verified", ENTRY | {"result": "failed"})
+    assert why_not().startswith("verification failed on compute capability 8.0")
 
 
 def test_gemm_ops_need_a_measurement_and_slow_kernels_are_off() -> None:

@@ -1,7 +1,5 @@
 """The loss module against plain PyTorch: values and gradients within the oracle's limits, hard pixels as published."""
 
-from __future__ import annotations
-
 import copy
 import math
 import pickle
@@ -12,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyramid_kernels.functional import upsample_cross_entropy
 from pyramid_kernels.nn import UpsampleCrossEntropyLoss
 from pyramid_kernels.testing import module_error_ratios
 from tests.kernels import DEVICE
@@ -224,11 +221,3 @@ def test_bad_calls_are_named() -> None:
         loss(logits, target[:, None])
     with pytest.raises(ValueError, match="a loss with ohem_threshold has no reference"):
         UpsampleCrossEntropyLoss(ohem_threshold=0.7).to_reference()
-
-
-def test_options_reach_the_op() -> None:
-    logits, target = data()
-    options: dict[str, Any] = {"label_smoothing": 0.2, "ignore_index": 3, "reduction": "none", "align_corners": True}
-    target[target == IGNORED] = 3
-    ours = UpsampleCrossEntropyLoss(WEIGHT, **options).to(DEVICE)(logits, target)
-    assert torch.equal(ours, upsample_cross_entropy(logits, target, weight=WEIGHT.to(DEVICE), **options))

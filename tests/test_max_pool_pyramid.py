@@ -1,15 +1,13 @@
 """What the oracle's data do not show of ``max_pool_pyramid``: NaN, infinity, defaults, and SPPF beside SPP."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyramid_kernels.backends import BackendError
 from pyramid_kernels.functional import max_pool_pyramid
 from tests.kernels import DEVICE, backends
+from tests.marks import KERNELS
 
 BACKENDS = ("reference", *backends("max_pool_pyramid"))
 
@@ -57,7 +55,7 @@ def test_defaults_are_spp_and_sppf() -> None:
     assert torch.equal(descending, torch.cat(spp.chunk(4, 1)[::-1], 1))
 
 
-@pytest.mark.parametrize("backend", [b for b in BACKENDS if b not in ("reference", "composed")])
+@pytest.mark.parametrize("backend", KERNELS)
 def test_one_byte_is_kept_per_level_and_none_without_a_gradient(backend: str) -> None:
     kept: list[Tensor] = []
     x = tied(1, 3, 6, 5)
@@ -66,17 +64,6 @@ def test_one_byte_is_kept_per_level_and_none_without_a_gradient(backend: str) ->
         assert not kept
         max_pool_pyramid(x.requires_grad_(), (3, 5), backend=backend)
     assert sum(t.nbytes for t in kept) == 2 * x.numel()
-
-
-@pytest.mark.parametrize("backend", [b for b in BACKENDS if b not in ("reference", "composed")])
-def test_what_kernels_refuse(backend: str) -> None:
-    x = tied(1, 1, 6, 5)
-    with pytest.raises(BackendError, match="pools of at most 15"):
-        max_pool_pyramid(x, (5, 17), backend=backend)
-    with pytest.raises(BackendError, match="at most 8 levels"):
-        max_pool_pyramid(x, (3,) * 9, cascade=True, backend=backend)
-    with pytest.raises(BackendError, match="windows of at most 25 in a cascade"):
-        max_pool_pyramid(x, (15, 15), cascade=True, backend=backend)
 
 
 def test_each_level_of_the_composed_form_is_made_of_the_one_before() -> None:

@@ -3,8 +3,6 @@
 What only one module or family does has a file of its own; dtypes, training tools and processes have theirs as well.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 import pickle

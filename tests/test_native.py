@@ -1,8 +1,5 @@
 """The way into the compiled module: why it is absent, which GPUs it covers, errors and launches that reach Python."""
 
-from __future__ import annotations
-
-import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +15,9 @@ from pyramid_kernels.backends import BackendError, Problem
 from pyramid_kernels.ops._shared import native
 from pyramid_kernels.ops._shared.native import covers
 from pyramid_kernels.ops.upsample_argmax.settings import Settings
-from tests import conftest, hostsim
+from tests import conftest
+from tests.kernels import DEVICE
+from tests.marks import needs_cuda, needs_simulator
 
 HOPPER = Problem("cuda", 90, torch.float16, True)
 ON_CPU = HOPPER._replace(device="cpu", arch=0)
@@ -67,12 +66,6 @@ def test_absent_modules_say_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         native.launch_native("pyramid_pool_fwd", (), torch.zeros(1))
 
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-ABSENT = _native.module(DEVICE)
-needs_kernels = pytest.mark.skipif(isinstance(ABSENT, str), reason=f"no CUDA kernels: {ABSENT}")
-needs_simulator = pytest.mark.skipif(hostsim.SIMULATOR not in os.environ, reason="needs the host simulator")
-
-
 @needs_simulator
 def test_errors_of_the_core_are_python_errors() -> None:
     module = _native.module("cpu")
@@ -94,7 +87,7 @@ def test_launches_are_counted_only_while_someone_counts(monkeypatch: pytest.Monk
     assert _native.module("cpu").take_launches() == []  # type: ignore[union-attr]
 
 
-@needs_kernels
+@needs_cuda
 def test_the_first_call_of_a_thread_may_need_tensor_maps() -> None:
     """The driver encodes them only where the thread has a context, which none has before its first launch."""
     x, w = torch.ones(1, 64, 8, 8), torch.ones(8, 64, 3, 3)

@@ -1,7 +1,5 @@
 """What single modules do beside the contract of every module, and the arguments that modules refuse."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +9,8 @@ from torch import nn
 
 from pyramid_kernels.nn import (
     ASPP,
+    DSPP,
+    MDSPP,
     PPM,
     ASPPv2,
     AttentionRefinementModule,
@@ -89,6 +89,12 @@ def odd_sum() -> Any:
     return sums
 
 
+def odd_level(cls: Any, **settings: Any) -> Any:
+    plain = cls(3, 4).to_reference()
+    plain.levels[1][0] = nn.Conv2d(3, 3, 3, groups=3, **{"padding": 1, "bias": False} | settings)
+    return plain
+
+
 def odd_rows() -> Any:
     rows = HRFuse(WIDTHS).to_reference()
     rows[0][1] = nn.ReLU()
@@ -101,6 +107,9 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: SpatialPyramidPooling(windows="fixed"), "windows must be one of 'adaptive', 'ceil'"),
     (lambda: HRFuse(WIDTHS, mode="bicubic"), "mode must be one of 'nearest', 'bilinear'"),
     (lambda: HRFuse((4,)), r"channels must be those of two maps or more, got \(4,\)"),
+    (lambda: MDSPP(3, 6), "filters must be a positive multiple of 4, got 6"),
+    (lambda: MDSPP(3, 4, (1, 2)), r"bins must have one entry per level \(4\), got 2"),
+    (lambda: DSPP(3, 4, (1, 0)), "bins must be positive, got 0"),
     (lambda: PSPHead(4, 4, ()), "bins must not be empty"),
     (lambda: SegFormerHead((), 4, 2), "in_channels must not be empty"),
     (lambda: UPerHead((4,), 4, 2, ()), "in_channels and bins must not be empty"),
@@ -109,6 +118,16 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: ASPPv2.from_reference(odd_sum()), r"as ReferenceASPPv2 makes it: c1 has stride=\(2, 2\), not 1"),
     (lambda: HRFuse.from_reference(odd_rows()), "0.1 is a ReLU, not a Sequential"),
     (lambda: HRNetV2Head.from_reference(nn.Sequential(nn.Conv2d(4, 4, 1))), "in_channels must not be empty"),
+    *[
+        (lambda cls=cls, settings=settings: cls.from_reference(odd_level(cls, **settings)),
+         f"as {cls.original.__name__} makes it: levels.1.0 has {reason}")
+        for cls in (DSPP, MDSPP)
+        for settings, reason in (
+            ({"stride": 2}, r"stride=\(2, 2\), not 1"),
+            ({"padding": 2, "dilation": 2}, r"dilation=\(2, 2\), not 1"),
+            ({"bias": True}, "a bias"),
+        )
+    ],
     *[
         (lambda kind=kind: kind.from_reference(nn.Linear(1, 1)), f"module must {what}")
         for kind, what in {

@@ -5,8 +5,6 @@ drawn so that an op's cases together see every dtype and layout, and every Trito
 the rest.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

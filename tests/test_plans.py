@@ -1,8 +1,5 @@
 """The short way in: that it is taken, that it costs little, and that nothing is lost on it."""
 
-from __future__ import annotations
-
-import subprocess
 import sys
 import threading
 from collections import Counter
@@ -24,7 +21,8 @@ from pyramid_kernels.ops._shared import launch, recorder, shortcuts
 from pyramid_kernels.ops._shared.plans import Aten, Plan
 from pyramid_kernels.ops._shared.spec import materialise
 from pyramid_kernels.verification import ledger, oracle
-from tests.kernels import DEVICE, QUICKEST, ROOT, backends, cases, specified_ops
+from tests.kernels import DEVICE, QUICKEST, backends, cases, specified_ops
+from tests.processes import python
 
 SHAPE, BINS = (2, 3, 6, 5), (1, 2)
 KERNELS = [(op, b) for op in specified_ops() for b in backends(op) if b != "composed"]
@@ -144,24 +142,67 @@ def test_a_new_ledger_forgets_them() -> None:
     assert not pyramid_pool.shortcuts
 
 
-def test_a_pending_negation_is_resolved() -> None:
+def negated(x: Tensor) -> Tensor:
+    return torch.complex(torch.zeros_like(x), x).conj().imag
+
+
+def zeros_without_memory(*shape: int) -> Tensor:
+    return torch._efficientzerotensor(shape, device=DEVICE)
+
+
+class Named(Tensor):
+    pass
+
+
+#: What has the shape of a map with a plan, and is another tensor.
+OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "pending-negation": negated,
+    "strides-of-a-negation": lambda x: (
+        torch.empty(2 * x.numel(), device=DEVICE).as_strided(SHAPE, negated(x).stride()).copy_(x)
+    ),
+    "zeros-without-memory": lambda x: zeros_without_memory(*SHAPE),
+    "misaligned": lambda x: torch.empty(x.numel() + 1, device=DEVICE)[1:].view(SHAPE).copy_(x),
+    "channels-last": lambda x: x.to(memory_format=torch.channels_last),
+    "subclass": lambda x: x.as_subclass(Named),
+    "parameter": torch.nn.Parameter,
+    "meta": lambda x: x.to("meta"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_tensors_of_a_planned_shape(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before and after they have a plan of their own, they give what they give without plans."""
     x = learned()
-    negated = torch.complex(torch.zeros_like(x), x).conj().imag
-    assert negated.is_neg() and not x.is_neg()
-    assert torch.equal(pool(negated), pool(negated.resolve_neg()))
-    same_strides = torch.empty(2 * x.numel(), device=DEVICE).as_strided(SHAPE, negated.stride()).copy_(x)
-    assert torch.equal(pool(same_strides), pool(same_strides.clone()))  # which has a plan of its own
-    assert torch.equal(pool(negated), pool(negated.resolve_neg()))
+    other = OTHERS[name](x)
+    with monkeypatch.context() as patch:
+        patch.setattr(shortcuts, "_ON", False)
+        expected, planned = pool(other), pool(x)
+    for _ in range(3):
+        got = pool(other)
+        assert type(got) is type(expected) and got.stride() == expected.stride() and got.is_meta == expected.is_meta
+        assert got.is_meta or torch.equal(got, expected)
+        assert torch.equal(pool(x), planned)
 
 
-def test_zeros_without_memory() -> None:
+def test_other_incoming_gradients_of_a_planned_shape() -> None:
     x = learned(requires_grad=True)
-    zeros = torch._efficientzerotensor(SHAPE, device=DEVICE)
-    assert torch.equal(pool(zeros), pool(torch.zeros(SHAPE, device=DEVICE)))
-    y = pool(x)
-    torch.autograd.grad(y, x, torch.ones_like(y))
-    (dx,) = torch.autograd.grad(pool(x), x, torch._efficientzerotensor(tuple(y.shape), device=DEVICE))
-    assert not dx.any()
+    ones = torch.ones(2, 3, 5, device=DEVICE)
+    for dy in 3 * (ones, ones[:1, :1, :1].expand(2, 3, 5), zeros_without_memory(2, 3, 5)):
+        (dx,) = torch.autograd.grad(pool(x), x, dy)
+        expected = torch.autograd.grad(pyramid_pool(x, BINS, backend="reference"), x, dy)[0]
+        torch.testing.assert_close(dx, expected)
+    (first,) = torch.autograd.grad(pool(x).square().sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="double backward"):
+        first.sum().backward()
+
+
+def test_devices_are_told_apart() -> None:
+    x = learned()
+    expected = pool(x)
+    with torch.device(DEVICE):
+        assert torch.equal(pool(x), expected)
+    with pytest.raises((ValueError, RuntimeError, TypeError)):
+        pool(x.to_sparse())
 
 
 def test_modes_see_the_operator() -> None:
@@ -196,38 +237,11 @@ def test_tracing_and_transforms() -> None:
     torch.testing.assert_close(gradient, again.grad)
 
 
-def test_a_subclass_goes_the_long_way() -> None:
-    class Named(Tensor):
-        pass
-
-    x = learned()
-    assert type(pool(x.as_subclass(Named))) is Named
-    assert type(pool(torch.nn.Parameter(x))) is Tensor
-
-
-def test_devices_and_layouts_are_told_apart() -> None:
-    x = learned()
-    assert pyramid_pool(x.to("meta"), BINS, backend=QUICKEST).is_meta
-    expected = pool(x)
-    with torch.device(DEVICE):
-        assert torch.equal(pool(x), expected)
-    with pytest.raises((ValueError, RuntimeError, TypeError)):
-        pool(x.to_sparse())
-    last = x.to(memory_format=torch.channels_last)
-    assert pool(last).stride(1) == 1 and pool(x).stride(1) != 1
-
-
 def test_other_numbers_of_the_same_value_are_checked() -> None:
     x = learned()
     with pytest.raises(TypeError, match="ints"):
         pyramid_pool(x, (1.0, 2.0), backend=QUICKEST)  # type: ignore[arg-type]
     assert torch.equal(pyramid_pool(x, [[1, 1], [2, 2]], backend=QUICKEST), pool(x))  # type: ignore[list-item]
-
-
-def test_a_misaligned_map_of_the_same_strides() -> None:
-    x = learned()
-    moved = torch.empty(x.numel() + 1, device=DEVICE)[1:].view(SHAPE).copy_(x)
-    assert moved.data_ptr() % 16 and torch.equal(pool(moved), pool(x))
 
 
 def test_settings_of_pytorch_are_told_apart() -> None:
@@ -270,19 +284,6 @@ def test_gradients_of_each_wanted_set() -> None:
         upsample_merge(given, (6, 5), backend=QUICKEST).sum().backward()
         assert [m.grad is not None for m in given] == list(wants)
         assert all((m.grad == 1).all() for m in given if m.grad is not None)
-
-
-def test_expanded_and_kept_gradients() -> None:
-    x = learned(requires_grad=True)
-    kinds = torch.ones(2, 3, 5, device=DEVICE), torch.ones(1, 1, 1, device=DEVICE).expand(2, 3, 5)
-    for dy in kinds * 3:
-        (dx,) = torch.autograd.grad(pool(x), x, dy)
-        expected = torch.autograd.grad(pyramid_pool(x, BINS, backend="reference"), x, dy)[0]
-        torch.testing.assert_close(dx, expected)
-    y = pool(x)
-    (first,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-    with pytest.raises(NotImplementedError, match="double backward"):
-        first.sum().backward()
 
 
 def test_every_thread_takes_it() -> None:
@@ -416,7 +417,7 @@ assert not modes._is_in_torch_dispatch_mode
 """
     if QUICKEST != "cuda" or DEVICE == "cuda":
         pytest.skip("needs the simulator")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    done = python("-c", code)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,7 +1,5 @@
 """``predict`` on models of the three libraries: their own label maps, without their full-size logits."""
 
-from __future__ import annotations
-
 import warnings
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pyramid_kernels as pk
-from tests.label_maps import CLASSES, MODELS, SMALL, Shapes, assert_same_labels, build, full_logits, smp
+from tests.label_maps import CLASSES, MODELS, SMALL, assert_same_labels, build, full_logits, smp
+from tests.modes import Seen
 
 FULL = "predict builds logits of full size"
 
@@ -28,7 +27,7 @@ def _full_size_is_an_error() -> Any:
 def test_labels_are_the_librarys(name: str) -> None:
     model, image = build(name)
     expected = full_logits(model, image)
-    with Shapes() as shapes:
+    with Seen() as shapes:
         labels = pk.predict(model, image, backend="composed")
     assert labels.dtype == torch.uint8
     assert_same_labels(labels, expected)
@@ -39,7 +38,7 @@ def test_labels_are_the_librarys(name: str) -> None:
 def test_shapes_see_what_a_library_builds() -> None:
     """The check above can fail: it does on the model's own forward."""
     model, image = build("deeplabv3")
-    with Shapes() as shapes:
+    with Seen() as shapes:
         full_logits(model, image)
     assert shapes.builds(CLASSES, *image.shape[2:])
 
@@ -66,7 +65,7 @@ def test_a_fused_model_predicts_the_same(name: str) -> None:
     """From low-resolution logits as before, and without a warning, which the fixture makes an error."""
     model, image = build(name)
     expected = full_logits(model, image)
-    with pk.fused(model, strict=name not in UNFUSED), Shapes() as shapes:
+    with pk.fused(model, strict=name not in UNFUSED), Seen() as shapes:
         labels = pk.predict(model, image, backend="composed")
     assert_same_labels(labels, expected)
     assert shapes.builds(CLASSES, *image.shape[2:]) == (name == "smp-unet")
@@ -256,7 +255,7 @@ def test_no_modules_own_train_is_called() -> None:
     """A module may do more there than change its mode: adapters merge their weights into the layer's."""
 
     class Merging(nn.Conv2d):
-        def train(self, mode: bool = True) -> Merging:
+        def train(self, mode: bool = True) -> nn.Module:
             with torch.no_grad():
                 self.weight += 1
             return super().train(mode)

@@ -1,9 +1,6 @@
 """``separable_pyramid``, DSPP and MDSPP against outputs that Keras itself computed (tests/data/dspp_keras.npz)."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -51,23 +48,6 @@ def test_equals_keras(backend: str) -> None:
     torch.testing.assert_close(y, given["y"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", [b for b in backends("separable_pyramid") if b != "triton" or DEVICE == "cuda"])
-def test_gradients_one_at_a_time(backend: str) -> None:
-    """Whatever is frozen, the others get the gradients that they get together; one level has no bias."""
-    torch.manual_seed(0)
-    x, depthwise = torch.randn(1, 3, 4, 4, device=DEVICE), torch.randn(2, 3, 1, 3, 3, device=DEVICE)
-    pointwise, bias = torch.randn(2, 5, 3, 1, 1, device=DEVICE), torch.randn(5, device=DEVICE)
-    leaves = [x, depthwise, pointwise, bias]
-
-    def gradients(wanted: list[int]) -> list[Tensor]:
-        given = [t.clone().requires_grad_(i in wanted) for i, t in enumerate(leaves)]
-        y = functional.separable_pyramid(given[0], (1, 2), [*given[1]], [*given[2]], [None, given[3]], backend=backend)
-        return list(torch.autograd.grad(y.square().sum(), [given[i] for i in wanted]))
-
-    for i, together in enumerate(gradients([0, 1, 2, 3])):
-        torch.testing.assert_close(gradients([i])[0], together, rtol=0, atol=0)
-
-
 def test_grids_are_windows_not_sizes() -> None:
     assert functional.pyramid_grids((2, 4, 6, 8), (12, 16), "fixed") == [(2, 2), (4, 4), (6, 8), (12, 8)]
 
@@ -101,30 +81,3 @@ def test_maps_smaller_than_a_bin(module: DSPP | MDSPP) -> None:
     for form in (module, module.to_reference()):
         with pytest.raises(ValueError, match="gives a window of size 0 for bin 8 on a map of size 7"):
             form(torch.zeros(1, 3, 8, 7))
-
-
-def test_arguments_of_modules() -> None:
-    with pytest.raises(ValueError, match="filters must be a positive multiple of 4, got 6"):
-        MDSPP(3, 6)
-    with pytest.raises(ValueError, match=r"bins must have one entry per level \(4\), got 2"):
-        MDSPP(3, 4, (1, 2))
-    with pytest.raises(ValueError, match="bins must be positive, got 0"):
-        DSPP(3, 4, (1, 0))
-    with pytest.raises(ValueError, match="backend must be one of"):
-        DSPP(3, 4, backend="cudnn")
-
-
-@pytest.mark.parametrize("cls", [DSPP, MDSPP])
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"stride": 2}, r"levels.1.0 has stride=\(2, 2\), not 1"),
-        ({"padding": 2, "dilation": 2}, r"levels.1.0 has dilation=\(2, 2\), not 1"),
-        ({"bias": True}, "levels.1.0 has a bias"),
-    ],
-)
-def test_an_altered_level_is_not_fused(cls: type[DSPP | MDSPP], settings: dict[str, Any], reason: str) -> None:
-    plain: Any = cls(3, 4).to_reference()
-    plain.levels[1][0] = nn.Conv2d(3, 3, 3, groups=3, **{"padding": 1, "bias": False} | settings)
-    with pytest.raises(ValueError, match=f"as {cls.original.__name__} makes it: {reason}"):
-        cls.from_reference(plain)

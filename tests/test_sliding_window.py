@@ -1,7 +1,5 @@
 """``predict`` with windows against mmsegmentation's way: every window's logits upsampled, added up, and divided."""
 
-from __future__ import annotations
-
 import warnings
 from itertools import product
 from typing import Any
@@ -13,7 +11,8 @@ from torch import Tensor, nn
 
 import pyramid_kernels as pk
 from pyramid_kernels.inference import sliding
-from tests.label_maps import CLASSES, Shapes, assert_same_labels, build, full_logits
+from tests.label_maps import CLASSES, assert_same_labels, build, full_logits
+from tests.modes import Seen
 
 #: The model, the image, the window and its stride: odd sizes, the last window moved back, windows wider than the image.
 CASES: dict[str, tuple[str, tuple[int, int], Any, Any]] = {
@@ -62,10 +61,10 @@ def test_logits_of_the_images_size_are_never_built(monkeypatch: pytest.MonkeyPat
     model, image = build("segformer")
     expected = pk.predict(model, image, crop=64, stride=40)
     monkeypatch.setattr(sliding, "BAND", 5 * image.shape[0] * CLASSES * image.shape[3])
-    with Shapes() as shapes:
+    with Seen() as shapes:
         labels = pk.predict(model, image, crop=64, stride=40)
     assert torch.equal(labels, expected)
-    rows = {seen[2] for seen in shapes.seen if len(seen) == 4 and seen[1] == CLASSES and seen[3] == image.shape[3]}
+    rows = {s[2] for s, _ in shapes.tensors if len(s) == 4 and (s[1], s[3]) == (CLASSES, image.shape[3])}
     assert rows and max(rows) == 5
     assert not shapes.builds(CLASSES, 64, 64)
 

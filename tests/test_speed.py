@@ -1,9 +1,6 @@
 """SPEED: its size, and weights from Keras's files."""
 
-from __future__ import annotations
-
 import importlib.util
-import subprocess
 import sys
 import zipfile
 from functools import partial
@@ -16,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pyramid_kernels.models import SPEED, keras
+from tests.processes import python
 
-ROOT = Path(__file__).parents[1]
 NARROW: dict[str, Any] = {"width": 4, "bins": (1, 2, 3, 4)}
 
 
@@ -30,8 +27,7 @@ def test_parameters_and_running_statistics() -> None:
 @pytest.mark.skipif(not all(map(importlib.util.find_spec, ("keras", "h5py"))), reason="needs keras and h5py")
 def test_a_file_that_keras_wrote(tmp_path: Path) -> None:
     """The source's own graph in Keras, random weights, in every form that Keras saves: the same depths."""
-    command = [sys.executable, "-m", "tests.speed_keras", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = python("-m", "tests.speed_keras", tmp_path)
     assert done.returncode == 0, done.stderr
     x, expected = (torch.from_numpy(np.load(tmp_path / "speed.npz")[key]).permute(0, 3, 1, 2) for key in "xy")
     assert expected.std() > 1

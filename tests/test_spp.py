@@ -1,7 +1,5 @@
 """What YOLO's pools do beside the contracts of every module and adapter; ultralytics' own networks come last."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 
@@ -11,14 +9,12 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import pyramid_kernels as pk
-from pyramid_kernels.fuse import SPPFForward, SPPForward, registry
 from pyramid_kernels.nn import SPP, SPPF
-from tests import third_party_yolo as user
-from tests.foreign import FOREIGN, build, under_their_own_names
+from tests.foreign import FOREIGN, build
 from tests.libraries import ultralytics
 from tests.modules import assert_same, step
 
-__all__ = ["under_their_own_names"]
+pytestmark = pytest.mark.usefixtures("under_their_own_names")
 
 X = torch.randn(2, 8, 15, 14, generator=torch.Generator().manual_seed(0))
 
@@ -97,33 +93,6 @@ def test_hooks_of_the_layers_run_and_those_of_the_pools_keep_the_own_forward() -
     assert "a child has hooks" in model[0].why_original(X)
     model(X)
     assert seen == ["conv", "conv", "pool", "pool", "pool"]
-
-
-def test_checking_a_class_of_theirs_runs_no_hooks() -> None:
-    model = nn.Sequential(user.SPPF(8, 6))
-    model[0].cv1.register_forward_hook(lambda *_: pytest.fail("the hook ran"))
-    (entry,) = pk.fuse_(model, backend="reference").entries
-    assert not entry.fused and "a child has hooks" in entry.detail
-
-
-def test_declines_yolov4s_order_under_known_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a subclass, by its forward; under the known class's own name, by its results; elsewhere, as a look-alike."""
-    (entry,) = pk.fuse_(user.LargestFirstSPP(8, 6)).entries
-    assert "overrides the forward of SPP" in entry.detail
-    monkeypatch.setitem(registry.adapters, user.LargestFirstSPP, SPPForward)
-    (entry,) = pk.fuse_(user.LargestFirstSPP(8, 6)).entries
-    assert "its own forward gives another result" in entry.detail
-
-
-def test_look_alikes_are_reported() -> None:
-    class OwnSPPF(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.cv1, self.cv2, self.m = user.Conv(8, 4), user.Conv(16, 6), nn.MaxPool2d(5, 1, 2)
-
-    (entry,) = pk.fuse_(OwnSPPF()).entries
-    assert not entry.fused and "look-alike of ultralytics' SPPF" in entry.detail
-    assert issubclass(SPPFForward, SPPForward) and "fuse.SPPFForward" in entry.detail
 
 
 @pytest.mark.parametrize("folds", [False, True], ids=["trained", "folded"])

@@ -1,7 +1,5 @@
 """What holds a model's parameters (optimisers, files, flat views) goes on as if nothing were fused."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from pathlib import Path

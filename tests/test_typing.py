@@ -1,21 +1,16 @@
 """What a type checker sees of the public functions: their own signatures, and backends by name."""
 
-from __future__ import annotations
-
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pyramid_kernels import functional
 from pyramid_kernels.ops import all_ops
+from tests.processes import ROOT, python
 
 pytest.importorskip("mypy", reason="mypy is in the lint extra: pip install 'pyramid_kernels[lint]'")
 
-ROOT = Path(__file__).resolve().parent.parent
 USER = f"""
 import torch
 import pyramid_kernels as pk
@@ -35,10 +30,8 @@ pk.functional.pyramid_pool(x)
 @pytest.mark.slow
 def test_a_user_of_mypy_sees_signatures_and_wrong_backends(tmp_path: Path) -> None:
     (tmp_path / "user.py").write_text(USER)
-    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "user.py"]
-    environment = os.environ | {"MYPYPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
-    said = done.stdout
+    settings = {"MYPYPATH": str(ROOT), "PYTHONPATH": None}
+    said = python("-m", "mypy", "--config-file", ROOT / "pyproject.toml", "user.py", cwd=tmp_path, **settings).stdout
     assert "Any, **" not in said, said
     revealed = re.findall(r'Revealed type is "def \((.*)\) -> (.*)"', said)
     assert len(revealed) == len(all_ops()), said

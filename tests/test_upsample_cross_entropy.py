@@ -1,9 +1,6 @@
 """Where the oracle's cases of the loss and the label map do not go: bad labels, odd values, ties, memory, gradients."""
 
-from __future__ import annotations
-
-import os
-import subprocess
+import math
 import sys
 from typing import Any
 
@@ -11,21 +8,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from pyramid_kernels import _native
 from pyramid_kernels.backends import select
 from pyramid_kernels.functional import upsample_argmax, upsample_cross_entropy
 from pyramid_kernels.nn.base import problems_of
-from pyramid_kernels.ops import all_ops
 from tests.agreement import assert_ties_alone
-from tests.kernels import DEVICE
+from tests.kernels import DEVICE, backends
+from tests.modes import Seen
+from tests.processes import python
 
-CUDA = () if isinstance(_native.module(DEVICE), str) else ("cuda",)
-NAMED = [b for b in ("triton", *CUDA) if not isinstance(all_ops()["upsample_cross_entropy"].module(b), str)]
-BACKENDS = ("composed", *NAMED)
-FORMATS = {"contiguous": "contiguous_format", "channels_last": "channels_last"}
+BACKENDS = backends("upsample_cross_entropy")
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -66,7 +59,7 @@ torch.cuda.synchronize()
 @pytest.mark.skipif(DEVICE == "cpu", reason="the assertion on a GPU")
 @pytest.mark.parametrize("backend", ["triton", "cuda"])
 def test_labels_out_of_range_end_the_kernel_by_name(backend: str) -> None:
-    done = subprocess.run([sys.executable, "-c", ASSERTED, backend], capture_output=True, text=True, timeout=300)
+    done = python("-c", ASSERTED, backend)
     assert done.returncode and "upsample_cross_entropy" in done.stderr and "assert" in done.stderr
 
 
@@ -162,31 +155,13 @@ def test_two_thousand_classes(backend: str) -> None:
     assert torch.equal(upsample_argmax(logits, (4, 5), dtype=torch.int16, backend=backend).long(), full.argmax(1))
 
 
-class _Largest(TorchDispatchMode):
-    """The elements of the largest floating tensor that anything returns."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "pyramid_kernels":
-            with self:  # the implementation is what is looked at
-                return func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args, **(kwargs or {}))
-        result = func(*args, **(kwargs or {}))
-        for t in tree_leaves(result):
-            if isinstance(t, Tensor) and t.is_floating_point():
-                self.elements = max(self.elements, t.numel())
-        return result
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("layout", FORMATS.values())
 def test_upsampled_logits_never_exist(layout: torch.memory_format) -> None:
     logits, target = drawn(2, 19, 64, 64).cpu().contiguous(memory_format=layout), labelled(2, 512, 512, classes=19)
-    with _Largest() as largest:
+    with Seen(inside=True) as seen:
         upsample_cross_entropy(logits.requires_grad_(), target.cpu(), backend="composed").backward()
         upsample_argmax(logits, (512, 512), backend="composed")
-    assert largest.elements * 10 < 2 * 19 * 512 * 512
+    assert 10 * max(math.prod(shape) for shape, dtype in seen.tensors if dtype.is_floating_point) < 2 * 19 * 512**2
 
 
 # VmHWM and not getrusage: the latter's peak is inherited from the process that started this one.
@@ -218,9 +193,7 @@ print(memory, min(times))
 def test_composed_takes_a_tenth_of_the_memory_and_no_more_time() -> None:
     def measured(backend: str) -> tuple[float, float]:
         # What is freed goes back at once: what glibc keeps differs by megabytes from one process to the next.
-        alone = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
-        command = [sys.executable, "-c", MEASURED, backend]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=alone)
+        done = python("-c", MEASURED, backend, OMP_NUM_THREADS="1", MALLOC_MMAP_THRESHOLD_="65536")
         memory, seconds = map(float, done.stdout.split())
         return memory, seconds
 
@@ -229,30 +202,16 @@ def test_composed_takes_a_tenth_of_the_memory_and_no_more_time() -> None:
     assert ours[1] <= eager[1], (ours, eager)
 
 
-class _Exponentials(TorchDispatchMode):
-    """How often exponentials are taken, inside the package's operators too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "pyramid_kernels":
-            with self:
-                return func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args, **(kwargs or {}))
-        self.count += func.overloadpacket.__name__.startswith("exp_")
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("reduction,expected", [("mean", 1), ("sum", 1), ("none", 2)])
 def test_a_reduced_loss_takes_its_exponentials_once(reduction: str, expected: int) -> None:
     """The gradient is made along with the loss; of losses by pixel, in the backward."""
     logits, target = drawn(1, 5, 3, 4).cpu().requires_grad_(), labelled(1, 6, 8, classes=5).cpu()
-    with _Exponentials() as forward:
+    with Seen(inside=True) as forward:
         losses = upsample_cross_entropy(logits, target, reduction=reduction, backend="composed")
-    with _Exponentials() as backward:
+    with Seen(inside=True) as backward:
         losses.sum().backward(retain_graph=True)
-    assert (forward.count, forward.count + backward.count) == (1, expected)
+    counts = [sum(name.startswith("exp_") for name in mode.names) for mode in (forward, backward)]
+    assert (counts[0], sum(counts)) == (1, expected)
     once = logits.grad.clone()
     losses.sum().backward()
     torch.testing.assert_close(logits.grad, 2 * once)
@@ -275,7 +234,7 @@ def test_auto_takes_the_bands_where_they_measured_faster(
     classes: int, layout: str, differentiated: bool, reduction: str, expected: str
 ) -> None:
     """On a CPU; ``bench`` and docs/upsample_cross_entropy.md hold the measurements."""
-    logits = torch.empty(1, classes, 64, 64).contiguous(memory_format=getattr(torch, FORMATS[layout]))
+    logits = torch.empty(1, classes, 64, 64).contiguous(memory_format=FORMATS[layout])
     target = torch.empty(1, 512, 512, dtype=torch.uint8)
     (entry,) = problems_of(upsample_cross_entropy, logits.requires_grad_(differentiated), target, reduction=reduction)
     assert select(*entry, "auto") == expected
@@ -286,6 +245,6 @@ def test_auto_takes_the_bands_where_they_measured_faster(
     [(150, "contiguous", "composed"), (2, "channels_last", "composed"), (21, "channels_last", "reference")],
 )
 def test_auto_takes_the_label_map_in_bands_where_it_measured_faster(classes: int, layout: str, expected: str) -> None:
-    logits = torch.empty(1, classes, 64, 64).contiguous(memory_format=getattr(torch, FORMATS[layout]))
+    logits = torch.empty(1, classes, 64, 64).contiguous(memory_format=FORMATS[layout])
     (entry,) = problems_of(upsample_argmax, logits, (512, 512))
     assert select(*entry, "auto") == expected

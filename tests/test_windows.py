@@ -1,7 +1,5 @@
 """The one formula for window edges, exhaustively against PyTorch's pooling along one axis."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

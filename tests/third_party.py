@@ -1,7 +1,5 @@
 """Classes as users have them: pyramid modules of well-known repositories in our own words, and look-alikes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -81,6 +79,20 @@ class PoolFirstASPP(ResearchASPP):
     def forward(self, x: Tensor) -> Tensor:
         *convs, pool = self.convs
         return self.project(torch.cat([pool(x), *(conv(x) for conv in convs)], dim=1))
+
+
+class LeakyASPP(ResearchASPP):
+    """A function behind the concat, where no layer would show it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(F.leaky_relu(torch.cat([conv(x) for conv in self.convs], dim=1) - 1))
+
+
+class DroppingASPP(ResearchASPP):
+    """A function for the dropout, beside the one among its layers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(super().forward(x), 0.1, self.training)
 
 
 class DeepLabHeadV3Plus(nn.Module):

@@ -1,7 +1,5 @@
 """BiSeNet's gates of several repositories in our own words: attributes, keys and order of calls of their classes."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

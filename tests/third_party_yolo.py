@@ -1,7 +1,5 @@
 """YOLO's pooling modules in our own words, as YOLOv5, YOLOX and mmdetection have them, and look-alikes."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

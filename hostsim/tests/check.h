@@ -87,6 +87,20 @@ constexpr Dtype dtype_of() {
     return Dtype::f32;
 }
 
+/// a (rows, depth) times b (columns, depth) transposed; `transposed`: both lie the other way round.
+template <class T>
+std::vector<double> product(const Buffer<T>& a, const Buffer<T>& b, int rows, int columns, bool transposed = false) {
+    const int depth = static_cast<int>(a.size()) / rows;
+    const auto at = [&](const Buffer<T>& x, int size, int i, int k) {
+        return static_cast<double>(x[transposed ? k * size + i : i * depth + k]);
+    };
+    std::vector<double> d(rows * columns);
+    for (int i = 0; i < rows; ++i)
+        for (int j = 0; j < columns; ++j)
+            for (int k = 0; k < depth; ++k) d[i * columns + j] += at(a, rows, i, k) * at(b, columns, j, k);
+    return d;
+}
+
 /// A NaN equals a NaN.
 inline bool is_equal(double got, double want) { return got == want || (std::isnan(want) && std::isnan(got)); }
 

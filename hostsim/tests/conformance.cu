@@ -1,52 +1,17 @@
 // Every wrapper of common/ptx on random tiles, bit for bit against the functions that the host simulator answers it
-// with: on a GPU of compute capability 9.0, or, to test this program itself, in the simulator. Data are small integers,
-// whose sums no order of rounding changes.
+// with, or plain loops: on a GPU of compute capability 9.0, or, to test this program itself, in the simulator. Data are
+// small integers, whose sums no order of rounding changes.
 #include <cstring>
 #include <numeric>
 
-#include "common/launch.cuh"
 #include "hostsim/tensor_core.h"
-#include "hostsim/tensor_map.h"
-#include "hostsim/tests/check.h"
+#include "hostsim/tests/boxes.cuh"
 #include "hostsim/tests/raw_kernels.cuh"
 
 using namespace pk;
 using namespace pk::test;
 
 namespace {
-
-/// An array where kernels can reach it.
-template <class T>
-class Reachable {
-  public:
-    explicit Reachable(const std::vector<T>& values) : values_(values) {
-#if defined(__CUDACC__)
-        CHECK(cudaMalloc(&memory_, values.size() * sizeof(T)) == cudaSuccess);
-        CHECK(cudaMemcpy(memory_, values.data(), values.size() * sizeof(T), cudaMemcpyDefault) == cudaSuccess);
-#else
-        memory_ = values_.data();
-#endif
-    }
-    ~Reachable() {
-#if defined(__CUDACC__)
-        cudaFree(memory_);
-#endif
-    }
-    Reachable(const Reachable&) = delete;
-    Reachable& operator=(const Reachable&) = delete;
-    T* data() { return memory_; }
-    const std::vector<T>& read() {
-#if defined(__CUDACC__)
-        const cudaError_t error = cudaMemcpy(values_.data(), memory_, values_.size() * sizeof(T), cudaMemcpyDefault);
-        CHECK(error == cudaSuccess, cudaGetErrorString(error));
-#endif
-        return values_;
-    }
-
-  private:
-    std::vector<T> values_;
-    T* memory_ = nullptr;
-};
 
 template <class T>
 bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
@@ -136,56 +101,6 @@ void check_tf32(Random& random) {
         y[i] = i == 1 ? bits : (bits + 0x1000) & 0xFFFFE000;
     }
     CHECK(same_bits(on_y.read(), y), "to_tf32");
-}
-
-template <int Rank>
-void check_box(Swizzle swizzle, std::vector<int> size, std::vector<int> box, std::vector<int> at, Random& random) {
-    int64_t elements = 1, count = 1;
-    TensorBox tensor{nullptr, Dtype::f16, Rank, {}, {}, {}, swizzle};
-    hostsim::TensorMap map{nullptr, Rank, 2, static_cast<int>(swizzle), {}, {}, {}};
-    for (int i = 0; i < Rank; ++i) {
-        tensor.size[i] = map.size[i] = size[i];
-        tensor.box[i] = map.box[i] = static_cast<int16_t>(box[i]);
-        tensor.stride[i] = elements;
-        map.step[i] = elements * 2;
-        elements *= size[i];
-        count *= box[i];
-    }
-    std::vector<uint16_t> x(elements), y(elements, 7);
-    std::vector<unsigned char> image(count * 2), row(hostsim::row_bytes(map));
-    for (uint16_t& bits : x) bits = static_cast<uint16_t>(random.bits());
-    Reachable<uint16_t> on_x(x), on_y(y);
-    Reachable<unsigned char> on_image(image);
-    Reachable<int> on_at(at);
-    TensorMap from, to;
-    tensor.pointer = on_x.data();
-    CHECK_OK(encode_tensor_map(tensor, from));
-    tensor.pointer = on_y.data();
-    CHECK_OK(encode_tensor_map(tensor, to));
-    CHECK_OK(launch("box_kernel", Dtype::f16, box_kernel<Rank>, {{1}, {64}, image.size() + 1024}, {}, from, to,
-                    static_cast<int>(image.size()), on_at.data(), on_image.data()));
-    for (int64_t i = 0; i < hostsim::row_count(map); ++i) {
-        map.pointer = x.data();
-        hostsim::read_box_row(map, at.data(), i, row.data());
-        for (int byte = 0; byte < hostsim::row_bytes(map); byte += 16)
-            std::memcpy(&image[hostsim::box_address(map, 0, i, byte)], &row[byte], 16);
-        map.pointer = y.data();
-        hostsim::write_box_row(map, at.data(), i, row.data());
-    }
-    CHECK(same_bits(on_image.read(), image), "bulk load, ", Rank, " dimensions, swizzle ", static_cast<int>(swizzle));
-    CHECK(same_bits(on_y.read(), y), "bulk store, ", Rank, " dimensions, swizzle ", static_cast<int>(swizzle));
-}
-
-void check_multicast(Random& random) {
-    std::vector<float> x(30 * 32), box(2 * 1024), want(2 * 1024);
-    for (float& value : x) value = static_cast<float>(random.uniform(-1, 1));
-    Reachable<float> on_x(x), on_box(box);
-    TensorMap map;
-    CHECK_OK(encode_tensor_map({on_x.data(), Dtype::f32, 2, {32, 30}, {1, 32}, {32, 16}, Swizzle::none}, map));
-    CHECK_OK(launch("multicast_kernel", Dtype::f32, multicast_kernel, {{2}, {64}, 4096 + 1024, {2}}, {}, map,
-                    on_box.data()));
-    for (size_t i = 0; i < want.size(); ++i) want[i] = i % 1024 < x.size() ? x[i % 1024] : 0;
-    CHECK(same_bits(on_box.read(), want), "multicast");
 }
 
 struct Layout {

@@ -16,13 +16,24 @@ namespace {
 
 constexpr int seeds = 8;
 
-/// In how many orders the fault showed, as an error or in the result.
+/// In how many orders a fault showed: `launched` returns the launch's status and says whether its result is right.
+template <class Launched>
+int in_all_orders(std::string& error, Launched launched) {
+    int caught = 0;
+    for (uint64_t seed = 0; seed < seeds; ++seed) {
+        hostsim::set_seed(seed);
+        Random random(seed);
+        bool right = true;
+        const Status status = launched(random, right);
+        error += status.error + "\n";
+        caught += !status.ok() || !right;
+    }
+    return caught;
+}
+
 template <Fault F>
 int ring(std::string& error) {
-    int caught = 0;
-    for (int seed = 0; seed < seeds; ++seed) {
-        hostsim::set_seed(static_cast<uint64_t>(seed));
-        Random random(static_cast<uint64_t>(seed));
+    return in_all_orders(error, [](Random& random, bool& right) {
         constexpr int depth = steps * 64;
         Buffer<bf16> a(64 * depth), b(64 * depth);
         Buffer<float> d(64 * 64);
@@ -35,57 +46,39 @@ int ring(std::string& error) {
         const Status status =
             launch("ring_kernel", Dtype::bf16, ring_kernel<F>,
                    {{1}, {160}, stages * 2 * tile_bytes + 1024 + 128, {1, 1, 1}, true}, {}, maps[0], maps[1], d.data());
-        bool right = status.ok();
-        error += status.error + "\n";
-        for (int i = 0; i < 64 && right; ++i)
-            for (int j = 0; j < 64; ++j) {
-                double want = 0;
-                for (int k = 0; k < depth; ++k) want += double{a[i * depth + k]} * b[j * depth + k];
-                right &= is_equal(d[i * 64 + j], want);
-            }
-        caught += !right;
-    }
-    return caught;
+        const std::vector<double> want = product(a, b, 64, 64);
+        for (size_t i = 0; i < want.size(); ++i) right &= is_equal(d[i], want[i]);
+        return status;
+    });
 }
 
 template <Fault F>
 int transpose(std::string& error) {
-    int caught = 0;
-    for (int seed = 0; seed < seeds; ++seed) {
-        hostsim::set_seed(static_cast<uint64_t>(seed));
-        Random random(static_cast<uint64_t>(seed));
+    return in_all_orders(error, [](Random& random, bool& right) {
         Buffer<half> x(64 * 64), y(64 * 64);
         x.fill(random);
         TensorMap map;
         CHECK_OK(encode_tensor_map({y.data(), Dtype::f16, 2, {512, 8}, {1, 512}, {8, 8}, Swizzle::none}, map));
         const Status status =
             launch("transpose_kernel", Dtype::f16, transpose_kernel<F>, {{1}, {64}, 64 * 128 + 112}, {}, map, x.data());
-        bool right = status.ok();
-        error += status.error + "\n";
         for (int m = 0; m < 64; ++m)
             for (int i = 0; i < 8; ++i)
                 for (int j = 0; j < 8; ++j)
                     right &= is_equal(double{y[i * 512 + m * 8 + j]}, double{x[m * 64 + j * 8 + i]});
-        caught += !right;
-    }
-    return caught;
+        return status;
+    });
 }
 
 template <Fault F>
 int neighbour(std::string& error) {
-    int caught = 0;
-    for (int seed = 0; seed < seeds; ++seed) {
-        hostsim::set_seed(static_cast<uint64_t>(seed));
+    return in_all_orders(error, [](Random&, bool& right) {
         Buffer<int> x(32), y(32);
         for (int i = 0; i < 32; ++i) x[i] = i;
         const Status status =
             launch("neighbour_kernel", Dtype::f32, neighbour_kernel<F>, {{1}, {32}}, {}, x.data(), y.data());
-        bool right = status.ok();
-        error += status.error + "\n";
         for (int i = 0; i < 32; ++i) right &= y[i] == (i ^ 1);
-        caught += !right;
-    }
-    return caught;
+        return status;
+    });
 }
 
 template <Fault F>

@@ -55,38 +55,27 @@ void check_numbers() {
     CHECK(half(1 + 0x1p-11 + 0x1p-40).bits == 0x3C01, "a double rounds once");
 }
 
-/// Sums of a block by shuffles of every kind, votes, static and dynamic shared memory.
+/// Sums of a block by shuffles of both kinds, static and dynamic shared memory, half a warp on its own.
 __global__ void reduce_kernel(const int* g_x, int* g_y) {
     __shared__ int s_part[4];
     int* s_x = shared_memory<int>();
     const int i = static_cast<int>(threadIdx.x + threadIdx.y * blockDim.x), lane = i % 32;
     s_x[i] = g_x[i];
     __syncthreads();
-    int v = s_x[127 - i], down = v, up = v, all = v;
-    for (int d = 16; d > 0; d /= 2) {
-        v += __shfl_xor_sync(~0u, v, d);
-        down += __shfl_down_sync(~0u, down, static_cast<unsigned>(d));
-    }
-    for (int d = 1; d < 32; d *= 2) {
-        const int below = __shfl_up_sync(~0u, up, static_cast<unsigned>(d));
-        if (lane >= d) up += below;
-    }
-    const int last = __shfl_sync(~0u, up, 31), first = __shfl_sync(~0u, down, 0);
-    const int left = __shfl_sync(~0u, all, 9, 8);  // lane 1 of each eight
-    const bool right = __all_sync(~0u, last == v && first == v) && !__any_sync(~0u, last != first) &&
-                       __ballot_sync(~0u, lane % 3 == 0) == 0x49249249 && left == s_x[127 - (i / 8 * 8 + 1)];
+    const int own = s_x[127 - i], left = __shfl_sync(~0u, own, 9, 8);  // lane 1 of each eight
+    int v = own;
+    for (int d = 16; d > 0; d /= 2) v += __shfl_xor_sync(~0u, v, d);
     if (lane == 0) s_part[i / 32] = v;
-    const int wrong = __syncthreads_count(!right);
-    if (i == 0) g_y[0] = s_part[0] + s_part[1] + s_part[2] + s_part[3] + wrong * 1000000;
-    // Half a warp on its own, and the other half after it.
+    __syncthreads();
+    if (i == 0) g_y[0] = s_part[0] + s_part[1] + s_part[2] + s_part[3];
     if (lane < 16) {
-        const int sum = __shfl_down_sync(0xFFFFu, lane, 1, 16);
+        const int sum = lane + __shfl_xor_sync(0xFFFFu, lane, 1, 16);
         if (lane == 3) atomicAdd(&g_y[1], sum);
     } else {
         __syncwarp(0xFFFF0000u);
-        if (lane == 20) atomicMax(&g_y[2], i);
+        if (lane == 20) atomicAdd(&g_y[2], 1);
     }
-    if (__syncthreads_or(i == 77) && __syncthreads_and(i >= 0) && !__syncthreads_or(i > 500)) atomicAdd(&g_y[3], 1);
+    if (left == s_x[127 - (i / 8 * 8 + 1)]) atomicAdd(&g_y[3], 1);
 }
 
 void check_reduce() {
@@ -96,7 +85,7 @@ void check_reduce() {
         hostsim::set_seed(seed);
         std::vector<int> y(4);
         CHECK_OK(launch("reduce_kernel", Dtype::f32, reduce_kernel, {{1}, {32, 4}, 512}, {}, x.data(), y.data()));
-        CHECK(y[0] == 127 * 128 * 255 / 6 && y[1] == 16 && y[2] == 116 && y[3] == 128, y[0]);
+        CHECK(y[0] == 127 * 128 * 255 / 6 && y[1] == 4 * 5 && y[2] == 4 && y[3] == 128, y[0]);
     }
 }
 
