@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -127,9 +128,33 @@ def _resampling(
     x: Tensor, axis: int, size: Sequence[int], mode: str, align_corners: bool, k: int, dtype: torch.dtype
 ) -> Tensor:
     """What every tap of every output index takes from the indices of ``x`` along ``axis``: [k, full, source]."""
-    one_hot = torch.eye(x.shape[2 + axis], dtype=dtype, device=x.device)[None]
+    given = (x.shape[2 + axis], size[axis], mode, align_corners, k, dtype, x.device)
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return torch.ops.pyramid_kernels.resampling(*given)
+    return _matrices(*given)
+
+
+def _matrices(
+    source: int, full: int, mode: str, align_corners: bool, k: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    one_hot = torch.eye(source, dtype=dtype, device=device)[None]
     linear = {"mode": "linear", "align_corners": align_corners} if mode == "bilinear" else {"mode": mode}
-    full = size[axis]
-    shares = one_hot if x.shape[2 + axis] == full else F.interpolate(one_hot, full, **linear)
+    shares = one_hot if source == full else F.interpolate(one_hot, full, **linear)
     padded = F.pad(shares[0], (k // 2, k // 2))
     return torch.stack([padded[:, tap : tap + full].T for tap in range(k)])
+
+
+@torch.library.custom_op("pyramid_kernels::resampling", mutates_args=())
+def _traced(
+    source: int, full: int, mode: str, align_corners: bool, kernel: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """``_matrices`` as one node of a compiled graph: constants, which a compiler would spend minutes on."""
+    return _kept(source, full, mode, align_corners, kernel, dtype, device).clone()
+
+
+_kept = functools.lru_cache(maxsize=256)(_matrices)
+
+
+@_traced.register_fake
+def _(source: int, full: int, mode: str, align_corners: bool, kernel: int, dtype: Any, device: Any) -> Tensor:
+    return torch.empty((kernel, full, source), dtype=dtype, device=device)
