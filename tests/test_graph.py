@@ -50,7 +50,7 @@ def expected_ops(name: str, module: nn.Module) -> dict[str, int]:
     return layout.ops if layout.trained is None or not module.training else layout.trained
 
 
-@pytest.mark.parametrize("backend", ["composed", "reference"])
+@pytest.mark.parametrize("backend", ["composed", pytest.param("reference", marks=pytest.mark.slow)])
 @MODES
 @every
 def test_layout_through_dynamo(name: str, mode: str, backend: str) -> None:

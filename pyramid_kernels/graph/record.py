@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from ..nn.base import Fused
+from ..nn.snapshot import GLOBAL_HOOKS, HOOKS
 from .view import LIBRARY
 
 #: Python's operators, which a tensor sees as methods of its own.
@@ -37,6 +38,11 @@ def recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     with unset_fake_temporarily():
         tensors = (*model.parameters(), *model.buffers())
         twin = copy.deepcopy(model, {id(t): mode.from_tensor(t) for t in tensors})
+    if any(GLOBAL_HOOKS):
+        raise RuntimeError("hooks are set on all modules")
+    for module in twin.modules():
+        for name in HOOKS:  # they are the user's, and are to see no fakes
+            getattr(module, name).clear()
     with unset_fake_temporarily(), mode, torch.random.fork_rng(devices=[]):
         given = tree_map(lambda t: mode.from_tensor(t) if isinstance(t, Tensor) else t, (args, kwargs))
         paths = {id(module): path for path, module in twin.named_modules()}
