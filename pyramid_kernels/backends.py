@@ -183,7 +183,8 @@ def _selected(op: Op, problem: Problem, sizes: tuple[int, ...], backend: Backend
     if _WRONG:
         check_settings()
     if torch.onnx.is_in_onnx_export():
-        return "reference"
+        smaller = getattr(op.composed, "smaller", None)
+        return "composed" if smaller is not None and smaller(sizes) else "reference"
     if not torch.compiler.is_compiling() and (what := transform()):
         if backend in KERNELS:
             raise not_by_kernels(op.name, what)

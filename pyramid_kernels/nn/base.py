@@ -28,7 +28,7 @@ else:
     _Base = object  # a mixin: the class it stands in front of brings nn.Module
 
 
-EXPORTED = "exported graphs hold PyTorch's own operators"
+EXPORTED = "exported graphs hold PyTorch's own operators, and no op has a form with fewer of them"
 
 
 class Unit(NamedTuple):
@@ -150,14 +150,17 @@ class Fused(_Base):
         if torch.jit.is_tracing():
             return EXPORTED
         if torch.compiler.is_compiling():
-            if torch.onnx.is_in_onnx_export():
-                return EXPORTED
-            return self.why_not_structure() or self.why_not_ranks() or self.why_not_call(x)
+            reason = self.why_not_structure() or self.why_not_ranks() or self.why_not_call(x)
+            return EXPORTED if torch.onnx.is_in_onnx_export() and not (reason or self.is_smaller(x)) else reason
         if what := transform():
             return f"{what} goes through PyTorch's own operators"
         snapshot = self._snapshot()
         reason = snapshot.reason or (self.why_not_ranks() if snapshot.synchronises else None)
         return reason or snapshot.answer(x, self.why_not_call)
+
+    def is_smaller(self, x: Any) -> bool:
+        """Whether some op has a form of fewer multiply-adds, which is then what an exported graph holds."""
+        return any(select(*call, self.backend_of(call[0])) == "composed" for call in self.problems(x))
 
     def _snapshot(self) -> Snapshot:
         """What ``why_not_structure`` answers, asked again only where something of the module has changed."""

@@ -52,6 +52,22 @@ def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
     return None if o * saved >= 2 * 10**7 else "the maps are small"
 
 
+def smaller(sizes: tuple[int, ...]) -> bool:
+    """Whether the composed form has fewer multiply-adds than the unfused chain, of ``sizes`` as ``pays`` has them.
+
+    It is what leaves PyTorch then; where sizes are symbols, an export is the unfused chain, which has no matrices.
+    """
+    n, o, k, h, w, *rest = sizes
+    if any(isinstance(s, torch.SymInt) for s in sizes):
+        return False
+    maps = [(n, *rest[i : i + 3]) for i in range(0, len(rest), 3)]
+    _, mixed = split(maps, (o, sum(m[1] for m in maps), k, k), (h, w), by_rows=True)
+    levels = [maps[i][1:] for i in mixed]
+    saved = sum(k * k * c * (h * w - rows * cols) for c, rows, cols in levels)
+    spent = 0 if k == 1 else sum(k * rows * h * w + k * k * rows * cols * w for _, rows, cols in levels)
+    return saved > spent
+
+
 def pyramid_conv(
     maps: Sequence[Tensor], weight: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None,
     settings: Settings,
@@ -72,6 +88,9 @@ def pyramid_conv(
     y = as_map(y, leader(maps, size)).to(wide)
     with without_autocast(y):  # maps and weight are cast; the sums stay wide
         for i in mixed:
+            if k == 1 and torch.compiler.is_compiling():  # a compiler resizes within the sum, and needs no matrices
+                y = y + resize(F.conv2d(maps[i], parts[i]).to(wide), size, mode, align_corners)
+                continue
             rows, cols = (_resampling(maps[i], axis, size, mode, align_corners, k, wide) for axis in (0, 1))
             for tap in range(k):
                 y = _accumulated(y, rows[tap], _row_of_taps(maps[i], parts[i][:, :, tap], cols, last), last)
