@@ -92,8 +92,10 @@ def pyramid_conv(
                 y = y + resize(F.conv2d(maps[i], parts[i]).to(wide), size, mode, align_corners)
                 continue
             rows, cols = (_resampling(maps[i], axis, size, mode, align_corners, k, wide) for axis in (0, 1))
-            for tap in range(k):
-                y = _accumulated(y, rows[tap], _row_of_taps(maps[i], parts[i][:, :, tap], cols, last), last)
+            step = k if torch.compiler.is_compiling() else 1  # a graph of a third of the nodes, for more memory
+            for tap in range(0, k, step):
+                level = _rows_of_taps(maps[i], parts[i][:, :, tap : tap + step], cols, last)
+                y = _accumulated(y, rows[tap : tap + step].transpose(0, 1).flatten(1), level, last)
     if mixed:
         y = guarded(y, functools.partial(_unfused, size, mode, align_corners), weight, inner, *maps)
     return _epilogue(y, outer, scale, shift, relu).to(weight.dtype)
@@ -119,24 +121,25 @@ def _epilogue(y: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tenso
     return y.relu_() if relu else y
 
 
-def _row_of_taps(x: Tensor, weight: Tensor, cols: Tensor, last: bool) -> Tensor:
-    """One row of taps (O, C, k) of a level (N, C, h, w), its columns resampled by ``cols`` [k, W, w].
+def _rows_of_taps(x: Tensor, weight: Tensor, cols: Tensor, last: bool) -> Tensor:
+    """Some rows of taps (O, C, r, k) of a level (N, C, h, w), its columns resampled by ``cols`` [k, W, w].
 
-    [N, h, W * O] for channels_last, else [N * O, h, W].
+    [N, r * h, W * O] for channels_last, else [N * O, r * h, W].
     """
-    o, c, k = weight.shape
+    o, c, r, k = weight.shape
     x = x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-    products = F.conv2d(x, weight.permute(2, 0, 1).reshape(k * o, c, 1, 1)).to(cols.dtype)
+    products = F.conv2d(x, weight.permute(2, 3, 0, 1).reshape(r * k * o, c, 1, 1)).to(cols.dtype)
     n, _, h, w = products.shape
+    products = products.view(n, r, k, o, h, w)
     if last:
-        products = products.permute(0, 2, 3, 1).reshape(n * h, w * k, o)
-        return torch.matmul(cols.permute(1, 2, 0).flatten(1), products).view(n, h, cols.shape[1] * o)
-    products = products.view(n, k, o, h, w).permute(0, 2, 3, 1, 4).reshape(n * o * h, k * w)
-    return (products @ cols.transpose(1, 2).flatten(0, 1)).view(n * o, h, cols.shape[1])
+        products = products.permute(0, 1, 4, 5, 2, 3).reshape(n * r * h, w * k, o)
+        return torch.matmul(cols.permute(1, 2, 0).flatten(1), products).view(n, r * h, cols.shape[1] * o)
+    products = products.permute(0, 3, 1, 4, 2, 5).reshape(n * o * r * h, k * w)
+    return (products @ cols.transpose(1, 2).flatten(0, 1)).view(n * o, r * h, cols.shape[1])
 
 
 def _accumulated(y: Tensor, rows: Tensor, level: Tensor, last: bool) -> Tensor:
-    """``y`` (N, O, H, W), in place, plus what ``_row_of_taps`` gave, its rows resampled by ``rows`` [H, h]."""
+    """``y`` (N, O, H, W), in place, plus what ``_rows_of_taps`` gave, its rows resampled by ``rows`` [H, r * h]."""
     n, o, h, w = y.shape
     flat = y.permute(0, 2, 3, 1).view(n, h, w * o) if last else y.view(n * o, h, w)
     flat.baddbmm_(rows.expand(flat.shape[0], *rows.shape), level)
