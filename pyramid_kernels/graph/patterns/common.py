@@ -118,14 +118,19 @@ class Unit(NamedTuple):
         """Whether the norm takes the statistics of the batch."""
         return self.norm is not None and bool(number(self.norm.training))
 
-    def batch_norm(self, biased: bool = True) -> BatchNorm:
-        """The norm for a graph's function, with the convolution's bias or without."""
-        norm: Any = self.norm
-        bias = self.conv.bias if biased else None
-        return BatchNorm(norm.weight, norm.bias, norm.mean, norm.var, number(norm.momentum), number(norm.eps), bias)
+    def batch_norm(self) -> BatchNorm | None:
+        """The norm for a graph's function, with the convolution's bias."""
+        return batch_norm(self.norm, self.conv.bias)
 
     def without_norm(self) -> Unit:
         return Unit(self.conv, None, None)
+
+
+def batch_norm(norm: Any, bias: Node | None = None) -> BatchNorm | None:
+    """A norm for a graph's function, with the bias in front of it or without."""
+    if norm is None:
+        return None
+    return BatchNorm(norm.weight, norm.bias, norm.mean, norm.var, number(norm.momentum), number(norm.eps), bias)
 
 
 def unit(conv: Conv) -> Unit:

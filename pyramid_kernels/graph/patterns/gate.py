@@ -10,7 +10,7 @@ from .. import functions
 from ..match import Left, Match
 from ..order import Order
 from ..view import Call, call, is_call, is_map, is_tensor, number, only_reader, same, shape, value
-from .common import Unit, convolution, pooled
+from .common import batch_norm, convolution, pooled
 
 
 def gate(node: Node, order: Order) -> Match | Left | None:
@@ -48,9 +48,8 @@ def _match(x: Node, node: Node, found: _Gate) -> Match:
     added = call(reader, "add")
     residual = added is not None and reader is not None and added.alpha == 1 and {added.input, added.other} == {x, node}
     root: Any = reader if residual else node
-    norm = None if found.norm is None else Unit(None, found.norm, None).batch_norm(False)  # type: ignore[arg-type]
     second = (None, None) if found.second is None else (found.second.weight, found.second.bias)
-    args = (x, found.first.weight, found.first.bias, norm, found.relu, *second, residual)
+    args = (x, found.first.weight, found.first.bias, batch_norm(found.norm), found.relu, *second, residual)
     nodes = [root, *([node] if residual else []), *found.nodes]
     return Match("channel_gate", nodes, [root], functions.gate, args)
 
@@ -87,8 +86,10 @@ def _gate_of(x: Node, weights: Node, root: Node) -> _Gate | str | None:
         nodes.append(at)
         at = layer.input if layer is not None else behind.input  # type: ignore[union-attr]
     source, grid, means = found
-    if source is not x or grid != (1, 1):
+    if grid != (1, 1):
         return None
+    if source is not x:
+        return "its gate is made of another map than it weighs"
     reason = _why_not(squashed, layers, norm, acts)
     if reason:
         return reason

@@ -11,7 +11,7 @@ from ..functions import Size
 from ..match import Left, Match
 from ..order import Order
 from ..view import call, only_reader, same, shape
-from .common import Pixelwise, Unit, Upsampling, concat, convolution, pixelwise, unit, upsampling
+from .common import Pixelwise, Unit, Upsampling, batch_norm, concat, convolution, pixelwise, unit, upsampling
 
 
 def resample(node: Node, order: Order) -> Match | Left | None:
@@ -34,23 +34,23 @@ def resample(node: Node, order: Order) -> Match | Left | None:
         return Left("pyramid_conv", node, "the convolution over resized maps is no plain 1x1 or 3x3")
     if not all(same(shape(m)[2:], shape(node)[2:]) for m in maps):
         return Left("pyramid_conv", node, "the sizes are not equal by their symbols")
-    _, kind = max(zip(Counter(u.kind for u in ups.values()).values(), {u.kind: 0 for u in ups.values()}, strict=True))
+    behind = unit(conv)
+    if len(ups) == 1 and len(maps) > 1 and same(shape(next(iter(ups.values())).source)[2:], (1, 1)):
+        return _with_image(maps, nodes, ups, behind)
+    kind, _ = Counter(u.kind for u in ups.values()).most_common(1)[0]
     ups = {m: u for m, u in ups.items() if u.kind == kind}
     sources = [ups[m].source if m in ups else m for m in maps]
     layers = _layers(sources, maps, ups, conv.weight, conv.kernel)
     if layers is not None:
         sources = [layer.input if layer else source for layer, source in zip(layers, sources, strict=True)]
         nodes = [*nodes, *(n for layer in layers if layer for n in layer.nodes)]
-    behind = unit(conv)
-    if len(ups) == 1 and len(maps) > 1 and same(shape(next(iter(ups.values())).source)[2:], (1, 1)):
-        return _with_image(maps, nodes, ups, behind)
     if behind.norm is not None and (behind.trained or behind.norm.mean is None):
         behind = behind.without_norm()
     args = (
         sources, conv.weight, conv.bias,
         None if layers is None else [layer and (layer.weight, layer.bias) for layer in layers],
         meeting(maps, ups), *kind,
-        None if behind.norm is None else behind.batch_norm(False), behind.relu is not None,
+        batch_norm(behind.norm), behind.relu is not None,
     )  # fmt: skip
     detail = f"{conv.kernel}x{conv.kernel} of {len(maps)} maps, {kind[0]}"
     gone = [*nodes, *ups, *behind.nodes]
@@ -60,10 +60,10 @@ def resample(node: Node, order: Order) -> Match | Left | None:
 def _with_image(maps: list[Node], nodes: list[Node], ups: dict[Node, Upsampling], behind: Unit) -> Match:
     """The image level of a pyramid: one pixel, spread over the map."""
     ((image, up),) = ups.items()
-    conv, norm = behind.conv, None if behind.norm is None else behind.batch_norm()
+    conv = behind.conv
     at = maps.index(image)
     start = sum(shape(m)[1] for m in maps[:at])
-    args = (maps[:at] + maps[at + 1 :], up.source, start, conv.weight, conv.bias, norm, behind.trained,
+    args = (maps[:at] + maps[at + 1 :], up.source, start, conv.weight, conv.bias, behind.batch_norm(), behind.trained,
             behind.relu is not None)  # fmt: skip
     op = "dilated_branches_train" if behind.trained else "dilated_branches"
     detail = f"{conv.kernel}x{conv.kernel} of {len(maps)} maps, one of them a pixel"
