@@ -58,6 +58,19 @@ class ImageFirst(nn.Module):
         return y
 
 
+class Spread(nn.Module):
+    """The image level broadcast by ``expand``."""
+
+    def __init__(self, c: int = 6, o: int = 4) -> None:
+        super().__init__()
+        self.image, self.branches = block(c, o), nn.ModuleList([block(c, o, 3, 2), block(c, o, 3, 3)])
+        self.mix = nn.Conv2d(3 * o, o, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        image = self.image(F.adaptive_avg_pool2d(x, 1)).expand(-1, -1, *x.shape[2:])
+        return self.mix(torch.cat([image, *(branch(x) for branch in self.branches)], 1))
+
+
 class Classifiers(nn.Module):
     """DeepLab v2: convolutions with biases, summed."""
 
@@ -388,6 +401,17 @@ class FlatGate(nn.Module):
         return self.fc(x.mean((2, 3))).sigmoid().unsqueeze(-1).unsqueeze(-1) * x
 
 
+class IndexedGate(nn.Module):
+    """A vector per image, broadcast by None in an index."""
+
+    def __init__(self, c: int = 6) -> None:
+        super().__init__()
+        self.fc = nn.Linear(c, c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x.mean([2, 3])).sigmoid()[:, :, None, None] * x
+
+
 class Refinement(nn.Module):
     """BiSeNet's ARM: a norm inside the gate."""
 
@@ -443,6 +467,7 @@ LAYOUTS: dict[str, Layout] = {
         lambda: Numbered(bias=True), one(10), {"dilated_branches": 2}, {"dilated_branches_train": 2}
     ),
     "image-first": Layout(ImageFirst, one(9), BRANCHES | {"upsample_merge": 1}, TRAINED | {"upsample_merge": 1}),
+    "spread": Layout(Spread, one(6), {"dilated_branches": 2}, {"dilated_branches": 1, "dilated_branches_train": 1}),
     "classifiers": Layout(Classifiers, one(7), BRANCHES),
     "bare": Layout(Bare, one(6), BRANCHES),
     "without-statistics": Layout(WithoutStatistics, one(6), TRAINED),
@@ -472,6 +497,7 @@ LAYOUTS: dict[str, Layout] = {
     "gated-sum": Layout(GatedSum, one(6), {"channel_gate": 1}),
     "linear-gate": Layout(LinearGate, one(6), {"channel_gate": 1}),
     "flat-gate": Layout(FlatGate, one(6), {"channel_gate": 1}),
+    "indexed-gate": Layout(IndexedGate, one(6), {"channel_gate": 1}),
     "refinement": Layout(Refinement, one(6), {"channel_gate": 1}, {}),
     "loss": Layout(
         Loss, lambda: (torch.randn(2, 5, 7, 9), torch.randint(0, 5, (2, 28, 36))), {"upsample_cross_entropy": 1}

@@ -19,7 +19,7 @@ from pyramid_kernels.graph.report import GraphReport
 from tests import layouts
 from tests.layouts import LAYOUTS, build, up
 from tests.modules import assert_same
-from tests.test_graph import compiled, every, forgotten, outcome
+from tests.test_graph import compiled, every, expected_ops, forgotten, outcome
 
 __all__ = ["forgotten"]
 
@@ -75,7 +75,10 @@ def test_no_more_graphs_than_without(name: str, dynamic: bool | None) -> None:
 
     ours, expected = torch.compile(module, backend=counting, dynamic=dynamic), copy.deepcopy(module)
     for x in given:
-        assert_same(outcome(module, x, ours), outcome(expected, x))
+        with pk.testing.count_ops() as ops:
+            got = outcome(module, x, ours)
+        assert_same(got, outcome(expected, x))
+        assert ops == expected_ops(name, module)
     assert counted.count <= plain.count
 
 
@@ -208,15 +211,38 @@ def test_the_smallest_module_around_each_pyramid_is_compiled() -> None:
     assert not pk.fuse_(model, backend="composed", example_input=x, only=()).entries
 
 
-def test_a_model_that_cannot_run_on_fakes_is_left() -> None:
-    class Peculiar(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x * x.sum().item()
+def test_fusing_again_takes_the_other_backend_and_report() -> None:
+    module, inputs = build("stages")
+    first = pk.fuse_(module.eval(), backend="reference")
+    second = pk.fuse_(module, backend="composed")
+    module(*inputs)
+    assert first.waiting and not first.fused and "pyramid_conv: composed" in second.fused[0].detail
+    third = pk.fuse_(module, backend="reference", example_input=inputs)
+    assert "pyramid_conv: reference" in third.fused[0].detail and pk.unfuse_(module) == [""]
 
-    model, x = Peculiar(), torch.randn(2, 3, 4, 5)
-    report = pk.fuse_(model, backend="composed")
-    torch.testing.assert_close(model(x), x * x.sum())
-    assert "its graph could not be read" in report.skipped[0].detail
+
+def test_a_model_whose_call_is_watched_is_left() -> None:
+    module, inputs = build("gated-sum")
+    report = pk.fuse_(module, backend="composed")
+    seen: list[Any] = []
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: seen.append(1))
+    try:
+        module(*inputs)
+    finally:
+        handle.remove()
+    assert "hooks are set on all modules" in report.skipped[0].detail and len(seen) == 3
+
+
+def test_values_may_be_asked_for() -> None:
+    class Asking(layouts.GatedSum):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * x.sum().item()
+
+    module, inputs = Asking(6).double(), build("gated-sum")[1]
+    expected = module(*inputs)
+    report = pk.fuse_(module, backend="composed")
+    torch.testing.assert_close(module(*inputs), expected, rtol=1e-9, atol=1e-9)
+    assert "channel_gate: composed" in report.fused[0].detail
 
 
 def test_auto_leaves_what_does_not_pay() -> None:

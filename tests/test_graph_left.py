@@ -151,7 +151,9 @@ NEAR: dict[str, Near] = {
     "silu-gate": Near(gate(torch.sigmoid, F.silu), "SiLU"),
     "tanh-gate": Near(gate(torch.tanh), None),
     "spatial-gate": Near(lambda m, x, low: x * torch.sigmoid(m.one(x)), None),
-    "gate-of-another-map": Near(lambda m, x, low: x * torch.sigmoid(m.one(low.mean((2, 3), keepdim=True))), "another map"),
+    "gate-of-another-map": Near(
+        lambda m, x, low: x * torch.sigmoid(m.one(low.mean((2, 3), keepdim=True))), "another map"
+    ),
     "nearest-labels": Near(lambda m, x, low: F.interpolate(low, scale_factor=2).argmax(1).sum() + x.sum(), "nearest"),
     "labels-of-rows": Near(lambda m, x, low: up(low, x).argmax(2).sum() + x.sum(), None),
 }  # fmt: skip

@@ -57,7 +57,8 @@ def run(model: nn.Module, example_input: Any) -> Any:
 
 def as_arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What ``example_input`` is by position and by name."""
-    given = tree_map(lambda leaf: leaf, example_input)  # HRNet's modules write into the list that they are given
+    # Some forwards write to the tensors, and HRNet's into the list, that they are given.
+    given = tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, example_input)
     if isinstance(given, dict):
         return (), given
     return (tuple(given) if isinstance(given, list | tuple) else (given,)), {}

@@ -53,8 +53,8 @@ class FuseReport:
         return [entry for entry in self.entries if not entry.fused]
 
     def __str__(self) -> str:
-        broken = [line for line in self.compiled.entries if line in self.compiled.breaks]
-        parts = [self._modules() if self.entries else "", table(self.pyramids), table(broken)]
+        compiled = [line for line in self.compiled.left if line not in self.pyramids]
+        parts = [self._modules() if self.entries else "", table(self.pyramids), table(compiled)]
         if self.waiting:
             parts.append("other modules' graphs are read at the model's first call, or now with an example_input")
         elif not self.entries and not self.pyramids:

@@ -182,6 +182,8 @@ def _consider_graphs(
         report.compiled = inplace.compile_in_place(modules, backend)
         return modules
 
+    for module in (model, *(m for _, m in chosen)):
+        inplace.restore(module)  # what an earlier call has put there was for another backend, or report
     if example_input is not None:
         return look(*check.as_arguments(example_input))
     if model._compiled_call_impl is None:

@@ -35,9 +35,10 @@ def compile(
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     from .backend import Options, Reporting
 
-    backend = Reporting(Options.of(options, None if mode == "default" else mode))
+    report = GraphReport()
+    backend = Reporting(Options.of(options, None if mode == "default" else mode), lambda: report)
     result: Any = torch.compile(model, backend=backend, dynamic=dynamic)
-    vars(result)["report"] = backend.report
+    vars(result)["report"] = report
     return result
 
 

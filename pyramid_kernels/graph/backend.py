@@ -91,19 +91,18 @@ def compiled(
 
 
 class Reporting:
-    """A backend that keeps what it did, by graph: Inductor may ask for one graph twice."""
+    """A backend that fills a report with what it did, by graph: Inductor may ask for one graph twice."""
 
-    def __init__(self, options: Options) -> None:
-        self.options = options
-        self.report = GraphReport()
+    def __init__(self, options: Options, report: Callable[[], GraphReport]) -> None:
+        self.options, self.report = options, report
 
     def __call__(self, module: GraphModule, example_inputs: Any) -> Callable[..., Any]:
         return compiled(module, example_inputs, self.options, self._rewrite)
 
     def _rewrite(self, module: GraphModule, backend: Backend) -> list[Rewrite]:
-        key = str(module.graph)
-        entries = self.report.graphs[key] = rewrite(module, backend)
+        report, key = self.report(), str(module.graph)
+        entries = report.graphs[key] = rewrite(module, backend)
         if (line := graph_break(module)) is not None:
-            self.report.breaks[line] = None
-        self.report.parts |= has_parts(module.graph)
+            report.breaks[line] = None
+        report.parts |= has_parts(module.graph)
         return entries

@@ -7,7 +7,7 @@ from torch.fx import GraphModule
 
 #: Operators that only ``run_decompositions`` leaves in a graph.
 _DECOMPOSED = ("convolution", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit_functional",
-               "_adaptive_avg_pool2d", "max_pool2d_with_indices")  # fmt: skip
+               "_adaptive_avg_pool2d")  # fmt: skip
 
 
 def check_level(module: GraphModule) -> None:

@@ -92,8 +92,8 @@ def behind(biases: Sequence[Tensor | None], norms: Sequence[BatchNorm] | None) -
 
 
 def formatted(y: Tensor, channels_last: bool) -> Tensor:
-    """``y`` in the memory format that the replaced nodes gave it."""
-    return y.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    """A copy of ``y`` in the memory format that the replaced nodes gave it."""
+    return y.clone(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def slice_of(y: Tensor, first: int, count: int) -> Tensor:

@@ -5,6 +5,9 @@ Dynamo takes seconds to import, so it is imported where it is used.
 
 from __future__ import annotations
 
+import functools
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,20 +19,30 @@ from torch import nn
 from ..backends import Backend, transform
 from .report import GraphReport, Rewrite
 
-#: Graphs that one forward may have, one per shape of its weights; Dynamo's own limit is for one model's sizes.
-RECOMPILE_LIMIT = 64
+#: Graphs that one forward may have: for all its instances, one per shape of weights, mode and size that is no symbol.
+RECOMPILE_LIMIT = 1024
+
+
+class _Local(threading.local):
+    report = GraphReport()  # of the module that this thread is calling
+
+
+_local = _Local()
 
 
 class Compiled:
     """What a call of a module runs in place of its ``forward``; pickles and copies of the module do not have it."""
 
-    def __init__(self, module: nn.Module, backend: Any) -> None:
-        self.module = module
+    def __init__(self, module: nn.Module, backend: Any, report: GraphReport) -> None:
+        self.module, self.report = module, report
         self.compiled: Callable[..., Any] = torch.compile(module._call_impl, backend=backend)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or transform():
-            return self.module._call_impl(*args, **kwargs)
+        # A copy of the module's attributes, such as DataParallel makes, has this object of the original.
+        called = sys._getframe(1).f_locals.get("self", self.module)
+        if called is not self.module or torch.compiler.is_compiling() or torch.jit.is_tracing() or transform():
+            return called._call_impl(*args, **kwargs)
+        _local.report = self.report
         with _dynamo_config():
             return self.compiled(*args, **kwargs)
 
@@ -55,6 +68,7 @@ def _dynamo_config() -> Iterator[None]:
 _CONFIG: dict[str, Callable[[Any], Any]] = {
     "skip_nnmodule_hook_guards": lambda _: False,
     "recompile_limit": lambda limit: max(limit, RECOMPILE_LIMIT),
+    "accumulated_recompile_limit": lambda limit: max(limit, RECOMPILE_LIMIT),
     "reorderable_logging_functions": lambda functions: functions | {warnings.warn},
 }
 
@@ -66,11 +80,11 @@ class FirstCall:
         self.model, self.look = model, look
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not (torch.compiler.is_compiling() or torch.jit.is_tracing() or transform()):
-            self.model._compiled_call_impl = None
-            self.look(args, kwargs)
-            return self.model(*args, **kwargs)
-        return self.model._call_impl(*args, **kwargs)
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or transform():
+            return self.model._call_impl(*args, **kwargs)
+        self.model._compiled_call_impl = None
+        self.look(args, kwargs)
+        return self.model._wrapped_call_impl(*args, **kwargs)
 
 
 def is_compiled(module: nn.Module) -> bool:
@@ -97,13 +111,20 @@ def pyramids(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], ba
 
 
 def compile_in_place(modules: list[nn.Module], backend: Backend) -> GraphReport:
-    """Compile every one of ``modules``; those of one class share their graphs. What comes of it is in the report."""
+    """Compile every one of ``modules``; those of one class share their graphs. What comes of it fills the report."""
+    report = GraphReport()
+    for module in modules:
+        if module._compiled_call_impl is None:  # else its owner has compiled it
+            module._compiled_call_impl = Compiled(module, _backend(backend), report)
+    return report
+
+
+@functools.cache
+def _backend(backend: Backend) -> Any:
+    """One object for all modules: Dynamo compiles a forward anew for another backend."""
     from .backend import Options, Reporting
 
-    shared = Reporting(Options(inner="eager", backend=backend))
-    for module in modules:
-        module._compiled_call_impl = Compiled(module, shared)
-    return shared.report
+    return Reporting(Options(inner="eager", backend=backend), lambda: _local.report)
 
 
 def restore(module: nn.Module) -> None:

@@ -38,7 +38,9 @@ class Order:
         for node in graph.nodes:
             for key in {key for source in node.all_input_nodes for key in storages(source)}:
                 self.readers.setdefault(key, []).append(node)
-        self.graph_inputs = {key for node in graph.nodes if node.op == "placeholder" for key in storages(node)}
+        self.graph_inputs = {
+            key for node in graph.nodes if node.op in ("placeholder", "get_attr") for key in storages(node)
+        }
 
     def replaced(self, old: Node, new: Node) -> None:
         """``new`` stands where ``old`` stood."""

@@ -258,7 +258,7 @@ def _random(like: _Like, role: str, generator: torch.Generator, dtype: torch.dty
 def _hint(size: Any) -> Any:
     """The example's number in the place of a symbol."""
     if isinstance(size, torch.SymInt | torch.SymFloat | torch.SymBool):
-        return size.node.require_hint()
+        return size.node.hint
     return size
 
 

@@ -1,12 +1,17 @@
-"""A model's run as a graph, without running it: which module of it holds a pyramid."""
+"""A model's run as a graph: which module of it holds a pyramid."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import linecache
 import operator
+import random
 import sys
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,6 +21,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from ..fuse.check import preserved
 from ..nn.base import Fused
 from ..nn.snapshot import GLOBAL_HOOKS, HOOKS
 from .view import LIBRARY
@@ -31,25 +37,48 @@ _OPERATORS = {
 def recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GraphModule:
     """The graph of a call of ``model``, of PyTorch's functions as its forward names them.
 
-    A copy of the model runs on fake tensors: nothing is computed, and nothing of the model changes. Every node holds
-    the modules it ran in, and the line of the user's code.
+    The model runs once, without gradients, and all that the run changes is put back: on real tensors, since a forward
+    may keep what it computes where nobody finds it. Every node holds the modules it ran in, and the user's line.
     """
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with unset_fake_temporarily():
-        tensors = (*model.parameters(), *model.buffers())
-        twin = copy.deepcopy(model, {id(t): mode.from_tensor(t) for t in tensors})
     if any(GLOBAL_HOOKS):
         raise RuntimeError("hooks are set on all modules")
-    for module in twin.modules():
-        for name in HOOKS:  # they are the user's, and are to see no fakes
-            getattr(module, name).clear()
-    with unset_fake_temporarily(), mode, torch.random.fork_rng(devices=[]):
-        given = tree_map(lambda t: mode.from_tensor(t) if isinstance(t, Tensor) else t, (args, kwargs))
-        paths = {id(module): path for path, module in twin.named_modules()}
-        known = {path for path, module in twin.named_modules() if isinstance(module, Fused)}
-        with Recorder(mode, paths, known) as recorder:
-            result = twin._call_impl(*given[0], **given[1])
-    return recorder.graph_module(result)
+    paths = {id(module): path for path, module in model.named_modules()}
+    known = {path for path, module in model.named_modules() if isinstance(module, Fused)}
+    given = tree_map(_own, (args, kwargs))
+    with unset_fake_temporarily():
+        recorder = Recorder(FakeTensorMode(), paths, known)
+    with preserved(model), _undisturbed(model), recorder:
+        result = model._call_impl(*given[0], **given[1])
+        return recorder.graph_module(result)
+
+
+def _own(leaf: Any) -> Any:
+    """A copy of an argument, which the run may write to."""
+    if isinstance(leaf, Tensor):
+        return leaf.detach().clone()
+    try:
+        return copy.deepcopy(leaf)
+    except Exception:  # not everything can be copied, and what cannot is seldom written to
+        return leaf
+
+
+@contextlib.contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Hooks do not run, and attributes of modules and the other random states are put back."""
+    kept = [(vars(module), dict(vars(module))) for module in model.modules()]
+    numpy: Any = sys.modules.get("numpy")
+    states = random.getstate(), numpy and numpy.random.get_state()
+    for attributes, _ in kept:
+        attributes |= {name: OrderedDict() for name in HOOKS}
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        if numpy is not None:
+            numpy.random.set_state(states[1])
+        for attributes, before in kept:
+            attributes.clear()
+            attributes.update(before)
 
 
 class Recorder(TorchFunctionMode):
@@ -60,8 +89,8 @@ class Recorder(TorchFunctionMode):
         self.mode, self.paths, self.known = mode, paths, known
         self.graph = Graph()
         self.nodes: dict[int, Node] = {}
-        self.parts: dict[int, tuple[Node, int, Tensor]] = {}  # of a result of several, by what reads them first
-        self.alive: list[Any] = []  # an id means nothing once its tensor is gone
+        self.parts: dict[int, tuple[Node, int]] = {}  # of a result of several, until something reads them
+        self.alive: dict[int, Any] = {}  # weak: an id means nothing once its tensor is gone
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -91,25 +120,46 @@ class Recorder(TorchFunctionMode):
             if torch.is_autocast_enabled(device)
         )
         region = autocast, torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        node.meta = {"example_value": result, "stack_trace": trace, "modules": stack, "region": region}
+        node.meta = {
+            "example_value": tree_map(self._fake, result),
+            "stack_trace": trace,
+            "modules": stack,
+            "region": region,
+        }
         if isinstance(result, Tensor):
-            self.nodes[id(result)] = node
+            self._keep(result, node)
         else:
-            self.parts |= {id(part): (node, i, part) for i, part in enumerate(result) if isinstance(part, Tensor)}
-        self.alive.append(result)
+            for i, part in enumerate(result):
+                if isinstance(part, Tensor):
+                    self._keep(part)
+                    self.parts[id(part)] = node, i
+
+    def _keep(self, t: Tensor, node: Node | None = None) -> None:
+        """``t`` is what ``node`` gives, for as long as ``t`` lives."""
+
+        def forget(_: Any, key: int = id(t)) -> None:
+            for table in (self.nodes, self.parts, self.alive):
+                table.pop(key, None)
+
+        self.alive[id(t)] = weakref.ref(t, forget)
+        self.parts.pop(id(t), None)
+        if node is not None:
+            self.nodes[id(t)] = node
+
+    def _fake(self, t: Any) -> Any:
+        return self.mode.from_tensor(t.detach(), static_shapes=True) if isinstance(t, Tensor) else t
 
     def _node(self, t: Tensor) -> Node:
         """The node that made ``t``, or an input of the graph."""
         if id(t) in self.parts:
-            node, i, _ = self.parts.pop(id(t))
-            self.nodes[id(t)] = item = self.graph.call_function(operator.getitem, (node, i))
-            item.meta = {**node.meta, "example_value": t}
+            several, i = self.parts.pop(id(t))
+            self.nodes[id(t)] = item = self.graph.call_function(operator.getitem, (several, i))
+            item.meta = {**several.meta, "example_value": several.meta["example_value"][i]}
         if id(t) not in self.nodes:
             with self.graph.inserting_before():
-                node = self.graph.placeholder(f"given_{len(self.nodes)}")
-            node.meta = {"example_value": self.mode.from_tensor(t) if type(t) in (Tensor, nn.Parameter) else t}
-            self.nodes[id(t)] = node
-            self.alive.append(t)
+                node = self.graph.placeholder(f"given_{len(self.graph.nodes)}")
+            node.meta = {"example_value": self._fake(t)}
+            self._keep(t, node)
         return self.nodes[id(t)]
 
     def _frames(self) -> tuple[tuple[str, ...], str]:
@@ -125,7 +175,8 @@ class Recorder(TorchFunctionMode):
             if not trace and not file.startswith(LIBRARY):
                 line = linecache.getline(file, frame.f_lineno).strip()
                 trace = f'  File "{file}", line {frame.f_lineno}, in {frame.f_code.co_name}\n    {line}'
-            frame = frame.f_back
+            # The frames of who calls the model are none of ours; reading their names would keep what they hold.
+            frame = None if path == "" else frame.f_back
         return tuple(reversed(stack)), trace
 
     def graph_module(self, result: Any) -> GraphModule:

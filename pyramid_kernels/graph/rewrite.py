@@ -127,12 +127,14 @@ def _why_not_writes(match: Match, order: Order, inputs: list[Node], at: float) -
             continue
         if key in order.graph_inputs:
             return f"{writer.name} writes in place to an input of the graph"
+        sources = [node for node in inputs if key in storages(node)]
+        if len(sources) > 1 or any(order.position[user] > order.position[writer] for user in sources[0].users):
+            return f"what {writer.name} writes in place is read by another name as well"
         derived = set(match.outputs)
         for reader in order.readers_after(key, order.position[writer]):
             if reader in gone:
                 continue
-            sources = [n for n in reader.all_input_nodes if key in storages(n)]
-            if not derived.issuperset(sources):
+            if not derived.issuperset(n for n in reader.all_input_nodes if key in storages(n)):
                 return f"what {writer.name} writes in place is read by another name as well"
             derived.add(reader)
     return None
@@ -168,14 +170,15 @@ def _replace(match: Match, order: Order, backend: Backend, outcome: proof.Proved
                 put(functions.slice_of, (whole, start, width), output, value(output))
                 for output, start, width in zip(match.outputs, starts, widths, strict=True)
             ]
-            copied = [not all(_is_indifferent(user) for user in output.users) for output in match.outputs]
         elif len(values) > 1:
             whole = put(match.function, (*match.args, backend), first, tuple(values))
             new = [put(operator.getitem, (whole, i), output, value(output)) for i, output in enumerate(match.outputs)]
-            copied = outcome.restrided
         else:
             new = [put(match.function, (*match.args, backend), first, values[0])]
-            copied = outcome.restrided
+        # Outputs that share memory are views, which nobody may write to.
+        copied = outcome.restrided
+        if len(values) > 1:
+            copied = [not all(_is_indifferent(user) for user in output.users) for output in match.outputs]
         new = [
             put(functions.formatted, (node, last), output, value(output)) if copy else node
             for node, output, copy, last in zip(new, match.outputs, copied, outcome.channels_last, strict=True)

@@ -27,9 +27,13 @@ class Upsampling(NamedTuple):
 
 def upsampling(node: Any) -> Upsampling | str | None:
     """``node`` as a resize of a map by the grid of its sizes; why not, where it is another one."""
-    found = call(node, "interpolate", "bilinear", "nearest")
+    found = call(node, "interpolate", "bilinear", "nearest", "expand")
     if found is None or not is_map(node) or not is_map(found.input):
         return None
+    if found.name == "expand":  # one pixel, spread over the map
+        pixel = shape(found.input)
+        spread = same((*pixel[:2], 1, 1), (*shape(node)[:2], *pixel[2:]))
+        return Upsampling(found.input, "bilinear", False, Size()) if spread else None
     arguments = found.arguments
     mode = arguments.get("mode", found.name)
     align_corners = bool(arguments.get("align_corners"))

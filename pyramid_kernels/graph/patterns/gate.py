@@ -138,9 +138,18 @@ def _in_line(nodes: list[Node]) -> bool:
     return True
 
 
+def _keeps_vectors(node: Any) -> bool:
+    """Whether ``node`` may be another form of its input, [:, :, None, None] included."""
+    index = call(node, "getitem")
+    if index is None:
+        return is_call(node, "flatten", "reshape", "expand", "squeeze", "unsqueeze")
+    parts = index.index if isinstance(index.index, tuple) else (index.index,)
+    return all(part is None or part is Ellipsis or part == slice(None) for part in parts)
+
+
 def _plain(node: Any, nodes: list[Node]) -> Any:
     """The node behind changes of form of one vector per image, which are added to ``nodes``."""
-    while is_call(node, "flatten", "reshape", "expand", "squeeze", "unsqueeze") and only_reader(node) is not None:
+    while _keeps_vectors(node) and only_reader(node) is not None:
         source = node.args[0]
         if not is_tensor(source) or value(source).dim() < 2 or any(s != 1 for s in shape(source)[2:]):
             return node

@@ -1,0 +1,206 @@
+"""Memory that is shared, written or kept: around a match, and by how a model's graph is read."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import gc
+import random
+import weakref
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import pyramid_kernels as pk
+from tests.layouts import block, build, up
+from tests.test_graph import compiled, forgotten
+
+__all__ = ["forgotten"]
+
+
+def maps() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    draw = functools.partial(torch.randn, dtype=torch.float64, generator=generator)
+    return draw(2, 6, 12, 20), draw(2, 6, 6, 10)
+
+
+class Joined(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(12, 4, 3, padding=1)
+
+    def forward(self, x: Tensor, low: Tensor) -> Any:
+        return self.conv(torch.cat([x, up(low, x)], 1))
+
+
+def agree(module: nn.Module, *inputs: Any) -> Any:
+    """The fused module's first two results, compared with those of the module as it was; both keep their state."""
+    unfused = copy.deepcopy(module)
+    report = pk.fuse_(module, backend="composed")
+    for _ in range(2):
+        torch.testing.assert_close(module(*inputs), unfused(*copy.deepcopy(inputs)), rtol=1e-9, atol=1e-9)
+    for (name, got), expected in zip(module.named_buffers(), unfused.buffers(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9, msg=name)
+    return report
+
+
+def test_a_sum_in_place_that_reads_its_own_view() -> None:
+    class Sum(nn.Module):
+        def forward(self, x: Tensor, low: Tensor) -> Tensor:
+            y = x * 1
+            view = y[:, :, :6, :10]
+            y += up(low, y)
+            y += up(view, y)
+            return y
+
+    agree(Sum(), *maps())
+
+
+def test_an_exported_buffer_is_written() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("sum", torch.zeros(2, 6, 12, 20, dtype=torch.float64))
+
+        def forward(self, x: Tensor, low: Tensor) -> Tensor:
+            self.sum.add_(up(low, x))
+            return self.sum * 1
+
+    graph = torch.export.export(Sum(), maps()).module()
+    report = pk.fuse_graph(graph, backend="composed")
+    graph(*maps())
+    assert "input of the graph" in report.left[0].detail and graph.get_buffer("sum").abs().max() > 0
+
+
+def test_results_of_one_image_are_tensors_of_their_own() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convs = nn.ModuleList(nn.Conv2d(6, 4, 3, padding=d, dilation=d) for d in (1, 2))
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            return [conv(x) for conv in self.convs]
+
+    module, x = Branches().double(), maps()[0][:1]
+    first, second = compiled(module)(x)
+    z = (second * second).sum()
+    first.add_(1)
+    z.backward()
+    assert first._base is None and second._base is None
+
+
+@pytest.mark.parametrize("act", [nn.LeakyReLU(0.1, inplace=True), nn.Hardswish(inplace=True)])
+def test_levels_of_one_image_activated_in_place(act: nn.Module) -> None:
+    class Levels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            stages = (nn.Sequential(nn.AdaptiveAvgPool2d(b), *block(6, 3, act=act)) for b in (1, 2, 3))
+            self.stages = nn.ModuleList(stages)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([x] + [up(stage(x), x) for stage in self.stages], 1)
+
+    agree(Levels().double().eval(), maps()[0][:1])
+
+
+def test_what_a_forward_keeps_elsewhere() -> None:
+    @functools.lru_cache
+    def ramp(h: int, w: int) -> Tensor:
+        return torch.linspace(0, 1, h * w, dtype=torch.float64).view(1, 1, h, w)
+
+    class Kept(Joined):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.count = nn.BatchNorm2d(4), 0
+            self.apart = lambda y: self.norm(y)
+
+        def forward(self, x: Tensor, low: Tensor, cache: Any) -> Tensor:
+            self.count += 1
+            y = self.apart(super().forward(x, low)) + ramp(*x.shape[2:])
+            cache.seen.append(y)
+            return y * random.random()
+
+    class Cache:
+        def __init__(self) -> None:
+            self.seen: list[Tensor] = []
+
+    module, cache = Kept().double(), Cache()
+    seen: list[Tensor] = []
+    module.norm.register_forward_hook(lambda m, args, y: seen.append(y))
+    pk.fuse_(module, backend="composed")
+    random.seed(0)
+    y = module(*maps(), cache)
+    random.seed(0)
+    assert type(ramp(12, 20)) is Tensor and len(cache.seen) == len(seen) == module.count == 1
+    assert int(module.norm.num_batches_tracked) == 1
+    torch.testing.assert_close(y, cache.seen[0] * random.random(), rtol=0, atol=0)
+
+
+def test_an_overridden_call_runs_once() -> None:
+    class Over(Joined):
+        def __call__(self, x: Tensor, low: Tensor) -> Any:
+            return super().__call__(x * 2, low) * 2
+
+    agree(Over().double().eval(), *maps())
+
+
+def test_a_copy_of_the_attributes_runs_its_own_weights() -> None:
+    module = Joined().double()
+    pk.fuse_(module, backend="composed", example_input=maps())
+    replica: Any = module._replicate_for_data_parallel()
+    replica.conv = nn.Conv2d(12, 4, 3, padding=1).double()
+    other = Joined().double()
+    other.load_state_dict({f"conv.{k}": v for k, v in replica.conv.state_dict().items()})
+    torch.testing.assert_close(replica(*maps()), other(*maps()), rtol=1e-9, atol=1e-9)
+
+
+def test_the_first_batch_is_not_kept() -> None:
+    module = Joined().double()
+    pk.fuse_(module, backend="composed")
+    x, low = maps()
+    alive = weakref.ref(x)
+    module(x, low)
+    del x
+    gc.collect()
+    assert alive() is None
+
+
+def test_an_example_is_not_written_to() -> None:
+    class Writing(Joined):
+        def forward(self, x: Tensor, low: Tensor) -> Any:
+            return super().forward(x.add_(1), low)
+
+    module, (x, low) = Writing().double(), maps()
+    pk.fuse_(module, backend="composed", example_input=(x, low))
+    torch.testing.assert_close(x, maps()[0], rtol=0, atol=0)
+
+
+def test_models_of_one_class_share_graphs() -> None:
+    torch._dynamo.utils.counters.clear()
+    for _ in range(12):
+        module, inputs = build("gated-sum")
+        pk.fuse_(module, backend="composed")
+        with pk.testing.count_ops() as ops:
+            module(*inputs)
+        assert ops == {"channel_gate": 1}
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
+
+
+def test_a_child_that_its_owner_compiled_stays_so() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Joined()
+
+        def forward(self, x: Tensor, low: Tensor) -> Any:
+            return F.relu(self.inner(x, low))
+
+    module = Outer().double()
+    module.inner.compile(backend="eager")
+    theirs = module.inner._compiled_call_impl
+    pk.fuse_(module, backend="composed", example_input=maps())
+    pk.unfuse_(module)
+    assert module.inner._compiled_call_impl is theirs
