@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,37 +14,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ..nn.base import Fused, has_hooks
 from ..nn.norm import synchronises
-
-#: Largest difference over the largest value: wide enough for TF32 and BatchNorm over few values, far below any
-#: difference that another order, grid convention or normalisation makes.
-BUDGET = {torch.float64: 1e-8, torch.float32: 5e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+from ..nn.runs import BUDGET, preserved
 
 #: Parameters and buffers of the largest module on meta that is checked, by a copy on the CPU.
 LARGEST_ON_META = 1 << 26
-
-
-@contextmanager
-def same_modes(model: nn.Module) -> Iterator[None]:
-    """Put every module back into the mode it stood in."""
-    modes = [(m, m.training) for m in model.modules()]
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
-    """Run without gradients, then put back buffers, every module's mode and the random state."""
-    buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None]
-    devices = {t.device for t in (*model.parameters(), *model.buffers()) if t.is_cuda}
-    with torch.random.fork_rng(devices), torch.no_grad(), same_modes(model):
-        try:
-            yield
-        finally:
-            for module, name, buffer, value in buffers:
-                module._buffers[name] = buffer.copy_(value)
 
 
 def run(model: nn.Module, example_input: Any) -> Any:

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..backends import Backend
 from ..graph import inplace
 from ..nn.base import Fused, check_backend, why_not_children
+from ..nn.runs import same_modes
 from . import check, registry
 from .report import Entry, FuseError, FuseReport
 
@@ -196,7 +197,7 @@ def _consider_graphs(
 def _entry(path: str, cls: str, module: Any, remark: str | None) -> Entry:
     """The line of a fused module: what runs in the mode it stands in. BackendError where a mode has no backend."""
     idle, chosen = _decisions(module)
-    with check.same_modes(module):
+    with same_modes(module):
         module.train(not module.training)
         _decisions(module)
     return Entry(path, cls, True, "; ".join(filter(None, (remark, chosen))), idle)

@@ -18,7 +18,7 @@ from torch.fx.node import map_arg
 
 from .. import backends
 from ..backends import Backend, automatic
-from ..fuse.check import BUDGET
+from ..nn.runs import BUDGET
 from ..ops._shared import launch
 from ..ops._shared.layout import format_of, is_channels_last
 from ..ops._shared.shortcuts import calls

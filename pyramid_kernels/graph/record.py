@@ -21,8 +21,8 @@ from torch.fx import Graph, GraphModule, Node
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from ..fuse.check import preserved
 from ..nn.base import Fused
+from ..nn.runs import preserved
 from ..nn.snapshot import GLOBAL_HOOKS, HOOKS
 from .view import LIBRARY
 
