@@ -23,6 +23,10 @@ from tests.test_graph import compiled, every, expected_ops, forgotten, outcome
 
 __all__ = ["forgotten"]
 
+#: One layout of each shape of subgraph; the others are slow.
+FEW = ("numbered", "stages", "token-head", "exchange", "cascade", "gated-sum", "loss")
+few = pytest.mark.parametrize("name", [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in LAYOUTS])
+
 SIZES = ((12, 20), (16, 28), (8, 24))
 
 
@@ -52,12 +56,8 @@ class Graphs:
         return module.forward
 
 
-#: One layout of each shape of subgraph; the others are slow.
-FEW = ("numbered", "stages", "token-head", "exchange", "cascade", "gated-sum", "loss")
-
-
 @pytest.mark.parametrize("dynamic", [pytest.param(None, marks=pytest.mark.slow), True])
-@pytest.mark.parametrize("name", [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in LAYOUTS])
+@few
 def test_no_more_graphs_than_without(name: str, dynamic: bool | None) -> None:
     module, inputs = build(name)
     module.train(name != "checkpointed")  # where PyTorch's own backend "eager" raises in training
@@ -82,7 +82,7 @@ def test_no_more_graphs_than_without(name: str, dynamic: bool | None) -> None:
     assert counted.count <= plain.count
 
 
-@every
+@few
 def test_in_channels_last(name: str) -> None:
     module, inputs = build(name)
     module.train(name != "checkpointed").to(memory_format=torch.channels_last)
@@ -313,7 +313,7 @@ assert "pyramid_kernels.graph" in sys.modules
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-@every
+@few
 def test_exported_graphs(name: str) -> None:
     if name == "checkpointed":
         name = "image-first"  # torch.export has no checkpoints
