@@ -266,7 +266,7 @@ def short(fn: Function) -> Function:
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not torch.compiler.is_dynamo_compiling() and calls and fn.__name__ in OPS:  # a composite's ops count
+        if calls and not torch.compiler.is_dynamo_compiling() and fn.__name__ in OPS:  # a composite's ops count
             for counter in calls:
                 counter[fn.__name__] += 1
         found = None if watched() or not _kernels() else _keyer()(args, kwargs)
