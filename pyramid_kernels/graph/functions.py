@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import functional
 from ..backends import Backend
-from ..nn.norm import passed
+from ..nn.norm import affine_of, average, passed
 from ..ops._shared.affine import Norm
 
 
@@ -56,28 +56,17 @@ class BatchNorm(NamedTuple):
             beta = through if beta is None else beta + through
         return self.gamma, beta, self.mean, self.var, self.eps
 
-    def as_affine(self) -> tuple[Tensor, Tensor]:
-        """Without the bias, as (scale, shift), in float32 at least."""
-        scale = (self.var.to(torch.promote_types(self.var.dtype, torch.float32)) + self.eps).rsqrt()
-        scale = scale if self.gamma is None else scale * self.gamma
-        if self.beta is None:
-            return scale, -self.mean * scale
-        return scale, torch.addcmul(self.beta, self.mean, scale, value=-1)
-
     def beta_in_training(self) -> Tensor | None:
         """A bias in front of a training norm changes nothing and has a gradient all the same: zeros."""
         if self.bias is None:
             return self.beta
         return self.bias * 0 if self.beta is None else self.beta + self.bias * 0
 
-    @torch.no_grad()
     def track(self, mean: Tensor, var: Tensor, count: int) -> None:
         """Update the running statistics by those of a batch of ``count`` values per channel."""
-        if self.mean is None:
-            return
-        mean = mean if self.bias is None else mean + self.bias
-        for running, batch in ((self.mean, mean), (self.var, var * (count / (count - 1)))):
-            running.copy_(running.to(batch.dtype).lerp(batch, self.momentum))
+        average(
+            self.mean, self.var, mean if self.bias is None else mean + self.bias.detach(), var, count, self.momentum
+        )
 
 
 def activation(relu: bool) -> str | None:
@@ -178,7 +167,7 @@ def mixed(
     if layers is not None:
         pairs = [layer or (None, None) for layer in layers]
         weight, bias = functional.compose_levels(weight, [w for w, _ in pairs], [b for _, b in pairs], bias)
-    scale, shift = (None, None) if norm is None else norm.as_affine()
+    scale, shift = (None, None) if norm is None else affine_of(*norm[:4], norm.eps)
     return functional.pyramid_conv(
         maps, weight, bias, size=size.of(maps), mode=mode, align_corners=align_corners, scale=scale, shift=shift,
         activation=activation(relu), backend=backend,

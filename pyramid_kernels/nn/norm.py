@@ -103,15 +103,17 @@ def as_eval(norm: Any, conv: nn.Conv2d) -> EvalNorm:
 
 def as_affine(norm: Any) -> tuple[Tensor | None, Tensor | None]:
     """An eval-mode BatchNorm as (scale, shift) per channel, in float32 at least; (None, None) for Identity."""
-    if isinstance(norm, nn.Identity):
-        return None, None
-    wide = torch.promote_types(norm.running_mean.dtype, torch.float32)
-    scale = (norm.running_var.to(wide) + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight
-    if norm.bias is None:
-        return scale, -norm.running_mean * scale
-    return scale, torch.addcmul(norm.bias, norm.running_mean, scale, value=-1)
+    known = as_norm(norm)
+    return (None, None) if known is None else affine_of(*known)
+
+
+def affine_of(
+    gamma: Tensor | None, beta: Tensor | None, mean: Tensor, var: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """(scale, shift) per channel of a norm of constants, in float32 at least."""
+    scale = (var.to(torch.promote_types(mean.dtype, torch.float32)) + eps).rsqrt()
+    scale = scale if gamma is None else scale * gamma
+    return scale, -mean * scale if beta is None else torch.addcmul(beta, mean, scale, value=-1)
 
 
 class _Passed(torch.autograd.Function):
@@ -146,7 +148,15 @@ def track(norm: Any, mean: Tensor, var: Tensor, count: int) -> None:
             share = norm.num_batches_tracked.to(mean.dtype).reciprocal()
     if share is None:
         share = 0.0
-    for running, batch in ((norm.running_mean, mean), (norm.running_var, var * (count / (count - 1)))):
+    average(norm.running_mean, norm.running_var, mean, var, count, share)
+
+
+@torch.no_grad()
+def average(
+    running_mean: Tensor | None, running_var: Tensor | None, mean: Tensor, var: Tensor, count: int, share: Any
+) -> None:
+    """Take a ``share`` of a batch's statistics over into running ones; ``var`` is biased, over ``count`` values."""
+    for running, batch in ((running_mean, mean), (running_var, var * (count / (count - 1)))):
         if running is not None:
             # Averaged in the wider of both dtypes, and then rounded to that of a half-precision module.
             running.copy_(running.to(batch.dtype).lerp(batch, share))
