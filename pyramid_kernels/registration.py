@@ -118,9 +118,11 @@ def _short(function: type[OpFunction]) -> Callable[..., Any]:
     costs a third of one that does not."""
 
     def forward(ctx: Any, *inner: Any) -> Any:
-        ctx.shortcut, shortcuts.local.shortcut = shortcuts.local.shortcut, None
-        outputs = ctx.shortcut.forward(inner)
-        ctx.shortcut.keep(ctx, inner, outputs)
+        shortcut, addresses = shortcuts.local.shortcut
+        del shortcuts.local.shortcut
+        ctx.shortcut = shortcut
+        outputs = shortcut.forward(inner, addresses)
+        shortcut.keep(ctx, inner, outputs)
         return outputs
 
     def backward(ctx: Any, *dys: Tensor | None) -> Any:

@@ -18,7 +18,7 @@ from pyramid_kernels import functional
 from pyramid_kernels.functional import pyramid_pool, upsample_merge
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.ops._shared import launch, recorder, shortcuts
-from pyramid_kernels.ops._shared.plans import Aten, Plan
+from pyramid_kernels.ops._shared.plans import Aten, New, Plan
 from pyramid_kernels.ops._shared.spec import materialise
 from pyramid_kernels.verification import ledger, oracle
 from tests.kernels import DEVICE, QUICKEST, backends, cases, specified_ops
@@ -53,6 +53,11 @@ def planned(op: Callable[[Tensor], Any], x: Tensor) -> Plan | None:
     """The plan of a call of ``op``."""
     _, plan = recorder.recorded(lambda: op(x), [x])
     return plan
+
+
+def again(plan: Plan, x: Tensor) -> Any:
+    """The planned call on another tensor."""
+    return plan.run([x], [x.data_ptr()])
 
 
 def learned(**options: Any) -> Tensor:
@@ -349,12 +354,12 @@ def test_a_compiled_triton_kernel_is_called_itself(monkeypatch: pytest.MonkeyPat
     plan = planned(op, x)
     assert plan is not None and kernel.asked == 1
     other = torch.zeros(80)
-    y = plan.run([other[16:]])
+    y = again(plan, other[16:])
     ((*head, a, (b, three), c, one, block),) = kernel.compiled.runs
     assert head == [5, 1, 1, 0, "handle", "packed", None, None, None]
     assert (a, three, c, one, block) == (other[16:].data_ptr(), 3, y.data_ptr(), 1, 16) and b % 16 == 0
     assert kernel.asked == 1
-    plan.run([other[1:65]])
+    again(plan, other[1:65])
     assert kernel.asked == 2 and len(kernel.compiled.runs) == 1
 
 
@@ -384,7 +389,14 @@ def test_a_call_that_is_broken_off_is_no_reason_against_a_plan() -> None:
 
 def test_lists_and_tuples_are_told_apart() -> None:
     key = shortcuts._keyer()
-    assert key(((1,),), {})[0] != key(([1],), {})[0] != key((torch.Size([1]),), {})[0]
+    assert key(True, ((1,),), {})[0] != key(True, ([1],), {})[0] != key(True, (torch.Size([1]),), {})[0]
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_only_a_call_that_could_record_tells_tensors_that_want_gradients_apart(grad: bool) -> None:
+    for key in (shortcuts._keyer(), shortcuts.key_of):
+        (one, (x,), (at,)), (other, *_) = (key(grad, (a_map(requires_grad=r),), {}) for r in (False, True))
+        assert at == x.data_ptr() and (one != other) == grad
 
 
 def test_scratch_is_one_allocation() -> None:
@@ -396,8 +408,8 @@ def test_scratch_is_one_allocation() -> None:
     x = torch.zeros(4)
     plan = planned(op, x)
     assert plan is not None
-    assert plan.source.count("empty_strided") == 2 and "as_strided" not in plan.source
-    assert plan.run([x]).stride() == (1, 3)
+    assert sum(isinstance(step, New) for step in plan.steps) == 2 and "as_strided" not in plan.source
+    assert again(plan, x).stride() == (1, 3)
 
 
 def test_every_public_op_has_the_short_way() -> None:
@@ -465,5 +477,5 @@ def test_a_plan_frees_what_it_needs_no_more() -> None:
 
     x = torch.ones(4)
     plan = planned(op, x)
-    assert plan is not None and torch.equal(plan.run([x]), op(x))
+    assert plan is not None and torch.equal(again(plan, x), op(x))
     assert plan.source.index("del t1") < plan.source.index("return")

@@ -24,22 +24,35 @@ class Call {
     /// What `launch(queue, args...)` does, whose TensorRefs take the addresses of each run in order.
     template <class... Args>
     Call(Status (*launch)(Queue, const Args&...), Args... args)
-        : launch_([launch, args = std::tuple<Args...>(std::move(args)...)](Queue queue, const Addresses& addresses) {
+        : launch_([launch, args = std::tuple<Args...>(std::move(args)...)](Queue queue, Next& next, Next end) {
               auto now = args;
-              auto next = addresses.begin();
-              std::apply([&](auto&... arg) { (place(arg, next, addresses.end()), ...); }, now);
+              std::apply([&](auto&... arg) { (place(arg, next, end), ...); }, now);
               return std::apply([&](auto&... arg) { return launch(queue, arg...); }, now);
           }) {}
+
+    /// One after the other, each with the addresses behind those of the one before.
+    static Call joined(std::vector<Call> calls) {
+        return Call([calls = std::move(calls)](Queue queue, Next& next, Next end) {
+            Status status;
+            for (auto call = calls.begin(); status.ok() && call != calls.end(); ++call)
+                status = call->launch_(queue, next, end);
+            return status;
+        });
+    }
 
     /// While it lasts other Python threads run: where the device's queue is full a launch waits, for what may itself
     /// wait for Python.
     void run(int device, Address stream, const Addresses& addresses) const {
         py::gil_scoped_release unlocked;
-        raise_unless_ok(launch_({device, reinterpret_cast<void*>(stream)}, addresses));
+        auto next = addresses.begin();
+        raise_unless_ok(launch_({device, reinterpret_cast<void*>(stream)}, next, addresses.end()));
     }
 
   private:
     using Next = Addresses::const_iterator;
+    using Launch = std::function<Status(Queue, Next&, Next)>;
+
+    explicit Call(Launch launch) : launch_(std::move(launch)) {}
 
     static void place(TensorRef& t, Next& next, Next end) {
         if (next == end) throw std::invalid_argument("too few addresses");
@@ -51,7 +64,7 @@ class Call {
     template <class Other>
     static void place(Other&, Next&, Next) {}
 
-    std::function<Status(Queue, const Addresses&)> launch_;
+    Launch launch_;
 };
 
 /// The Python function that makes a Call of `launch`, whose first argument is a NamedTuple that `read` reads.

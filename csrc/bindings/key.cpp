@@ -9,7 +9,11 @@ namespace {
 
 class Key {
   public:
-    Key(py::handle tensor, py::handle parameter) : tensor_(tensor), parameter_(parameter) { bytes_.reserve(1024); }
+    /// `grad`: whether it decides anything that a tensor requires a gradient.
+    Key(py::handle tensor, py::handle parameter, bool grad) : tensor_(tensor), parameter_(parameter), grad_(grad) {
+        bytes_.reserve(1024);
+        put(grad);
+    }
 
     /// False where the argument may be more than it seems: a subclass, a pending negation, elements without memory.
     bool add(const py::object& a, int depth = 0) {
@@ -32,7 +36,7 @@ class Key {
 
     py::tuple found() {
         constants_.append(py::bytes(bytes_));
-        return py::make_tuple(py::tuple(constants_), tensors_);
+        return py::make_tuple(py::tuple(constants_), tensors_, addresses_);
     }
 
   private:
@@ -56,15 +60,20 @@ class Key {
             empty |= t.size[i] == 0;
         }
         // Held for good: to look them up for each tensor takes longer than to call them.
-        static PyObject* const wants_grad = py::object(tensor_.attr("requires_grad")).release().ptr();
+        static PyObject* const requires_grad = py::object(tensor_.attr("requires_grad")).release().ptr();
         static PyObject* const is_neg = py::object(tensor_.attr("is_neg")).release().ptr();
-        const auto wants =
-            py::reinterpret_steal<py::object>(Py_TYPE(wants_grad)->tp_descr_get(wants_grad, a.ptr(), tensor_.ptr()));
-        const auto negated = py::reinterpret_steal<py::object>(PyObject_CallOneArg(is_neg, a.ptr()));
-        if (!wants || !negated) throw py::error_already_set();
-        put('g', wants.ptr() == Py_True);
+        if (grad_) {
+            const auto wanted = owned(Py_TYPE(requires_grad)->tp_descr_get(requires_grad, a.ptr(), tensor_.ptr()));
+            put('g', wanted.ptr() == Py_True);
+        }
         tensors_.append(a);
-        return (t.data || empty) && negated.ptr() != Py_True;
+        addresses_.append(owned(PyLong_FromVoidPtr(static_cast<char*>(t.data) + t.byte_offset)));
+        return (t.data || empty) && owned(PyObject_CallOneArg(is_neg, a.ptr())).ptr() != Py_True;
+    }
+
+    static py::object owned(PyObject* made) {
+        if (!made) throw py::error_already_set();
+        return py::reinterpret_steal<py::object>(made);
     }
 
     template <class... Values>
@@ -73,13 +82,14 @@ class Key {
     }
 
     py::handle tensor_, parameter_;
+    bool grad_;
     std::string bytes_;
-    py::list constants_, tensors_;
+    py::list constants_, tensors_, addresses_;
 };
 
-/// (what to look up, the tensors in order) of a call's arguments; None where it must go the long way.
-py::object key(py::handle tensor, py::handle parameter, const py::tuple& args, const py::dict& named) {
-    Key found(tensor, parameter);
+/// (what to look up, the tensors in order, their addresses) of a call's arguments; None where it must go the long way.
+py::object key(py::handle tensor, py::handle parameter, bool grad, const py::tuple& args, const py::dict& named) {
+    Key found(tensor, parameter, grad);
     if (!found.add(args)) return py::none();
     for (const auto& [name, value] : named)
         if (!found.add(py::reinterpret_borrow<py::object>(name)) ||

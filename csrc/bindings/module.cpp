@@ -8,7 +8,9 @@ namespace py = pybind11;
 PYBIND11_MODULE(PK_MODULE_NAME, m, py::mod_gil_not_used()) {
     m.doc() = "Launchers of pyramid_kernels: settings and tensors make a Call, which runs.";
     m.attr("architectures") = pk::architectures();
-    py::class_<pk::bindings::Call>(m, "Call").def("run", &pk::bindings::Call::run);
+    py::class_<pk::bindings::Call>(m, "Call")
+        .def("run", &pk::bindings::Call::run)
+        .def_static("joined", &pk::bindings::Call::joined);
     m.def("listen", [](bool on) { pk::launch_log.listen(on); });
     m.def("take_launches", [] {
         py::list launches;

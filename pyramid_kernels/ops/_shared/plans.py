@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -39,12 +40,10 @@ class Writer:
     def __init__(self, inputs: list[Tensor]) -> None:
         self.inputs, self.device = len(inputs), inputs[0].device
         self.slots = self.inputs
-        self.constants: dict[str, Any] = {
-            "Declined": Declined, "empty_strided": torch.empty_strided, "launch": launch,
-        }  # fmt: skip
+        self.constants: dict[str, Any] = {"Declined": Declined, "launch": launch}
         full = [f"a{i}" for i, t in enumerate(inputs) if t.data_ptr()]
-        self.lines = ["".join(f"t{i}, " for i in range(self.inputs)) + "= inputs"]
-        self.lines += [f"a{i} = t{i}.data_ptr()" for i in range(self.inputs)]
+        each = range(self.inputs)
+        self.lines = [f"{''.join(f'{given[0]}{i}, ' for i in each)}= {given}" for given in ("tensors", "addresses")]
         if full:  # the long way says what is wrong with elements that have no memory
             self.lines.append(f"if not ({' and '.join(full)}): raise Declined")
         stream = f"{self.name(native.stream)}({self.name(self.device)})" if self.device.type == "cuda" else "0"
@@ -115,8 +114,12 @@ class New(NamedTuple):
 
     def write(self, to: Writer) -> None:
         slot = to.made()
-        how = *map(to.name, (tuple(self.shape), tuple(self.stride))), f"dtype={to.name(self.dtype)}"
-        to.lines.append(f"t{slot} = empty_strided({', '.join(how)}, device={to.name(self.device)})")
+        how = ", ".join(map(to.name, (tuple(self.shape), tuple(self.stride), self.dtype)))
+        # What compiled graphs allocate by on the current device takes a third of the time.
+        quick = getattr(torch._C._dynamo.guards, f"_empty_strided_{self.device.type}", None)
+        if quick is None or self.device != to.device:
+            quick = lambda size, stride, dtype: torch.empty_strided(size, stride, dtype=dtype, device=self.device)  # noqa: E731
+        to.lines.append(f"t{slot} = {to.name(quick)}({how})")
         to.lines.append(f"a{slot} = t{slot}.data_ptr()")
 
 
@@ -182,15 +185,24 @@ class Triton(NamedTuple):
         to.lines.append(f"if ({given}) & 15 or not {direct}(stream, {to.addresses(self.every)}): {ask}")
 
 
+def _joined(steps: list[Any]) -> Iterator[Any]:
+    """The steps, of which those of the core that follow one another are one: to enter it costs as much as a launch."""
+    for kind, group in groupby(steps, type):
+        some = list(group)
+        if kind is Native and len(some) > 1:
+            some = [Native(type(some[0].call).joined([s.call for s in some]), [r for s in some for r in s.refs])]
+        yield from some
+
+
 class Plan:
     """The steps of a call on plain tensors like ``inputs``, as one Python function, and where its results lie."""
 
     def __init__(self, inputs: list[Tensor], steps: list[Any], results: Any) -> None:
         writer = Writer(inputs)
-        for step in steps:
+        for step in _joined(steps):
             step.write(writer)
         writer.lines.append(f"return {writer.tensors(results)}")
-        self.source = "def run(inputs):\n" + "".join(f"    {line}\n" for line in writer.freed())
+        self.source = "def run(tensors, addresses):\n" + "".join(f"    {line}\n" for line in writer.freed())
         self.inputs, self.steps = len(inputs), steps
         exec(compile(self.source, "<plan>", "exec"), writer.constants)
         run = writer.constants.pop("run")

@@ -72,7 +72,7 @@ def _state() -> tuple[Any, ...]:
 
 class _Local(threading.local):
     capture: Capture | None = None
-    shortcut: Shortcut | None = None
+    shortcut: tuple[Shortcut, Sequence[int]]
 
 
 local = _Local()
@@ -88,7 +88,7 @@ class Capture:
     def run(self, function: Any, inner: tuple[Any, ...]) -> tuple[Tensor, ...]:
         """What ``function.apply(*inner)`` returns."""
         shortcut = Shortcut(function, inner)
-        outputs = shortcut.start(inner)
+        outputs = shortcut.start(inner, [])
         self.runs.append((shortcut, inner, outputs))
         return outputs
 
@@ -109,9 +109,10 @@ class Shortcut:
         self.function = function
         self.inner = [None if isinstance(a, Tensor) else a for a in inner]
         self.at = [at for at, a in enumerate(inner) if isinstance(a, Tensor)]
+        self.tensors = _picked(self.at)
         # Composed forms read values or call the library: nothing to plan, and what they free must be free.
         composed = any(isinstance(a, str) and a == "composed" for a in self.inner)
-        self.planned = composed or not recordable([inner[at] for at in self.at])
+        self.planned = composed or not recordable([*self.tensors(inner)])
         self.plan: Plan | None = None
         self.kept: _Context | None = None
         self.backwards: dict[Any, Plan | None] = {}
@@ -122,44 +123,45 @@ class Shortcut:
         if any(isinstance(leaf, Tensor) for leaf in tree_leaves(self.inner)):
             raise Declined  # a later call must not get these
         places = {id(t): i for i, t in enumerate(tensors)}
-        self.order: list[int] = []  # of the call's tensors, as the op takes them
-        self.casts: list[tuple[int, torch.dtype]] = []  # of some of these
-        for at in self.at:
-            _, source = capture.casts.get(id(inner[at]), (None, inner[at]))
-            if source is not inner[at]:
-                self.casts.append((len(self.order), inner[at].dtype))
-            self.order.append(_found(places, source))
-        if len(set(self.order)) < len(tensors):
+        sources = [capture.casts.get(id(inner[at]), (None, inner[at]))[1] for at in self.at]
+        order = [_found(places, source) for source in sources]
+        if len(set(order)) < len(tensors):
             raise Declined  # a tensor that the op does not get was read: its value is among the constants
+        self.casts: list[tuple[int, torch.dtype]] = []  # of the call's tensors, put behind these
+        for i, (at, source) in enumerate(zip(self.at, sources, strict=True)):
+            if source is not inner[at]:
+                self.casts.append((order[i], inner[at].dtype))
+                order[i] = len(tensors) + len(self.casts) - 1
+        constants = len(tensors) + len(self.casts)
+        given = dict(zip(self.at, order, strict=True))
+        self.arranged = _picked([given.get(at, constants + at) for at in range(len(inner))])
+        self.placed = _picked(order)
         returned = {id(t): i for i, t in enumerate(outputs)}
         self.one = isinstance(result, Tensor)
         self.returned = [_found(returned, t) for t in ([result] if self.one else result)]
 
-    def run(self, tensors: list[Tensor]) -> Any:
+    def run(self, tensors: list[Tensor], addresses: list[int]) -> Any:
         """The public call on tensors like those that the shortcut was found with."""
-        given = [tensors[i] for i in self.order]
         for i, dtype in self.casts:
-            given[i] = given[i].to(dtype)
-        inner = self.inner.copy()
-        for at, t in zip(self.at, given, strict=True):
-            inner[at] = t
-        outputs = self.start(inner)
+            tensors.append(tensors[i].to(dtype))
+            addresses.append(tensors[-1].data_ptr())
+        outputs = self.start(self.arranged((*tensors, *self.inner)), self.placed(addresses))
         return outputs[self.returned[0]] if self.one else tuple(outputs[i] for i in self.returned)
 
-    def start(self, inner: Sequence[Any]) -> tuple[Tensor, ...]:
-        """The op on its own arguments."""
-        local.shortcut = self
+    def start(self, inner: Sequence[Any], addresses: Sequence[int]) -> tuple[Tensor, ...]:
+        """The op on its own arguments, whose tensors lie at ``addresses``."""
+        local.shortcut = self, addresses
         outputs: tuple[Tensor, ...] = self.function.short_apply(*inner)
         return outputs
 
-    def forward(self, inner: Sequence[Any]) -> tuple[Tensor, ...]:
+    def forward(self, inner: Sequence[Any], addresses: Sequence[int]) -> tuple[Tensor, ...]:
         """The op's forward on its own arguments."""
-        tensors = [inner[at] for at in self.at]
+        tensors = self.tensors(inner)
         if self.plan is not None:
-            return self.plan.run(tensors)
+            return self.plan.run(tensors, addresses)
         if self.planned:
             return self.function.forward(*inner)
-        outputs, plan = recorded(lambda: self.function.forward(*inner), tensors)
+        outputs, plan = recorded(lambda: self.function.forward(*inner), [*tensors])
         if plan is not MISSING:
             self.plan, self.planned = plan, True
         return outputs
@@ -183,14 +185,11 @@ class Shortcut:
         saved, wanted = ctx.saved_tensors, ctx.needs_input_grad
         # Saved tensors are unpacked once: checkpoints allow no more.
         seen = SimpleNamespace(**ctx.__dict__, saved_tensors=saved, needs_input_grad=wanted)
-        tensors = [t for t in (*dys, *saved) if t is not None]
-        batched = any(map(torch._C._functorch.is_legacy_batchedtensor, tensors))  # autograd's own vmap
-        if self.plan is None or batched or not plain(tensors):
+        found = None if self.plan is None else _keyer()(False, (wanted, dys, saved), {})
+        if found is None:
             return self.function.backward(seen, *dys)
-        parts = [wanted, *_state(), *(t is None for t in dys)]
-        for t in tensors:
-            parts += (t.shape, t.stride(), t.dtype, t.device)
-        key = tuple(parts)
+        parts, tensors, addresses = found
+        key = parts, _state()
         plan = self.backwards.get(key, MISSING)
         if plan is MISSING and recordable(tensors):
             grads, plan = recorded(lambda: self.function.backward(seen, *dys), tensors)
@@ -201,7 +200,7 @@ class Shortcut:
         if not isinstance(plan, Plan):
             return self.function.backward(seen, *dys)
         try:
-            return plan.run(tensors)
+            return plan.run(tensors, addresses)
         except Declined:
             return self.function.backward(seen, *dys)
 
@@ -230,7 +229,7 @@ class _Context:
         self.marked = _picked([places[id(t)] for t in marked if id(t) in places])
 
 
-def _picked(at: list[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+def _picked(at: list[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
     """The elements at these places, as a tuple."""
     return itemgetter(*at) if len(at) > 1 else lambda values: tuple(values[i] for i in at)
 
@@ -269,18 +268,18 @@ def short(fn: Function) -> Function:
         if calls and not torch.compiler.is_dynamo_compiling() and fn.__name__ in OPS:  # a composite's ops count
             for counter in calls:
                 counter[fn.__name__] += 1
-        found = None if watched() or not _kernels() else _keyer()(args, kwargs)
+        found = None if watched() or not _kernels() else _keyer()(_is_grad_enabled(), args, kwargs)
         if found is None:
             return fn(*args, **kwargs)
-        parts, tensors = found
-        key = parts, _is_grad_enabled(), _state()
+        parts, tensors, addresses = found
+        key = parts, _state()
         try:
             known = shortcuts.get(key, MISSING)
         except Exception:  # an argument that cannot be looked up: the long way says what is wrong with it
             return fn(*args, **kwargs)
         if isinstance(known, Shortcut | Plan):
             try:
-                return known.run(tensors)
+                return known.run(tensors, addresses)
             except Declined:
                 return fn(*args, **kwargs)
         if known is MISSING:  # a shape that does not come again is not worth a plan
@@ -302,7 +301,7 @@ def _kernels() -> bool:
 
 
 @functools.cache
-def _keyer() -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+def _keyer() -> Callable[[bool, tuple[Any, ...], dict[str, Any]], Any]:
     """The core's ``key``, wherever there is a core; else Python's."""
     found = next((m.key for m in map(_native.module, ("cuda", "cpu")) if hasattr(m, "key")), None)
     return key_of if found is None else functools.partial(found, Tensor, nn.Parameter)
@@ -311,17 +310,20 @@ def _keyer() -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
 ledger.forget += [_kernels.cache_clear, _keyer.cache_clear]
 
 
-def key_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], list[Tensor]] | None:
-    """What to look up, and the tensors in order, of a call's arguments; None where it must go the long way."""
+def key_of(
+    grad: bool, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], list[Tensor], list[int]] | None:
+    """What to look up, the tensors in order, and their addresses, of a call's arguments; None where it must go the long
+    way. ``grad``: whether it decides anything that a tensor requires a gradient."""
     tensors: list[Tensor] = []
-    parts: list[Any] = []
+    parts: list[Any] = [grad]
     try:
         _add_key((args, *chain.from_iterable(kwargs.items())), parts, tensors)
         for t in tensors:
-            parts += (t.shape, t.stride(), t.dtype, t.device, t.requires_grad)
+            parts += (t.shape, t.stride(), t.dtype, t.device, grad and t.requires_grad)
     except (TypeError, RuntimeError):  # a subclass; a tensor without strides
         return None
-    return (tuple(parts), tensors) if plain(tensors) else None
+    return (tuple(parts), tensors, [t.data_ptr() for t in tensors]) if plain(tensors) else None
 
 
 def _add_key(args: Sequence[Any], parts: list[Any], tensors: list[Tensor]) -> None:
