@@ -275,13 +275,20 @@ FAULTS: list[Fault] = [
     _fault("channel_gate", "arm-bias", "x is added unasked",
            f"{GATE}/{GATE}_fwd.cuh", "gate[v], residual);", "gate[v], true);"),
     _fault("channel_gate", "ffm-norms", "the mask of the ReLU is inverted",
-           f"{GATE}/{GATE}_bwd.cuh", "false) <= 0 ? 0 : s_d[j]", "false) > 0 ? 0 : s_d[j]"),
+           f"{GATE}/products.cuh", "z <= 0 ? 0 : d", "z > 0 ? 0 : d"),
+    _fault("channel_gate", "se-silu-norm", "the slope of SiLU is a sigmoid's value",
+           f"{GATE}/products.cuh", "d * sigmoid(z) * (1 + z * (1 - sigmoid(z)))", "d * sigmoid(z)"),
+    _fault("channel_gate", "se-hard-clipped", "a hard gate has no upper end",
+           f"{GATE}/products.cuh", "z > 6 ? A(6) : z", "z"),
+    _fault("channel_gate", "se-hard-clipped", "a closed gate has a slope",
+           f"{GATE}/products.cuh", "g > 0 && g < 1", "g < 1"),
     _fault("channel_gate", "wide-hidden", "hidden gradients of the first 32 only",
            f"{GATE}/{GATE}_bwd.cuh", "for (int j = 0; j < l.k; j += 32)", "for (int j = 0; j < 32; j += 32)"),
     _fault("channel_gate", "arm-bias", "a pixel gains nothing by its mean",
            f"{GATE}/{GATE}_bwd.cuh", "residual) + mean[v];", "residual);"),
     _fault("channel_gate", "se", "dweight2 takes hidden values before their ReLU",
-           f"{GATE}/{GATE}_bwd.cuh", "p.hidden[n * l.k + j], l.relu)", "p.hidden[n * l.k + j], false)"),
+           f"{GATE}/{GATE}_bwd.cuh", "* hidden_value<T>(l, j, p.hidden[n * l.k + j])",
+           "* activated<T>(l.norm1, j, p.hidden[n * l.k + j], false)"),
 ]  # fmt: skip
 
 

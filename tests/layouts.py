@@ -390,6 +390,19 @@ class LinearGate(nn.Module):
         return x * self.fc(self.pool(x).view(n, c)).view(n, c, 1, 1).expand_as(x)
 
 
+class MobileGate(nn.Module):
+    """EfficientNet's SiLU between the layers, and a hard sigmoid written out as MobileNetV3's first copies have it."""
+
+    def __init__(self, c: int = 6, inplace: bool = False) -> None:
+        super().__init__()
+        self.reduce, self.act, self.expand = nn.Conv2d(c, 3, 1), nn.SiLU(inplace=inplace), nn.Conv2d(3, c, 1)
+        self.inplace = inplace
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True))))
+        return x * (z.add_(3.0).clamp_(0.0, 6.0).div_(6.0) if self.inplace else F.relu6(z + 3) / 6)
+
+
 class FlatGate(nn.Module):
     """Means without kept dimensions, one layer, broadcast by None."""
 
@@ -496,6 +509,8 @@ LAYOUTS: dict[str, Layout] = {
     "shuffled": Layout(Shuffled, one(6), {"max_pool_pyramid": 1}),
     "gated-sum": Layout(GatedSum, one(6), {"channel_gate": 1}),
     "linear-gate": Layout(LinearGate, one(6), {"channel_gate": 1}),
+    "mobile-gate": Layout(MobileGate, one(6), {"channel_gate": 1}),
+    "mobile-gate-in-place": Layout(lambda: MobileGate(inplace=True), one(6), {"channel_gate": 1}),
     "flat-gate": Layout(FlatGate, one(6), {"channel_gate": 1}),
     "indexed-gate": Layout(IndexedGate, one(6), {"channel_gate": 1}),
     "refinement": Layout(Refinement, one(6), {"channel_gate": 1}, {}),

@@ -9,7 +9,8 @@ namespace {
 
 ChannelGateProblem gate_of(py::handle settings) {
     ChannelGateProblem p{};
-    p.relu = field<bool>(settings, "relu"), p.residual = field<bool>(settings, "residual");
+    p.activation = static_cast<HiddenActivation>(choice(settings, "activation", {"none", "relu", "silu"}));
+    p.hard = field<bool>(settings, "hard"), p.residual = field<bool>(settings, "residual");
     p.norm1.eps = field<double>(settings, "eps");
     return p;
 }

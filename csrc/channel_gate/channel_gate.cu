@@ -66,7 +66,7 @@ Pass pass_of(const ChannelGateProblem& p) {
 }
 
 Layers layers_of(const ChannelGateProblem& p) {
-    return {p.c, p.k, p.parts, p.h * p.w, p.relu, p.weight1, p.weight2, p.bias1, p.bias2, p.norm1};
+    return {p.c, p.k, p.parts, p.h * p.w, p.activation, p.hard, p.weight1, p.weight2, p.bias1, p.bias2, p.norm1};
 }
 
 /// Launches of the small products: `extra` accumulators beside one image's means and hidden values.

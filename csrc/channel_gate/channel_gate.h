@@ -13,6 +13,8 @@ namespace pk {
 /// C + K up to which one image's means and hidden values fit in a block's shared memory.
 inline constexpr int channel_gate_widest = 8192;
 
+enum class HiddenActivation { none, relu, silu };
+
 /// A weight, or its gradient, as a matrix.
 struct ChannelGateWeight {
     void* at;  // null where there is no second one
@@ -24,7 +26,8 @@ struct ChannelGateProblem {
     Dtype dtype;
     int n, c, h, w, k;
     bool channels_last;  // y, dy and dx, which are dense, and about how x lies
-    bool relu, residual;
+    HiddenActivation activation;
+    bool hard, residual;                 // hard: the gate is a hard sigmoid
     int parts;                           // shares of an image's pixels that are summed side by side
     ChannelGateWeight weight1, weight2;  // (K, C), (C, K)
     ChannelVector bias1, bias2;          // (K,), (C,)

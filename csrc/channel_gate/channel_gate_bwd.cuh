@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(product_threads)
     const bool leads = first == 0;
     for (int i = t; i < l.c; i += product_threads) {
         const A g = p.gate[n * l.c + i];
-        s_dz[i] = finished(p.part + n * l.parts * l.c, l, i) * g * (1 - g);
+        s_dz[i] = gate_gradient(l, g, finished(p.part + n * l.parts * l.c, l, i));
         if (leads) p.dz[n * l.c + i] = s_dz[i];
     }
     __syncthreads();
@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(product_threads)
         s_d = s_dz;
     }
     for (int j = t; j < l.k; j += product_threads) {
-        const A d = l.relu && activated<T>(l.norm1, j, p.hidden[n * l.k + j], false) <= 0 ? 0 : s_d[j];
+        const A d = hidden_gradient<T>(l, j, p.hidden[n * l.k + j], s_d[j]);
         if (leads) p.dhidden[n * l.k + j] = d;
         s_d[j] = d * gain<T>(l.norm1, j);
     }
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(product_threads, 3)
     if (two && e < size) {
         const int o = static_cast<int>(e / l.k), j = static_cast<int>(e % l.k);
         for (long long n = 0; n < p.images; ++n)
-            sum += p.dz[n * l.c + o] * activated<T>(l.norm1, j, p.hidden[n * l.k + j], l.relu);
+            sum += p.dz[n * l.c + o] * hidden_value<T>(l, j, p.hidden[n * l.k + j]);
         static_cast<T*>(p.dweight2.at)[o * p.dweight2.rows + j * p.dweight2.columns] = narrow<T>(sum);
         return;
     }

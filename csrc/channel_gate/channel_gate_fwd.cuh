@@ -75,11 +75,11 @@ __global__ void __launch_bounds__(product_threads)
         const A z = row_product(g_row, l.weight1.columns, s_mean, l.c) + vector_or<T>(l.bias1, j, 0);
         if (lane > 0) continue;
         if (leads || !two) p.hidden[n * l.k + j] = z;
-        const A value = activated<T>(l.norm1, j, z, l.relu);
+        const A value = hidden_value<T>(l, j, z);
         if (two) {
             s_hidden[j] = value;
         } else {
-            p.gate[n * l.c + j] = sigmoid(value);
+            p.gate[n * l.c + j] = gate_value(l, value);
         }
     }
     if (!two) return;
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(product_threads)
     for (int o = first + warp; o < last; o += product_warps) {
         const T* g_row = static_cast<const T*>(l.weight2.at) + o * l.weight2.rows;
         const A z = row_product(g_row, l.weight2.columns, s_hidden, l.k) + vector_or<T>(l.bias2, o, 0);
-        if (lane == 0) p.gate[n * l.c + o] = sigmoid(z);
+        if (lane == 0) p.gate[n * l.c + o] = gate_value(l, z);
     }
 }
 

@@ -15,7 +15,8 @@ inline constexpr int owned = 32;
 /// What a block of either direction's products is told.
 struct Layers {
     int c, k, parts, pixels;
-    bool relu;
+    HiddenActivation activation;
+    bool hard;
     ChannelGateWeight weight1, weight2;
     ChannelVector bias1, bias2;
     Norm norm1;
@@ -69,6 +70,35 @@ __device__ __forceinline__ Acc<T> gain(const Norm& norm, int j) {
 template <class A>
 __device__ __forceinline__ A sigmoid(A z) {
     return A(1) / (A(1) + exp(-z));
+}
+
+/// Hidden channel j of the product z.
+template <class T>
+__device__ __forceinline__ Acc<T> hidden_value(const Layers& p, int j, Acc<T> z) {
+    z = activated<T>(p.norm1, j, z, p.activation == HiddenActivation::relu);
+    return p.activation == HiddenActivation::silu ? z * sigmoid(z) : z;
+}
+
+/// The gradient of what the activation of hidden channel j, of the product z, is given; d is that of its result.
+template <class T>
+__device__ __forceinline__ Acc<T> hidden_gradient(const Layers& p, int j, Acc<T> z, Acc<T> d) {
+    if (p.activation == HiddenActivation::none) return d;
+    z = activated<T>(p.norm1, j, z, false);
+    if (p.activation == HiddenActivation::relu) return z <= 0 ? 0 : d;
+    return d * sigmoid(z) * (1 + z * (1 - sigmoid(z)));
+}
+
+template <class A>
+__device__ __forceinline__ A gate_value(const Layers& p, A z) {
+    if (!p.hard) return sigmoid(z);
+    z += 3;
+    return div_rn(z < 0 ? A(0) : z > 6 ? A(6) : z, A(6));  // NaN stays
+}
+
+/// The gradient of what the gate g is made of; d is its own.
+template <class A>
+__device__ __forceinline__ A gate_gradient(const Layers& p, A g, A d) {
+    return !p.hard ? d * g * (1 - g) : g > 0 && g < 1 ? div_rn(d, A(6)) : A(0);
 }
 
 }  // namespace pk::channel_gate

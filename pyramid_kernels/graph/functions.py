@@ -229,16 +229,17 @@ def gate(
     weight1: Tensor,
     bias1: Tensor | None,
     norm: BatchNorm | None,
-    relu: bool,
+    hidden_activation: str | None,
     weight2: Tensor | None,
     bias2: Tensor | None,
+    gate_activation: str,
     residual: bool,
     backend: Backend,
 ) -> Tensor:
     """``x`` times a gate of its own means."""
     return functional.channel_gate(
         x, weight1, bias1, weight2, bias2, norm1=None if norm is None else (*norm[:4], norm.eps),
-        hidden_activation=activation(relu), residual=residual, backend=backend,
+        hidden_activation=hidden_activation, gate_activation=gate_activation, residual=residual, backend=backend,
     )  # fmt: skip
 
 

@@ -34,6 +34,12 @@ _SPELLINGS: list[tuple[str, str, tuple[Any, ...]]] = [
     ("sigmoid", "input", (torch.sigmoid, F.sigmoid, "sigmoid", aten.sigmoid.default)),
     ("sigmoid_", "input", (torch.sigmoid_, "sigmoid_", aten.sigmoid_.default)),
     ("hardsigmoid", "input inplace=False", (F.hardsigmoid, aten.hardsigmoid.default)),
+    ("hardtanh", "input min=-1 max=1 inplace=False", (F.hardtanh, aten.hardtanh.default)),
+    ("hardtanh", "input inplace=False min=0 max=6", (F.relu6, torch._C._nn.relu6, aten.relu6.default)),
+    ("hardtanh", "input min=None max=None", (torch.clamp, "clamp", aten.clamp.default)),
+    ("hardtanh_", "input min=None max=None", (torch.clamp_, "clamp_", aten.clamp_.default)),
+    ("div", "input other", (operator.truediv, torch.div, "div", aten.div.Tensor)),
+    ("div_", "input other", (operator.itruediv, "div_", aten.div_.Tensor)),
     ("add", "input other alpha=1", (operator.add, torch.add, "add", aten.add.Tensor)),
     ("add_", "input other alpha=1", (operator.iadd, "add_", aten.add_.Tensor)),
     ("mul", "input other", (operator.mul, torch.mul, torch.multiply, "mul", aten.mul.Tensor)),
@@ -72,7 +78,7 @@ _SPELLINGS: list[tuple[str, str, tuple[Any, ...]]] = [
 
 #: Names that other spellings give a parameter.
 _RENAMED = {"x": "input", "self": "input", "dims": "dim", "axis": "dim", "running_mean": "mean", "running_var": "var",
-            "output_size": "size", "scale_factors": "scale_factor"}  # fmt: skip
+            "min_val": "min", "max_val": "max", "output_size": "size", "scale_factors": "scale_factor"}  # fmt: skip
 
 
 def _parameters(text: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from torch.fx import Node
 
+from ...ops.channel_gate.op import HIDDEN_ACTIVATIONS
 from .. import functions
 from ..match import Left, Match
 from ..order import Order
@@ -38,8 +39,9 @@ class _Layer(NamedTuple):
 class _Gate(NamedTuple):
     first: _Layer
     norm: Call | None
-    relu: bool
+    activation: str | None
     second: _Layer | None
+    squash: str
     nodes: list[Node]
 
 
@@ -49,7 +51,16 @@ def _match(x: Node, node: Node, found: _Gate) -> Match:
     residual = added is not None and reader is not None and added.alpha == 1 and {added.input, added.other} == {x, node}
     root: Any = reader if residual else node
     second = (None, None) if found.second is None else (found.second.weight, found.second.bias)
-    args = (x, found.first.weight, found.first.bias, batch_norm(found.norm), found.relu, *second, residual)
+    args = (
+        x,
+        found.first.weight,
+        found.first.bias,
+        batch_norm(found.norm),
+        found.activation,
+        *second,
+        found.squash,
+        residual,
+    )
     nodes = [root, *([node] if residual else []), *found.nodes]
     return Match("channel_gate", nodes, [root], functions.gate, args)
 
@@ -58,14 +69,14 @@ def _gate_of(x: Node, weights: Node, root: Node) -> _Gate | str | None:
     """The gate that ends in ``weights`` and begins with the means of ``x``; a reason where it is another kind."""
     nodes: list[Node] = []
     at = _plain(weights, nodes)
-    squashed = call(at, "sigmoid", "sigmoid_", "hardsigmoid")
+    squashed = _squashed(at)
     if squashed is None or only_reader(at) is None:
         return None
-    nodes.append(at)
+    squash, squashing, at = squashed
+    nodes += squashing
     layers: list[_Layer] = []
     norm: Call | None = None
     acts: list[Node] = []
-    at = squashed.input
     while True:
         at = _plain(at, nodes)
         found = pooled(at, flat=True)
@@ -74,34 +85,55 @@ def _gate_of(x: Node, weights: Node, root: Node) -> _Gate | str | None:
         if not is_tensor(at) or only_reader(at) is None or len(layers) > 2:
             return None
         layer = call(at, "conv", "linear")
-        behind = call(at, "relu", "relu_", "silu", "silu_", "batch_norm")
+        behind = layer or call(at, "batch_norm")
+        source = behind.input if behind is not None else next(iter(at.args), None)
+        if not is_tensor(source) or (behind is None and not same(shape(source), shape(at))):
+            return None
         if layer is not None:
             layers.append(_Layer(layer.weight, layer.bias, [at]))
-        elif behind is None:
-            return None
-        elif behind.name == "batch_norm":
+        elif behind is not None:
             norm = behind
         else:
             acts.append(at)
         nodes.append(at)
-        at = layer.input if layer is not None else behind.input  # type: ignore[union-attr]
+        at = source
     source, grid, means = found
     if grid != (1, 1):
         return None
     if source is not x:
         return "its gate is made of another map than it weighs"
-    reason = _why_not(squashed, layers, norm, acts)
+    reason = _why_not(layers, norm, acts)
     if reason:
         return reason
     first, second = layers[-1], layers[0] if len(layers) == 2 else None
-    return _Gate(first, norm, bool(acts), second, [*nodes, *means])
+    return _Gate(first, norm, _name(acts[0]) if acts else None, second, squash, [*nodes, *means])
 
 
-def _why_not(squashed: Call, layers: list[_Layer], norm: Call | None, acts: list[Node]) -> str | None:
-    if squashed.name == "hardsigmoid":
-        return "its gate is a hard sigmoid"
-    if any(is_call(act, "silu", "silu_") for act in acts):
-        return "a SiLU stands between its layers"
+def _squashed(node: Any) -> tuple[str, list[Node], Any] | None:
+    """What makes ``node`` a gate, its nodes and its input: a sigmoid, a hard one, or relu6(z + 3) / 6 as well."""
+    plain = call(node, "sigmoid", "sigmoid_", "hardsigmoid")
+    if plain is not None:
+        return plain.name.rstrip("_"), [node], plain.input
+    sixth = call(node, "div", "div_")
+    clipped = None if sixth is None else call(sixth.input, "hardtanh", "hardtanh_")
+    raised = None if clipped is None else call(clipped.input, "add", "add_")
+    if sixth is None or clipped is None or raised is None:
+        return None
+    if [number(v) for v in (raised.other, clipped.min, clipped.max, sixth.other)] != [3, 0, 6, 6]:
+        return None
+    return "hardsigmoid", [node, clipped.node, raised.node], raised.input
+
+
+def _name(act: Node) -> str:
+    """Of an activation, in place or not."""
+    known = call(act)
+    return (str(getattr(act.target, "__name__", act.target)) if known is None else known.name).rstrip("_")
+
+
+def _why_not(layers: list[_Layer], norm: Call | None, acts: list[Node]) -> str | None:
+    for act in acts:
+        if _name(act) not in HIDDEN_ACTIVATIONS:
+            return f"its layers have {_name(act)} between them"
     if not 1 <= len(layers) <= 2 or len(acts) > 1:
         return f"its gate has {len(layers)} layers and {len(acts)} activations"
     for layer in layers:

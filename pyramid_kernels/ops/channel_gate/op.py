@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...backends import Backend, Calls, Op, describe, select
 from ...registration import OpFunction, public, register_op
-from .._shared.affine import ACTIVATIONS, Norm, check_norm, dense_vectors
+from .._shared.affine import Norm, check_norm, dense_vectors
 from .._shared.autocast import autocast
 from .._shared.checks import check_choice, check_floating, check_like, check_map, check_vector
 from .._shared.layout import as_map, empty_map, is_channels_last
@@ -22,6 +22,8 @@ OP = Op("channel_gate", "memory", reference, composed)
 
 #: C + K up to which a block of the CUDA kernels keeps one image's means and hidden values in shared memory.
 WIDEST = 8192
+
+HIDDEN_ACTIVATIONS, GATE_ACTIVATIONS = (None, "relu", "silu"), ("sigmoid", "hardsigmoid")
 
 #: weight1, bias1, scale1, shift1, mean1, var1, weight2, bias2, as kernels take them.
 Layers = Sequence[Tensor | None]
@@ -46,13 +48,14 @@ def channel_gate(
     shift1: Tensor | None = None,
     norm1: Norm | None = None,
     hidden_activation: str | None = None,
+    gate_activation: str = "sigmoid",
     residual: bool = False,
     backend: Backend = "auto",
 ) -> Tensor:
     """Weigh the channels of ``x`` by a gate that its own means decide; x is read twice and written once.
 
     Equivalent to ``g = conv2d(x.mean((2, 3), keepdim=True), weight1, bias1)``, ``g = activation(g * scale1 + shift1)``,
-    ``g = conv2d(g, weight2, bias2)`` if there is a weight2, then ``x * g.sigmoid()``, plus x if ``residual``.
+    ``g = conv2d(g, weight2, bias2)`` if there is a weight2, then ``x * sigmoid(g)``, plus x if ``residual``.
 
     Args:
         x: (N, C, H, W), contiguous or channels_last; float16, bfloat16, float32 or float64.
@@ -62,7 +65,8 @@ def channel_gate(
         scale1, shift1: (K,) each or None, float32 or x's dtype, behind the first convolution.
         norm1: in their place an eval-mode BatchNorm: (gamma, beta, mean, var, eps), likewise, gamma and beta or None;
             mean and var get no gradient.
-        hidden_activation: None or "relu", behind these.
+        hidden_activation: None, "relu" or "silu", behind these.
+        gate_activation: "sigmoid", or "hardsigmoid" as in MobileNetV3.
         residual: add x: ``x * (1 + gate)``.
         backend: "auto", "cuda", "triton", "composed" or "reference".
 
@@ -73,7 +77,8 @@ def channel_gate(
     Raises:
         TypeError, ValueError: naming the argument. BackendError: a named backend cannot run.
 
-    Source: Hu et al., Squeeze-and-Excitation Networks, 2018; Yu et al., BiSeNet, 2018 (ARM, FFM).
+    Source: Hu et al., Squeeze-and-Excitation Networks, 2018; Yu et al., BiSeNet, 2018 (ARM, FFM); Howard et al.,
+    Searching for MobileNetV3, 2019; Tan and Le, EfficientNet, 2019 (SiLU).
     """
     check_map("x", x)
     check_floating("weight1", weight1)
@@ -94,10 +99,11 @@ def channel_gate(
             raise ValueError("norm1 must not be given together with scale1 or shift1; give one form or the other")
         check_norm("norm1", norm1, weight1, x)
     affine, eps = ((scale1, shift1, None, None), 0.0) if norm1 is None else (norm1[:4], float(norm1[4]))
-    check_choice("hidden_activation", hidden_activation, ACTIVATIONS)
+    check_choice("hidden_activation", hidden_activation, HIDDEN_ACTIVATIONS)
+    check_choice("gate_activation", gate_activation, GATE_ACTIVATIONS)
     backend = select(*_problems(x, weight1, residual=residual)[0], backend)
     layers = (weight1, *dense_vectors(bias1, *affine), weight2, *dense_vectors(bias2))
-    settings = Settings(hidden_activation == "relu", residual, eps)
+    settings = Settings(hidden_activation or "none", gate_activation == "hardsigmoid", residual, eps)
     if backend in ("reference", "composed"):
         return OP.python(backend)(x, layers, settings)
     return ChannelGate.run(x, *layers, settings, backend)[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,8 +25,14 @@ def gate_of(x: Tensor, layers: Sequence[Tensor | None], settings: Settings) -> T
     assert weight1 is not None
     g = _project(x.mean((2, 3), keepdim=True), weight1, bias1)
     g = normalise(g, tuple(affine), settings.eps)
-    g = g.relu() if settings.relu else g
-    return (g if weight2 is None else _project(g, weight2, bias2)).sigmoid()
+    g = {"none": lambda z: z, "relu": F.relu, "silu": F.silu}[settings.activation](g)
+    g = g if weight2 is None else _project(g, weight2, bias2)
+    return _hardsigmoid(g) if settings.hard else g.sigmoid()
+
+
+def _hardsigmoid(z: Tensor) -> Tensor:
+    """PyTorch's, whose own gradient multiplies by a sixth of float32 precision, in float64 as well."""
+    return torch.where((z > -3) & (z < 3), (z + 3) / 6, F.hardsigmoid(z.detach()))
 
 
 def _project(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

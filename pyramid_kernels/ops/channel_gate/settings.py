@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 
 class Settings(NamedTuple):
-    relu: bool
+    activation: str  # of the hidden values: "none", "relu" or "silu"
+    hard: bool  # whether the gate is a hard sigmoid
     residual: bool
     eps: float

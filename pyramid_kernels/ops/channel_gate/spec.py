@@ -34,6 +34,8 @@ def _case(
 CASTS = True
 
 RELU: dict[str, Any] = {"hidden_activation": "relu"}
+SILU: dict[str, Any] = {"hidden_activation": "silu"}
+HARD: dict[str, Any] = {"gate_activation": "hardsigmoid"}
 
 CASES = [
     _case("arm-bias", (2, 24, 6, 9), bias=("shift",)),
@@ -42,6 +44,10 @@ CASES = [
     _case("ffm-without-bias", (1, 12, 7, 5), 12, affine=(None, "gate"), residual=True, **RELU),
     _case("ffm-norms", (2, 13, 13, 17), 6, bias=(None, "shift"), affine=("vector", "gate"), residual=True, **RELU),
     _case("se", (3, 40, 5, 7), 6, bias=("gate", "shift"), **RELU),
+    _case("se-silu-norm", (2, 10, 7, 5), 4, bias=(None, "shift"), norm="shift", **SILU),
+    _case("se-silu-alone", (2, 6, 4, 9), bias=("shift",), residual=True, **SILU),
+    _case("se-hard", (3, 20, 6, 5), 8, bias=("gate", "shift"), **RELU, **HARD),
+    _case("se-hard-clipped", (2, 9, 5, 5), 3, bias=("shift", "gate"), **SILU, **HARD),
     _case("relu-then-sigmoid", (3, 9, 6, 4), norm="gate", **RELU),
     _case("matrices", (2, 6, 4, 4), 3, square=True),
     _case("wide-hidden", (1, 7, 3, 5), 70, bias=("gate",), **RELU),
@@ -55,6 +61,7 @@ BENCH = [
     _case("bisenet-arm-32x64", (1, 128, 32, 64), norm="shift"),
     _case("bisenet-ffm-128x256", (1, 256, 128, 256), 64, residual=True, **RELU),
     _case("se-56x56", (16, 256, 56, 56), 16, bias=("shift", "shift"), **RELU),
+    _case("efficientnet-se-28x28", (16, 240, 28, 28), 10, bias=("shift", "shift"), **SILU),
 ]
 
 

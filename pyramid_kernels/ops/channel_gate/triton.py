@@ -17,20 +17,13 @@ from .._shared.triton import cannot_launch, divided, vector
 from .op import Layers
 from .settings import Settings
 from .triton_bwd import backward
-from .triton_tiles import activated, element, finished, matrix, over_pixels, products, sums
+from .triton_tiles import activated, element, finished, matrix, over_pixels, products, sigmoid, sums
 
 __all__ = ["backward", "forward", "supports"]
 
 
 def supports(problem: Problem) -> str | None:
     return cannot_launch(problem)
-
-
-@triton.jit
-def sigmoid(z):
-    """1 / (1 + exp(-z)), whose divisor stays between one and two."""
-    t = tl.exp(-tl.abs(z))
-    return divided(tl.where(z < 0, t, 1.0), 1.0 + t)
 
 
 @triton.jit
@@ -57,8 +50,8 @@ def projected(
 def channel_gate_fwd_gate_kernel(
     p_part, p_weight1, p_bias1, affine, p_weight2, p_bias2, p_mean, p_hidden, p_gate,
     c, k, pixels, parts, strides1, strides2,
-    EPS: tl.constexpr, RELU: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constexpr, BK: tl.constexpr, BI: tl.constexpr,
-    BO: tl.constexpr,
+    EPS: tl.constexpr, ACTIVATION: tl.constexpr, HARD: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constexpr,
+    BK: tl.constexpr, BI: tl.constexpr, BO: tl.constexpr,
 ):  # fmt: skip
     """One program owns BO gates of one image; between two convolutions it makes all hidden values itself."""
     n, leads = tl.program_id(0).to(tl.int64), tl.program_id(1) == 0
@@ -68,7 +61,7 @@ def channel_gate_fwd_gate_kernel(
             p_part, p_mean, p_weight1, p_bias1, p_hidden, n, own, c, k, pixels, parts, strides1, leads, own >= 0,
             PARTS, ACC, BI,
         )  # fmt: skip
-        g = activated(z, own, own < c, affine, EPS, RELU, ACC)
+        g = activated(z, own, own < c, affine, EPS, ACTIVATION, ACC)
     else:
         g = vector(p_bias2, own, own < c, 0.0, ACC)
         for start in range(0, k, BK):
@@ -77,11 +70,16 @@ def channel_gate_fwd_gate_kernel(
                 p_part, p_mean, p_weight1, p_bias1, p_hidden, n, j, c, k, pixels, parts, strides1,
                 leads & (start == 0), leads, PARTS, ACC, BI,
             )  # fmt: skip
-            z = activated(z, j, j < k, affine, EPS, RELU, ACC)
+            z = activated(z, j, j < k, affine, EPS, ACTIVATION, ACC)
             p_w = p_weight2 + own[:, None].to(tl.int64) * strides2[0] + j[None, :] * strides2[1]
             b_w = tl.load(p_w, (own < c)[:, None] & (j < k)[None, :], 0.0).to(ACC)  # [BO, BK]
             g += tl.sum(b_w * z[None, :], 1)
-    tl.store(p_gate + n * c + own, sigmoid(g), own < c)
+    if HARD:
+        g += 3.0
+        g = divided(tl.where(g < 0, 0.0, tl.where(g > 6, 6.0, g)), tl.full(g.shape, 6.0, ACC))  # NaN stays
+    else:
+        g = sigmoid(g)
+    tl.store(p_gate + n * c + own, g, own < c)
 
 
 @triton.jit
@@ -114,7 +112,8 @@ def forward(
     launch(
         channel_gate_fwd_gate_kernel, (n, triton.cdiv(c, meta["BO"])), x,
         part, weight1, bias1, tuple(affine), weight2, bias2, mean, hidden, gate, c, hidden.shape[1], h * w,
-        part.shape[1], matrix(weight1), matrix(weight2), EPS=settings.eps, RELU=settings.relu, **meta,
+        part.shape[1], matrix(weight1), matrix(weight2), EPS=settings.eps, ACTIVATION=settings.activation,
+        HARD=settings.hard, **meta,
         maxnreg=255,  # or ptxas aims for more blocks at once and spills
     )  # fmt: skip
     grid, block = over_pixels(x)

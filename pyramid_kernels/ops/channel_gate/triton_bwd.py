@@ -17,14 +17,20 @@ from .._shared.resample import block, offset
 from .._shared.triton import divided, inverse_deviation, vector
 from .op import Layers
 from .settings import Settings
-from .triton_tiles import activated, finished, matrix, over_pixels, products, sums
+from .triton_tiles import activated, finished, matrix, normed, over_pixels, products, sigmoid, sums
 
 
 @triton.jit
-def before_sigmoid(p_part, p_gate, p_dz, n, i, c, parts, write, PARTS: tl.constexpr, ACC: tl.constexpr):
+def before_sigmoid(
+    p_part, p_gate, p_dz, n, i, c, parts, write, HARD: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constexpr
+):
     """The gradient of the sigmoid's input at channels ``i``; saved where ``write``."""
     g = tl.load(p_gate + n * c + i, i < c, 0.0)
-    dz = finished(p_part, n, i, c, parts, PARTS, ACC) * g * (1 - g)
+    dz = finished(p_part, n, i, c, parts, PARTS, ACC)
+    if HARD:
+        dz = tl.where((g > 0) & (g < 1), divided(dz, tl.full(g.shape, 6.0, ACC)), 0.0)
+    else:
+        dz *= g * (1 - g)
     tl.store(p_dz + n * c + i, dz, (i < c) & write)
     return dz
 
@@ -33,8 +39,8 @@ def before_sigmoid(p_part, p_gate, p_dz, n, i, c, parts, write, PARTS: tl.conste
 def channel_gate_bwd_gate_kernel(
     p_part, p_weight1, affine, p_weight2, p_hidden, p_gate, p_dz, p_dhidden, p_dmean,
     c, k, pixels, parts, strides1, strides2,
-    EPS: tl.constexpr, RELU: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constexpr, BK: tl.constexpr, BI: tl.constexpr,
-    BO: tl.constexpr,
+    EPS: tl.constexpr, ACTIVATION: tl.constexpr, HARD: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constexpr,
+    BK: tl.constexpr, BI: tl.constexpr, BO: tl.constexpr,
 ):  # fmt: skip
     """One program owns what BO channels of one image gain through their mean; all hidden gradients it makes itself.
 
@@ -46,19 +52,22 @@ def channel_gate_bwd_gate_kernel(
     for start in range(0, k, BK):
         j = start + tl.arange(0, BK)
         if p_weight2 is None:
-            d = before_sigmoid(p_part, p_gate, p_dz, n, j, c, parts, leads, PARTS, ACC)
+            d = before_sigmoid(p_part, p_gate, p_dz, n, j, c, parts, leads, HARD, PARTS, ACC)
         else:
             d = tl.zeros_like(j).to(ACC)
             for start_c in range(0, c, BI):
                 i = start_c + tl.arange(0, BI)
-                dz = before_sigmoid(p_part, p_gate, p_dz, n, i, c, parts, leads & (start == 0), PARTS, ACC)
+                dz = before_sigmoid(p_part, p_gate, p_dz, n, i, c, parts, leads & (start == 0), HARD, PARTS, ACC)
                 p_w = p_weight2 + i[:, None].to(tl.int64) * strides2[0] + j[None, :] * strides2[1]
                 b_w = tl.load(p_w, (i < c)[:, None] & (j < k)[None, :], 0.0).to(ACC)  # [BI, BK]
                 d += tl.sum(b_w * dz[:, None], 0)
             d = tl.where(j < k, d, 0.0)  # beyond the weight's columns zeros have met dz, which may be infinite
-        if RELU:
-            z = tl.load(p_hidden + n * k + j, j < k, 0.0)
-            d = tl.where(activated(z, j, j < k, affine, EPS, False, ACC) <= 0, 0.0, d)
+        if ACTIVATION != "none":
+            z = normed(tl.load(p_hidden + n * k + j, j < k, 0.0), j, j < k, affine, EPS, ACC)
+            if ACTIVATION == "relu":
+                d = tl.where(z <= 0, 0.0, d)
+            else:
+                d *= sigmoid(z) * (1 + z * (1 - sigmoid(z)))
         tl.store(p_dhidden + n * k + j, d, (j < k) & leads)
         d *= vector(affine[0], j, j < k, 1.0, ACC) * inverse_deviation(affine[3], j, j < k, EPS, ACC)
         p_w = p_weight1 + j[:, None].to(tl.int64) * strides1[0] + own[None, :] * strides1[1]
@@ -113,7 +122,7 @@ def first_layer(
 @triton.jit
 def second_layer(
     p_hidden, p_dz, affine, p_dweight, p_dbias, u, images, c, k, strides,
-    EPS: tl.constexpr, RELU: tl.constexpr, ACC: tl.constexpr, BK: tl.constexpr, BI: tl.constexpr,
+    EPS: tl.constexpr, ACTIVATION: tl.constexpr, ACC: tl.constexpr, BK: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
     """Tile ``u`` of dweight2, and in its first column dbias2."""
     columns = tl.cdiv(k, BI)
@@ -122,7 +131,7 @@ def second_layer(
     for n in range(images):
         d = tl.load(p_dz + n * c + i, i < c, 0.0)
         z = tl.load(p_hidden + n * k + j, j < k, 0.0)
-        acc += d[:, None] * activated(z, j, j < k, affine, EPS, RELU, ACC)[None, :]
+        acc += d[:, None] * activated(z, j, j < k, affine, EPS, ACTIVATION, ACC)[None, :]
         bias += d
     out = i[:, None].to(tl.int64) * strides[0] + j[None, :] * strides[1]
     tl.store(p_dweight + out, acc.to(p_dweight.dtype.element_ty), (i < c)[:, None] & (j < k)[None, :])
@@ -133,7 +142,7 @@ def second_layer(
 def channel_gate_bwd_dweights_kernel(
     p_mean, p_hidden, p_dz, p_dhidden, affine, p_dweight1, p_dweight2, p_dvectors,
     images, c, k, strides1, strides2,
-    EPS: tl.constexpr, RELU: tl.constexpr, ACC: tl.constexpr, BK: tl.constexpr, BI: tl.constexpr,
+    EPS: tl.constexpr, ACTIVATION: tl.constexpr, ACC: tl.constexpr, BK: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
     """One program owns BK x BI of one weight's gradient and adds images in order."""
     u, tiles = tl.program_id(0), tl.cdiv(k, BK) * tl.cdiv(c, BI)
@@ -144,7 +153,7 @@ def channel_gate_bwd_dweights_kernel(
     elif p_dweight2 is not None:
         second_layer(
             p_hidden, p_dz, affine, p_dweight2, p_dvectors + 3 * k, u - tiles, images, c, k, strides2,
-            EPS, RELU, ACC, BK, BI,
+            EPS, ACTIVATION, ACC, BK, BI,
         )  # fmt: skip
 
 
@@ -163,7 +172,7 @@ def backward(
     launch(
         channel_gate_bwd_gate_kernel, (n, triton.cdiv(c, meta["BO"])), x,
         part, weight1, tuple(affine), weight2, hidden, gate, dz, dhidden, dmean, *sizes, h * w, part.shape[1],
-        matrix(weight1), matrix(weight2), EPS=settings.eps, RELU=settings.relu, **meta,
+        matrix(weight1), matrix(weight2), EPS=settings.eps, ACTIVATION=settings.activation, HARD=settings.hard, **meta,
         maxnreg=255,  # or ptxas aims for more blocks at once and spills
     )  # fmt: skip
     if gradients is not None:
@@ -175,7 +184,7 @@ def backward(
             channel_gate_bwd_dweights_kernel, (programs,), x,
             mean, hidden, dz, dhidden, tuple(affine), dweight1, None if weight2 is None else dweight2, dvectors, n,
             *sizes, matrix(dweight1), matrix(None if weight2 is None else dweight2),
-            EPS=settings.eps, RELU=settings.relu, ACC=meta["ACC"], BK=bk, BI=bi,
+            EPS=settings.eps, ACTIVATION=settings.activation, ACC=meta["ACC"], BK=bk, BI=bi,
         )  # fmt: skip
     if dx is not None:
         grid, block = over_pixels(dx)

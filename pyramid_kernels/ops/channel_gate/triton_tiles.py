@@ -13,7 +13,7 @@ from .._shared.launch import launch
 from .._shared.layout import is_channels_last
 from .._shared.precision import accumulation
 from .._shared.resample import accumulator_type, block, block_elements, offset
-from .._shared.triton import inverse_deviation, tile, vector
+from .._shared.triton import divided, inverse_deviation, tile, vector
 
 #: Programs that share the sums of an image's channels, of which at most PARTS side by side along pixels.
 PROGRAMS, PARTS = 1024, 64
@@ -27,12 +27,27 @@ def element(n, channel, p, w, strides):
 
 
 @triton.jit
-def activated(z, j, m, affine, EPS: tl.constexpr, RELU: tl.constexpr, ACC: tl.constexpr):
-    """The hidden value of the product ``z``, by ``affine``: gain, bias, mean, variance. NaN stays."""
+def sigmoid(z):
+    """1 / (1 + exp(-z)), whose divisor stays between one and two."""
+    t = tl.exp(-tl.abs(z))
+    return divided(tl.where(z < 0, t, 1.0), 1.0 + t)
+
+
+@triton.jit
+def normed(z, j, m, affine, EPS: tl.constexpr, ACC: tl.constexpr):
+    """``z`` by ``affine``: gain, bias, mean, variance."""
     z = (z - vector(affine[2], j, m, 0.0, ACC)) * inverse_deviation(affine[3], j, m, EPS, ACC)
-    z = z * vector(affine[0], j, m, 1.0, ACC) + vector(affine[1], j, m, 0.0, ACC)
-    if RELU:
+    return z * vector(affine[0], j, m, 1.0, ACC) + vector(affine[1], j, m, 0.0, ACC)
+
+
+@triton.jit
+def activated(z, j, m, affine, EPS: tl.constexpr, ACTIVATION: tl.constexpr, ACC: tl.constexpr):
+    """The hidden value of the product ``z``. NaN stays."""
+    z = normed(z, j, m, affine, EPS, ACC)
+    if ACTIVATION == "relu":
         z = tl.where(z < 0, 0.0, z)
+    if ACTIVATION == "silu":
+        z *= sigmoid(z)
     return z
 
 
