@@ -54,9 +54,10 @@ struct ForwardProducts {
 
 // Means, hidden values and gates of one image.
 // Owns: a block 32 gates of one image; between two convolutions it makes all hidden values itself, a warp per row.
-// Grid: x images x slices of 32 channels. Shared: (c + k) accumulators. Bound: reading weight1, and 32 rows of weight2.
+// Grid: x images x slices of 32 channels; more than six CTAs an SM leave too few registers. Shared: (c + k)
+// accumulators. Bound: reading weight1, and 32 rows of weight2.
 template <class T>
-__global__ void __launch_bounds__(product_threads)
+__global__ void __launch_bounds__(product_threads, 6)
     channel_gate_fwd_gate_kernel(const __grid_constant__ ForwardProducts<Acc<T>> p) {
     using A = Acc<T>;
     const Layers& l = p.layers;
