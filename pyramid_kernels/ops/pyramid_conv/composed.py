@@ -89,13 +89,13 @@ def pyramid_conv(
     with without_autocast(y):  # maps and weight are cast; the sums stay wide
         for i in mixed:
             if k == 1 and torch.compiler.is_compiling():  # a compiler resizes within the sum, and needs no matrices
-                y = y + resize(F.conv2d(maps[i], parts[i]).to(wide), size, mode, align_corners)
+                y = y + resize(_mixed(maps[i], parts[i]).to(wide), size, mode, align_corners)
                 continue
-            rows, cols = (_resampling(maps[i], axis, size, mode, align_corners, k, wide) for axis in (0, 1))
+            rows, cols = (_resampling(maps[i], axis, size, mode, align_corners, k, wide, last) for axis in (0, 1))
             step = k if torch.compiler.is_compiling() else 1  # a graph of a third of the nodes, for more memory
             for tap in range(0, k, step):
                 level = _rows_of_taps(maps[i], parts[i][:, :, tap : tap + step], cols, last)
-                y = _accumulated(y, rows[tap : tap + step].transpose(0, 1).flatten(1), level, last)
+                y = _accumulated(y, rows[:, tap : tap + step].flatten(1), level, last)
     if mixed:
         y = guarded(y, functools.partial(_unfused, size, mode, align_corners), weight, inner, *maps)
     return _epilogue(y, outer, scale, shift, relu).to(weight.dtype)
@@ -121,21 +121,29 @@ def _epilogue(y: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tenso
     return y.relu_() if relu else y
 
 
+def _mixed(x: Tensor, weight: Tensor) -> Tensor:
+    """A 1x1 convolution. Of an NCHW map on a CPU a compiler would make a channels_last copy; a product takes it as it
+    is."""
+    if torch.compiler.is_compiling() and x.device.type == "cpu" and not is_channels_last(x):
+        return torch.matmul(weight.flatten(1), x.flatten(2)).unflatten(2, x.shape[2:])
+    return F.conv2d(x, weight)
+
+
 def _rows_of_taps(x: Tensor, weight: Tensor, cols: Tensor, last: bool) -> Tensor:
-    """Some rows of taps (O, C, r, k) of a level (N, C, h, w), its columns resampled by ``cols`` [k, W, w].
+    """Some rows of taps (O, C, r, k) of a level (N, C, h, w), its columns resampled by ``cols``.
 
     [N, r * h, W * O] for channels_last, else [N * O, r * h, W].
     """
     o, c, r, k = weight.shape
     x = x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-    products = F.conv2d(x, weight.permute(2, 3, 0, 1).reshape(r * k * o, c, 1, 1)).to(cols.dtype)
+    products = _mixed(x, weight.permute(2, 3, 0, 1).reshape(r * k * o, c, 1, 1)).to(cols.dtype)
     n, _, h, w = products.shape
     products = products.view(n, r, k, o, h, w)
     if last:
         products = products.permute(0, 1, 4, 5, 2, 3).reshape(n * r * h, w * k, o)
-        return torch.matmul(cols.permute(1, 2, 0).flatten(1), products).view(n, r * h, cols.shape[1] * o)
+        return torch.matmul(cols.flatten(1), products).view(n, r * h, cols.shape[0] * o)
     products = products.permute(0, 3, 1, 4, 2, 5).reshape(n * o * r * h, k * w)
-    return (products @ cols.transpose(1, 2).flatten(0, 1)).view(n * o, r * h, cols.shape[1])
+    return (products @ cols.flatten(0, 1)).view(n * o, r * h, cols.shape[2])
 
 
 def _accumulated(y: Tensor, rows: Tensor, level: Tensor, last: bool) -> Tensor:
@@ -147,36 +155,45 @@ def _accumulated(y: Tensor, rows: Tensor, level: Tensor, last: bool) -> Tensor:
 
 
 def _resampling(
-    x: Tensor, axis: int, size: Sequence[int], mode: str, align_corners: bool, k: int, dtype: torch.dtype
+    x: Tensor, axis: int, size: Sequence[int], mode: str, align_corners: bool, k: int, dtype: torch.dtype, last: bool
 ) -> Tensor:
-    """What every tap of every output index takes from the indices of ``x`` along ``axis``: [k, full, source]."""
-    given = (x.shape[2 + axis], size[axis], mode, align_corners, k, dtype, x.device)
+    """What every tap of every output index takes from the indices of ``x`` along ``axis``, as products read it.
+
+    [H, k, h] of rows; of columns [W, w, k] for channels_last, else [k, w, W].
+    """
+    order = [1, 0, 2] if axis == 0 else [1, 2, 0] if last else [0, 2, 1]
+    given = (x.shape[2 + axis], size[axis], mode, align_corners, k, order, dtype, x.device)
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
         return torch.ops.pyramid_kernels.resampling(*given)
     return _matrices(*given)
 
 
 def _matrices(
-    source: int, full: int, mode: str, align_corners: bool, k: int, dtype: torch.dtype, device: torch.device
-) -> Tensor:
+    source: int, full: int, mode: str, align_corners: bool, k: int, order: Sequence[int], dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:  # fmt: skip
+    """[k, full, source], permuted by ``order``."""
     one_hot = torch.eye(source, dtype=dtype, device=device)[None]
     linear = {"mode": "linear", "align_corners": align_corners} if mode == "bilinear" else {"mode": mode}
     shares = one_hot if source == full else F.interpolate(one_hot, full, **linear)
     padded = F.pad(shares[0], (k // 2, k // 2))
-    return torch.stack([padded[:, tap : tap + full].T for tap in range(k)])
+    return torch.stack([padded[:, tap : tap + full].T for tap in range(k)]).permute(*order).contiguous()
 
 
 @torch.library.custom_op("pyramid_kernels::resampling", mutates_args=())
 def _traced(
-    source: int, full: int, mode: str, align_corners: bool, kernel: int, dtype: torch.dtype, device: torch.device
-) -> Tensor:
+    source: int, full: int, mode: str, align_corners: bool, kernel: int, order: Sequence[int], dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:  # fmt: skip
     """``_matrices`` as one node of a compiled graph: constants, which a compiler would spend minutes on."""
-    return _kept(source, full, mode, align_corners, kernel, dtype, device).clone()
+    return _kept(source, full, mode, align_corners, kernel, tuple(order), dtype, device).clone()
 
 
 _kept = functools.lru_cache(maxsize=256)(_matrices)
 
 
 @_traced.register_fake
-def _(source: int, full: int, mode: str, align_corners: bool, kernel: int, dtype: Any, device: Any) -> Tensor:
-    return torch.empty((kernel, full, source), dtype=dtype, device=device)
+def _(
+    source: int, full: int, mode: str, align_corners: bool, kernel: int, order: Sequence[int], dtype: Any, device: Any
+) -> Tensor:
+    return torch.empty([(kernel, full, source)[at] for at in order], dtype=dtype, device=device)
