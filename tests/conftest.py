@@ -1,11 +1,9 @@
 """Set-up of the whole suite, and the list of kernels that it must have launched."""
 
 import os
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
@@ -69,18 +67,7 @@ def own_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests import foreign
 
     foreign.load_libraries()
-    for registered in ("adapters", "notes"):
-        monkeypatch.setattr(foreign.registry, registered, dict(getattr(foreign.registry, registered)))
-
-
-@pytest.fixture
-def under_their_own_names(own_adapters: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The classes of repositories stand where these have them."""
-    from tests.foreign import NAMES
-
-    for (name, attribute), cls in NAMES.items():
-        monkeypatch.setitem(sys.modules, name, sys.modules.get(name, ModuleType(name)))
-        monkeypatch.setattr(sys.modules[name], attribute, cls, raising=False)
+    monkeypatch.setattr(foreign.registry, "adapters", dict(foreign.registry.adapters))
 
 
 @pytest.hookimpl(tryfirst=True)

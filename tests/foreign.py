@@ -1,7 +1,8 @@
 """Modules of libraries and repositories that ``fuse_`` takes: how each is made and what it becomes.
 
-Those of a library come from the library; those of a repository that cannot be installed stand in ``third_party*.py``,
-under the names that they have there.
+Those of a library come from the library; those of a repository that cannot be installed stand in ``third_party*.py``.
+No adapter knows these by their names, but the pose network's: the others are registered here, or fused through their
+graph as ``layouts.py`` says.
 """
 
 import functools
@@ -170,43 +171,17 @@ FOREIGN: dict[str, Foreign] = {
     "mmseg-separable": Foreign(mm_separable, Fused),
     "mmseg-arm": Foreign(mm_arm, fuse.ARMForward),
     "mmseg-stdc-ffm": Foreign(mm_stdc, fuse.FFMForward),
-    "vainf": Foreign(lambda: user.DeepLabHeadV3Plus(7, 4, 3), fuse.DeepLabV3PlusForward),
-    "official-pose-hrnet": Foreign(lambda: user.PoseModule((4, 5, 6)), fuse.HighResolutionModuleForward),
-    "adaptsegnet": Foreign(lambda: user.ClassifierModule(6, (1, 2, 4), 3), fuse.ASPPv2Forward),
-    "kazuto1011": Foreign(lambda: user.KazutoASPP(6, 3, (1, 2, 4)), fuse.ASPPv2Forward),
-    "coincheung-arm": Foreign(lambda: gates.CoinCheungARM(6, 8), fuse.ARMForward),
-    "coincheung-ffm": Foreign(lambda: gates.CoinCheungFFM(9, 8), fuse.FFMForward),
-    "stdc-seg-ffm": Foreign(lambda: gates.STDCSegFFM(9, 8), fuse.FFMForward),
-    "ooooverflow-arm": Foreign(lambda: gates.OooARM(6, 6), fuse.ARMForward),
-    "ooooverflow-ffm": Foreign(lambda: gates.OooFFM(5, 9), fuse.FFMForward),
     "ultralytics-spp": Foreign(lambda: yolo_block("SPP", 8, 6), fuse.SPPForward),
     "ultralytics-sppf": Foreign(lambda: yolo_block("SPPF", 8, 6), fuse.SPPFForward),
     "ultralytics-sppf-shortcut": Foreign(lambda: yolo_block("SPPF", 8, 8, 3, 2, True), fuse.SPPFForward),
-    "yolov5-sppf": Foreign(lambda: yolo.SPPF(8, 6), fuse.SPPFForward),
-    "yolox": Foreign(lambda: yolo.SPPBottleneck(8, 6), fuse.SPPForward),
-    "mmdet": Foreign(lambda: yolo.PoolingsBottleneck(8, 6), fuse.SPPForward),
+    "official-pose-hrnet": Foreign(lambda: user.PoseModule((4, 5, 6)), fuse.HighResolutionModuleForward, register=True),
+    "kazuto1011": Foreign(lambda: user.KazutoASPP(6, 3, (1, 2, 4)), fuse.ASPPv2Forward, register=True),
+    "coincheung-arm": Foreign(lambda: gates.CoinCheungARM(6, 8), fuse.ARMForward, register=True),
+    "coincheung-ffm": Foreign(lambda: gates.CoinCheungFFM(9, 8), fuse.FFMForward, register=True),
+    "stdc-seg-ffm": Foreign(lambda: gates.STDCSegFFM(9, 8), fuse.FFMForward, register=True),
+    "yolov5-sppf": Foreign(lambda: yolo.SPPF(8, 6), fuse.SPPFForward, register=True),
     "semseg-ppm": Foreign(lambda: user.SemsegPPM(8, 2, (1, 2, 3)), fuse.PPMForward, register=True),
     "research-aspp": Foreign(lambda: user.ResearchASPP(8, (2, 3), 6), fuse.ASPPForward, register=True),
-}
-
-#: Where a repository has its class.
-NAMES: dict[tuple[str, str], type[nn.Module]] = {
-    ("network._deeplab", "DeepLabHeadV3Plus"): user.DeepLabHeadV3Plus,
-    ("models.seg_hrnet_ocr", "HighResolutionNet"): user.HighResolutionNet,
-    ("models.pose_hrnet", "HighResolutionModule"): user.PoseModule,
-    ("models.seg_hrnet", "HighResolutionModule"): user.SegmentationModule,
-    ("model.deeplab", "Classifier_Module"): user.ClassifierModule,
-    ("model.deeplab_multi", "Classifier_Module"): user.EarlyClassifierModule,
-    ("libs.models.deeplabv2", "_ASPP"): user.KazutoASPP,
-    ("lib.models.bisenetv1", "AttentionRefinementModule"): gates.CoinCheungARM,
-    ("lib.models.bisenetv1", "FeatureFusionModule"): gates.CoinCheungFFM,
-    ("models.model_stages", "FeatureFusionModule"): gates.STDCSegFFM,
-    ("model.build_BiSeNet", "AttentionRefinementModule"): gates.OooARM,
-    ("model.build_BiSeNet", "FeatureFusionModule"): gates.OooFFM,
-    ("models.common", "SPP"): yolo.SPP,
-    ("models.common", "SPPF"): yolo.SPPF,
-    ("yolox.models.network_blocks", "SPPBottleneck"): yolo.SPPBottleneck,
-    ("mmdet.models.backbones.csp_darknet", "SPPBottleneck"): yolo.PoolingsBottleneck,
 }
 
 

@@ -1,4 +1,4 @@
-"""Pyramids as people write them: no class here is known to any adapter, and what is one stands in its ``forward``.
+"""Pyramids as people write them, and modules of research repositories: no class here is known to any adapter.
 
 ``OPS``: the public ops that the graph of each runs, in eval and in training.
 """
@@ -11,8 +11,12 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
+from tests import third_party as user
+from tests import third_party_gates as gates
+from tests import third_party_yolo as yolo
 from tests.modules import randomise
 
 
@@ -468,12 +472,40 @@ def one(c: int, h: int = 13, w: int = 19) -> Callable[[], tuple[Tensor]]:
     return lambda: (torch.randn(2, c, h, w),)
 
 
+def two(*channels: int) -> Callable[[], tuple[Tensor, ...]]:
+    return lambda: tuple(torch.randn(2, c, 13, 19) for c in channels)
+
+
 def low(c: int, fine: int) -> Callable[[], tuple[Tensor, Tensor]]:
     return lambda: (torch.randn(2, c, 7, 9), torch.randn(2, fine, 28, 36))
 
 
 BRANCHES, TRAINED = {"dilated_branches": 1}, {"dilated_branches_train": 1}
 PPM = {"pyramid_pool": 1, "pyramid_project": 1, "pyramid_conv": 1}
+#: Classes that no adapter knows by its name, as their repositories have them.
+REPOSITORIES: dict[str, Layout] = {
+    "vainf": Layout(
+        lambda: user.DeepLabHeadV3Plus(7, 4, 3),
+        lambda: ({"low_level": torch.randn(2, 4, 28, 36), "out": torch.randn(2, 7, 7, 9)},),
+        {"dilated_branches": 2, "pyramid_conv": 1},
+        {"dilated_branches_train": 2, "pyramid_conv": 1},
+    ),
+    "kazuto1011": Layout(lambda: user.KazutoASPP(6, 3, (1, 2, 4)), one(6), BRANCHES),
+    "adaptsegnet": Layout(lambda: user.ClassifierModule(6, (1, 2, 4), 3), one(6), BRANCHES),
+    "adaptsegnet-early": Layout(lambda: user.EarlyClassifierModule(6, (1, 2, 4), 3), one(6), BRANCHES),
+    "official-hrnet": Layout(lambda: user.HighResolutionNet((4, 5, 6), 3), one(3, 32, 48), {"upsample_merge": 1}),
+    "official-hrnet-module": Layout(lambda: user.SegmentationModule((4, 5, 6)), maps(4, 5, 6), {"upsample_merge": 3}),
+    "official-pose-hrnet": Layout(lambda: user.PoseModule((4, 5, 6)), maps(4, 5, 6), {"upsample_merge": 2}),
+    "coincheung-arm": Layout(lambda: gates.CoinCheungARM(6, 8), one(6), {"channel_gate": 1}, {}),
+    "coincheung-ffm": Layout(lambda: gates.CoinCheungFFM(9, 8), two(5, 4), {"channel_gate": 1}, {}),
+    "stdc-seg-ffm": Layout(lambda: gates.STDCSegFFM(9, 8), two(5, 4), {"channel_gate": 1}),
+    "ooooverflow-arm": Layout(lambda: gates.OooARM(6, 6), one(6), {"channel_gate": 1}),
+    "ooooverflow-ffm": Layout(lambda: gates.OooFFM(5, 9), two(5, 4), {"channel_gate": 1}),
+    "yolov5-spp": Layout(lambda: yolo.SPP(8, 6), one(8), {"max_pool_pyramid": 1}),
+    "yolov5-sppf": Layout(lambda: yolo.SPPF(8, 6), one(8), {"max_pool_pyramid": 1}),
+    "yolox": Layout(lambda: yolo.SPPBottleneck(8, 6), one(8), {"max_pool_pyramid": 1}),
+    "mmdet": Layout(lambda: yolo.PoolingsBottleneck(8, 6), one(8), {"max_pool_pyramid": 1}),
+}
 LAYOUTS: dict[str, Layout] = {
     "numbered": Layout(Numbered, one(10), {"dilated_branches": 2}, {"dilated_branches_train": 2}),
     "numbered-biases": Layout(
@@ -518,6 +550,8 @@ LAYOUTS: dict[str, Layout] = {
         Loss, lambda: (torch.randn(2, 5, 7, 9), torch.randint(0, 5, (2, 28, 36))), {"upsample_cross_entropy": 1}
     ),
     "labels": Layout(Labels, one(5), {"upsample_argmax": 1}),
+    "relu-in-gate": Layout(lambda: gates.ReluARM(6, 8), one(6), {"channel_gate": 1}, {}),
+    **REPOSITORIES,
 }
 
 
@@ -530,9 +564,5 @@ def build(name: str, dtype: torch.dtype = torch.float64) -> tuple[Any, tuple[Any
         if isinstance(norm, nn.BatchNorm2d) and norm.affine:
             randomise(norm)
 
-    def cast(given: Any) -> Any:
-        if isinstance(given, list | tuple):
-            return type(given)(map(cast, given))
-        return given.to(dtype) if given.is_floating_point() else given
-
-    return module.to(dtype), cast(layout.inputs())
+    inputs = tree_map(lambda t: t.to(dtype) if t.is_floating_point() else t, layout.inputs())
+    return module.to(dtype), inputs

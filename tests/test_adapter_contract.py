@@ -17,7 +17,7 @@ from tests.agreement import count_fused
 from tests.foreign import FOREIGN, build, inputs
 from tests.modules import assert_same, freeze_norms, step
 
-pytestmark = pytest.mark.usefixtures("under_their_own_names")
+pytestmark = pytest.mark.usefixtures("own_adapters")
 
 MODES: dict[str, Callable[[Any], Any]] = {"train": nn.Module.train, "eval": nn.Module.eval, "frozen": freeze_norms}
 #: In training the norm of their gate takes statistics of the batch, and their own forward runs.

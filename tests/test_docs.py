@@ -12,6 +12,7 @@ from pyramid_kernels.models import networks
 from pyramid_kernels.ops import all_ops
 from tests.foreign import FOREIGN
 from tests.kernels import cuda_kernels
+from tests.layouts import REPOSITORIES
 from tests.modules import MODULES
 from tests.processes import ROOT
 
@@ -66,14 +67,14 @@ def test_every_op_has_a_page(op: str) -> None:
 
 
 def test_the_table_of_systems_names_what_is_there() -> None:
-    """Modules, networks and ops by their public names, adapters by the first word of their cases' names."""
+    """Modules, networks and ops by their public names, what is fused by the first word of its cases' names."""
     text = (ROOT / "README.md").read_text()
     table = text.partition("## Systems")[2].partition("\n## ")[0]
     named = set(re.findall(r"`([^`]+)`", table))
-    adapters = {name.partition("-")[0] for name in FOREIGN if name != "research-aspp"}
+    fused = {name.partition("-")[0] for name in (*FOREIGN, *REPOSITORIES) if name != "research-aspp"}
     modules = {type(case.make()).__name__ for case in MODULES.values()} | {"UpsampleCrossEntropyLoss"}
     assert modules <= set(nn.__all__)
-    assert named == modules | set(networks()) | set(all_ops()) | adapters
+    assert named == modules | set(networks()) | set(all_ops()) | fused
 
 
 def test_settings_are_documented() -> None:

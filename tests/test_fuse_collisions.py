@@ -12,8 +12,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 
 import pyramid_kernels as pk
 from pyramid_kernels import fuse
-from pyramid_kernels.fuse import adapters, mmseg, registry
-from pyramid_kernels.fuse.adapters import repositories
+from pyramid_kernels.fuse import mmseg, registry
 from pyramid_kernels.nn import ReferenceASPP, ReferenceASPPv2, ReferenceAttentionRefinementModule, ReferenceLargeFOV
 from tests import third_party as user
 from tests import third_party_gates as gates
@@ -112,7 +111,7 @@ def gate(cls: Any, gain: float | None) -> Any:
     for norm in (m for m in made.modules() if isinstance(m, nn.BatchNorm2d)):
         randomise(norm)
     if gain is not None:
-        norm = made.bn if cls is gates.NormedARM else made.bn_atten
+        norm = made.bn if cls is gates.OooARM else made.bn_atten
         norm.weight.data.fill_(gain)
         norm.bias.data.zero_()
     return made
@@ -123,12 +122,12 @@ def pool_first() -> Any:
 
 
 def early() -> Any:
-    return user.EarlyClassifierModule(6, (1, 2, 4), 3)
+    return user.EarlyASPP(6, 3, (1, 2, 4))
 
 
 def silent_third() -> Any:
     """A branch that adds nothing yet, as zero-initialised ones."""
-    return hidden(hidden(early(), "conv2d_list.2.weight"), "conv2d_list.2.bias")
+    return hidden(hidden(early(), "c2.weight"), "c2.bias")
 
 
 #: A module, the adapter that it is registered with, and the mode in which its results tell.
@@ -140,20 +139,17 @@ IMPOSTORS: dict[str, tuple[Callable[[], Any], Any, str]] = {
     "pool-first-on-meta": (lambda: pool_first().to("meta"), fuse.ASPPForward, "eval"),
     "function-behind-the-concat": (lambda: user.LeakyASPP(6, (2, 3), 4), fuse.ASPPForward, "eval"),
     "functional-dropout": (lambda: user.DroppingASPP(6, (2, 3), 4), fuse.ASPPForward, "train"),
-    "aspp-first": (lambda: user.AsppFirst(7, 4, 3), repositories.DeepLabHeadV3PlusForward, "eval"),
     "fine-first": (lambda: joined_backwards(segformer(), "forward", "linear_fuse"), fuse.SegFormerForward, "eval"),
     "fpn-backwards": (
         lambda: joined_backwards(mm_uper(), "_forward_feature", "fpn_bottleneck"), mmseg.UPerHeadForward, "eval",
     ),
-    "two-of-three-branches": (early, repositories.ClassifierForward, "eval"),
-    "silent-third-branch": (silent_third, repositories.ClassifierForward, "eval"),
-    "two-of-three-on-meta": (lambda: early().to("meta"), repositories.ClassifierForward, "eval"),
+    "two-of-three-branches": (early, fuse.ASPPv2Forward, "eval"),
+    "silent-third-branch": (silent_third, fuse.ASPPv2Forward, "eval"),
+    "two-of-three-on-meta": (lambda: early().to("meta"), fuse.ASPPv2Forward, "eval"),
     "largest-pool-first": (lambda: yolo.LargestFirstSPP(8, 6), fuse.SPPForward, "eval"),
     "context-first": (lambda: gates.ContextFirstFFM(8, 8), fuse.FFMForward, "eval"),
-    **{f"{cls.__name__}-{gain}": (functools.partial(gate, cls, gain), adapter, "eval")
-       for cls, adapter in ((gates.ReluARM, fuse.ARMForward), (gates.WindowARM, fuse.ARMForward),
-                            (gates.NormedARM, adapters.gates.UnusedNormForward))
-       for gain in (None, 0.01, 0.0)},
+    **{f"{cls.__name__}-{gain}": (functools.partial(gate, cls, gain), fuse.ARMForward, "eval")
+       for cls in (gates.ReluARM, gates.WindowARM, gates.OooARM) for gain in (None, 0.01, 0.0)},
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from tests.foreign import (
 )
 from tests.libraries import mmseg
 
-pytestmark = pytest.mark.usefixtures("under_their_own_names")
+pytestmark = pytest.mark.usefixtures("own_adapters")
 
 X = torch.randn(8, 3, 16, 24, generator=torch.Generator().manual_seed(0))
 
@@ -64,9 +64,7 @@ UNFIT: list[tuple[str, Callable[[Any], Any], str | None]] = [
     ("mmseg-hrnetv2", lambda m: m, None),
     ("mmseg-hrnetv2", lambda m: m[0], "not a list of 4 maps"),
     ("mmseg-hrnetv2", lambda m: [*m[:3], m[3][:, 1:]], "5, 5, 6, 5 channels"),
-    ("vainf", lambda m: {"low_level": m["low_level"]}, "not a list of 2 maps"),
-    ("vainf", lambda m: m | {"out": m["out"][:1]}, "differ in batch"),
-    ("vainf", lambda m: m | {"aux": m["out"]}, None),
+    ("smp-deeplabv3plus", lambda m: [*m[:-1], m[-1][:1]], "differ in batch"),
 ]
 
 
@@ -131,14 +129,8 @@ def test_align_corners_is_read_on_every_call(path: str) -> None:
     assert not torch.allclose(head(maps), before, rtol=1e-3, atol=1e-3)
 
 
-def test_the_pyramid_inside_a_vainf_head_has_its_own_forward() -> None:
-    report = pk.fuse_(build("vainf"), backend="reference")
-    assert [e.path for e in report.fused] == ["", "aspp"]
-
-
 def test_official_hrnet_takes_the_heads_in_place_of_its_layers() -> None:
     model: Any = fair_(user.HighResolutionNet((4, 5, 6), 3), X)
-    assert "put nn.HRNetV2Head in the place of aux_head and of conv3x3_ocr" in why_skipped(model)
     ours = copy.deepcopy(model)
     for name in ("aux_head", "conv3x3_ocr"):
         layers = HRNetV2Head.from_reference(getattr(ours, name), (4, 5, 6), align_corners=True, backend="reference")
@@ -180,12 +172,6 @@ def test_subclasses_that_override_what_the_forward_calls() -> None:
     expected = scores(maps)
     assert pk.fuse_(scores, backend="reference").fused
     torch.testing.assert_close(scores(maps), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_a_class_without_an_adapter_is_named() -> None:
-    hrnet = mmseg("models.backbones.hrnet")
-    module = hrnet.HRModule(2, mmseg("models.backbones.resnet").BasicBlock, [1, 1], [4, 5], [4, 5])
-    assert "resizes them a second time" in why_skipped(module)
 
 
 class HalfScores(nn.Sequential):

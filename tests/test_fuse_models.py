@@ -125,9 +125,3 @@ def test_one_optimiser_step_on_the_composed_form(model: Any, optimiser: str) -> 
     assert pk.unfuse_(ours) == paths[:1]
     for (name, a), b in zip(ours.state_dict().items(), unfused.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
-
-
-def test_deeplab_head_has_a_line_of_its_own() -> None:
-    report = pk.fuse_(segmentation.deeplabv3_mobilenet_v3_large(**PLAIN))
-    assert [(e.path, e.cls) for e in report.skipped] == [("classifier", "DeepLabHead")]
-    assert "left alone" in report.skipped[0].detail

@@ -1,4 +1,8 @@
-"""``fuse_`` on exchanges, sums and gates of networks: what single ones do beside the contract of every adapter."""
+"""``fuse_`` on exchanges and gates of networks: what single ones do beside the contract of every adapter."""
+
+import sys
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -8,10 +12,10 @@ import pyramid_kernels as pk
 from pyramid_kernels.nn import HRFuse
 from tests import third_party as user
 from tests.agreement import count_fused
-from tests.foreign import build, inputs, mm_gate, timm_module, why_skipped
+from tests.foreign import build, inputs, timm_module, why_skipped
 from tests.libraries import library
 
-pytestmark = pytest.mark.usefixtures("under_their_own_names")
+pytestmark = pytest.mark.usefixtures("own_adapters")
 
 WIDTHS = (4, 5, 6)
 
@@ -20,7 +24,14 @@ def test_exchanges_of_another_structure() -> None:
     hrnet = library("timm.models.hrnet")
     one_branch = hrnet.HighResolutionModule(1, hrnet.BasicBlock, (1,), [4], (4,), "SUM")
     assert "are not a list" in why_skipped(one_branch)
-    assert "0.1 does not upsample: the forward does, bilinearly" in why_skipped(user.SegmentationModule(WIDTHS))
+
+
+def test_the_official_pose_network_is_known_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    file: Any = ModuleType("models.pose_hrnet")
+    file.HighResolutionModule = user.PoseModule
+    monkeypatch.setitem(sys.modules, file.__name__, file)
+    (entry,) = pk.fuse_(user.PoseModule(WIDTHS), backend="reference").fused
+    assert entry.detail == "upsample_merge: reference"
 
 
 def test_nearest_and_bilinear_exchanges_have_the_same_keys() -> None:
@@ -81,15 +92,6 @@ def test_arguments_by_name_compile(named: tuple[str, ...], monkeypatch: pytest.M
     assert len(runs) == 1
 
 
-def test_an_unused_norm_stays_unused() -> None:
-    """The norm of ooooverflow's gate is in the state and is never called."""
-    gate = build("ooooverflow-arm")
-    maps = inputs(gate)
-    gate.bn.weight.data.fill_(float("nan"))
-    pk.fuse_(gate, backend="reference")
-    assert gate(*maps).isfinite().all() and "bn.running_mean" in gate.state_dict()
-
-
 def test_maps_of_several_sizes_fail_as_they_do_unfused() -> None:
     gate = build("coincheung-ffm")
     fine, coarse = inputs(gate)
@@ -97,19 +99,3 @@ def test_maps_of_several_sizes_fail_as_they_do_unfused() -> None:
     assert gate.why_original([fine, coarse[:, :, :3]]) == "the maps differ in size"
     with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
         gate(fine, coarse[:, :, :3])
-
-
-def test_a_relu_before_the_sigmoid_is_left_alone() -> None:
-    assert (
-        why_skipped(mm_gate("bisenetv1", "FeatureFusionModule", 9, 8))
-        == "left alone: a ReLU stands before the sigmoid of its gate"
-    )
-
-
-def test_gates_of_libraries_are_left_alone() -> None:
-    lraspp = library("torchvision.models.segmentation.lraspp")
-    smp = library("segmentation_models_pytorch")
-    assert "weighs another map" in why_skipped(lraspp.LRASPPHead(4, 6, 3, 8))
-    assert "gates of channels and of pixels" in why_skipped(smp.base.modules.SCSEModule(16))
-    pan = smp.decoders.pan.decoder.GAUBlock(4, 4)
-    assert "weighs another map" in why_skipped(pan)

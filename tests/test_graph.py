@@ -63,7 +63,8 @@ def test_layout_through_dynamo(name: str, mode: str, backend: str) -> None:
         got = outcome(module, inputs, ours)
     assert_same(got, outcome(unfused, inputs))
     assert ops == expected_ops(name, module), ours.report
-    assert all(line.where.startswith(__file__.replace("test_graph", "layouts")) for line in ours.report.entries)
+    files = [__file__.replace("test_graph", name) for name in ("layouts", "third_party")]
+    assert all(line.where.startswith((files[0], files[1].removesuffix(".py"))) for line in ours.report.entries)
 
 
 @every
@@ -72,13 +73,16 @@ def test_layout_through_fuse(name: str) -> None:
     module.train()
     unfused = copy.deepcopy(module)
     report = pk.fuse_(module, backend="composed")
-    for _ in range(2):
+    for train in (True, True, False):
+        module.train(train), unfused.train(train)
         with pk.testing.count_ops() as ops:
             got = outcome(module, inputs)
         assert_same(got, outcome(unfused, inputs))
-        assert ops == expected_ops(name, module), report
+        if train or name != "checkpointed":  # which computes no more again than it needs
+            assert ops == expected_ops(name, module), report
     paths = [entry.path for entry in report.fused]
-    assert bool(paths) == bool(ops) and pk.unfuse_(module) == paths
+    trained = [entry for entry in report.fused if not entry.idle]
+    assert bool(trained) == (LAYOUTS[name].trained != {}) and pk.unfuse_(module) == paths
     with pk.testing.count_ops() as ops:
         module(*inputs)
     assert not ops

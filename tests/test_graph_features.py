@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 import pyramid_kernels as pk
 from pyramid_kernels.graph import backend
@@ -33,16 +34,15 @@ SIZES = ((12, 20), (16, 28), (8, 24))
 def resized(inputs: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
     """Inputs with the same ratios of sizes, the largest map of ``size``."""
 
-    def to(t: Tensor, ratio: int) -> Tensor:
-        rows, columns = (2 * (s // ratio) for s in size)
+    largest = max(t.shape[-2] for t in tree_leaves(inputs))
+
+    def to(t: Tensor) -> Tensor:
+        rows, columns = (2 * s // (largest // t.shape[-2]) for s in size)
         if t.dim() == 3:
             return F.interpolate(t[:, None].double(), (rows, columns))[:, 0].long()
         return F.interpolate(t, (rows, columns), mode="bilinear")
 
-    first, *rest = inputs
-    if isinstance(first, list):
-        return ([to(t, 2**i) for i, t in enumerate(first)],)
-    return (to(first, 4), *(to(t, 1) for t in rest)) if rest else (to(first, 2),)
+    return tree_map(to, inputs)
 
 
 class Graphs:
@@ -86,7 +86,7 @@ def test_no_more_graphs_than_without(name: str, dynamic: bool | None) -> None:
 def test_in_channels_last(name: str) -> None:
     module, inputs = build(name)
     module.train(name != "checkpointed").to(memory_format=torch.channels_last)
-    inputs = tuple(_last(x) for x in inputs)
+    inputs = tree_map(lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t, inputs)
     unfused, ours = copy.deepcopy(module), compiled(module)
     assert_same(outcome(module, inputs, ours), outcome(unfused, inputs))
     got, expected = ours(*inputs), unfused(*inputs)
@@ -94,12 +94,6 @@ def test_in_channels_last(name: str) -> None:
         return  # a concat that begins with one pixel: PyTorch's fakes are channels_last there, its tensors are not
     for a, b in zip(*(y if isinstance(y, list) else [y] for y in (got, expected)), strict=True):
         assert a.stride() == b.stride()
-
-
-def _last(x: Any) -> Any:
-    if isinstance(x, list):
-        return [_last(t) for t in x]
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -110,12 +104,8 @@ def test_under_autocast(name: str) -> None:
         expected = module(*inputs)
         ours = compiled(module)(*inputs)
     assert ours.dtype == expected.dtype and ours.stride() == expected.stride()
-    exact = copy.deepcopy(module).double()(*(_double(x) for x in inputs))
+    exact = copy.deepcopy(module).double()(*tree_map(lambda t: t.double() if t.is_floating_point() else t, inputs))
     assert pk.testing.error_ratio(ours, expected, exact) <= 2
-
-
-def _double(x: Any) -> Any:
-    return [_double(t) for t in x] if isinstance(x, list) else x.double() if x.is_floating_point() else x
 
 
 def fused(name: str, **settings: Any) -> tuple[Any, tuple[Any, ...], Any]:
@@ -319,13 +309,13 @@ def test_exported_graphs(name: str) -> None:
         name = "image-first"  # torch.export has no checkpoints
     module, inputs = build(name)
     module.eval()
-    expected = module(*inputs)
-    exported = torch.export.export(module, inputs).module()
+    expected = module(*copy.deepcopy(inputs))  # HRNet's modules write into the list that they are given
+    exported = torch.export.export(module, copy.deepcopy(inputs)).module()
     report = pk.fuse_graph(exported, backend="composed")
     with pk.testing.count_ops() as ops:
-        got = exported(*inputs)
+        got = exported(*copy.deepcopy(inputs))
     assert ops == LAYOUTS[name].ops, report
-    again = torch.export.export(exported, inputs).module()(*inputs)
+    again = torch.export.export(exported, copy.deepcopy(inputs)).module()(*inputs)
     for y in (got, again):
         torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
 

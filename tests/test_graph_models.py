@@ -5,23 +5,24 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 import pyramid_kernels as pk
 from pyramid_kernels.graph import inplace
 from tests.foreign import FOREIGN, build, inputs
-from tests.libraries import library, ultralytics
+from tests.libraries import library, mmseg, ultralytics
 from tests.modules import assert_same
 from tests.test_adapter_contract import no_dropout
 from tests.test_graph import compiled, forgotten, outcome
 
 __all__ = ["forgotten"]
-pytestmark = pytest.mark.usefixtures("under_their_own_names")
+pytestmark = pytest.mark.usefixtures("own_adapters")
 
 #: What an adapter does by an op and a graph leaves to PyTorch: the 1x1s behind depthwise branches, a layer on one pixel
 #: per image, a sum of maps of one size.
@@ -56,6 +57,40 @@ def test_what_adapters_take(name: str) -> None:
         got = outcome(module, given, module if name in BROKEN else compiled(module))
     assert_same(got, outcome(unfused, given))
     assert theirs - ops == LEFT.get(name, Counter())
+
+
+def exchange() -> nn.Module:
+    return mmseg("models.backbones.hrnet").HRModule(
+        2, mmseg("models.backbones.resnet").BasicBlock, [1, 1], [4, 5], [4, 5]
+    )
+
+
+def smp(path: str, *args: int) -> nn.Module:
+    return attrgetter(path)(library("segmentation_models_pytorch"))(*args)
+
+
+#: Modules of libraries that have no adapter, the sizes of their maps, and the op that is in them.
+WITHOUT = {
+    "lraspp": (
+        lambda: library("torchvision.models.segmentation.lraspp").LRASPPHead(4, 6, 3, 8),
+        lambda: {"low": torch.randn(4, 4, 12, 16), "high": torch.randn(4, 6, 6, 8)}, "pyramid_conv",
+    ),
+    "scse": (lambda: smp("base.modules.SCSEModule", 16), lambda: torch.randn(4, 16, 7, 9), "channel_gate"),
+    "hrnet": (exchange, lambda: [torch.randn(4, 4, 12, 16), torch.randn(4, 5, 6, 8)], "upsample_merge"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_what_has_no_adapter(name: str) -> None:
+    make, given, op = WITHOUT[name]
+    module = make().double().train()
+    unfused, x = copy.deepcopy(module), tree_map(Tensor.double, given())
+    pk.fuse_(module, backend="composed", strict=True, example_input=(x,))
+    for train in (True, False):
+        with pk.testing.count_ops() as ops:
+            got = outcome(module.train(train), (x,))
+        assert_same(got, outcome(unfused.train(train), (x,)))
+        assert ops == {op: 1}
 
 
 class Whole(NamedTuple):

@@ -14,7 +14,7 @@ from tests.foreign import FOREIGN, build
 from tests.libraries import ultralytics
 from tests.modules import assert_same, step
 
-pytestmark = pytest.mark.usefixtures("under_their_own_names")
+pytestmark = pytest.mark.usefixtures("own_adapters")
 
 X = torch.randn(2, 8, 15, 14, generator=torch.Generator().manual_seed(0))
 

@@ -64,9 +64,9 @@ class ReversedPPM(SemsegPPM):
 class ResearchASPP(nn.Module):
     """torchvision's layout under a class of its own, as in many repositories."""
 
-    def __init__(self, in_channels: int, rates: tuple[int, ...], out_channels: int) -> None:
+    def __init__(self, in_channels: int, rates: tuple[int, ...], out_channels: int, dropout: float = 0.5) -> None:
         super().__init__()
-        like = ReferenceASPP(in_channels, rates, out_channels)
+        like = ReferenceASPP(in_channels, rates, out_channels, dropout=dropout)
         self.convs, self.project = like.convs, like.project
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class DeepLabHeadV3Plus(nn.Module):
         self.project = nn.Sequential(
             nn.Conv2d(low_channels, 6, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU(inplace=True)
         )
-        self.aspp = ReferenceASPP(in_channels, (2, 3), 10, dropout=0.1)
+        self.aspp = ResearchASPP(in_channels, (2, 3), 10, dropout=0.0)
         conv = nn.Conv2d(16, 8, 3, padding=1, bias=False)
         self.classifier = nn.Sequential(conv, nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Conv2d(8, classes, 1))
 
@@ -111,15 +111,6 @@ class DeepLabHeadV3Plus(nn.Module):
         low, high = self.project(feature["low_level"]), self.aspp(feature["out"])
         high = F.interpolate(high, size=low.shape[2:], mode="bilinear", align_corners=False)
         return self.classifier(torch.cat([low, high], dim=1))
-
-
-class AsppFirst(DeepLabHeadV3Plus):
-    """Same parameters and shapes, concatenated in another order."""
-
-    def forward(self, feature: dict[str, Tensor]) -> Tensor:
-        low, high = self.project(feature["low_level"]), self.aspp(feature["out"])
-        high = F.interpolate(high, size=low.shape[2:], mode="bilinear", align_corners=False)
-        return self.classifier(torch.cat([high, low], dim=1))
 
 
 class HighResolutionNet(nn.Module):
@@ -182,6 +173,13 @@ class KazutoASPP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return sum(stage(x) for stage in self.children())
+
+
+class EarlyASPP(KazutoASPP):
+    """Same parameters and shapes; its sum ends after two branches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c0(x) + self.c1(x)
 
 
 class PoseModule(nn.Module):

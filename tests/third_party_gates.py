@@ -103,13 +103,6 @@ class OooARM(nn.Module):
         return torch.mul(x, self.sigmoid(self.conv(self.avgpool(x))))
 
 
-class NormedARM(OooARM):
-    """The same keys; its norm is called."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.mul(x, self.sigmoid(self.bn(self.conv(self.avgpool(x)))))
-
-
 class OooConvBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from ..nn.ppm import PPMForward
 from ..nn.segformer import SegFormerForward
 from ..nn.spp import SPPFForward, SPPForward
 from ..nn.upernet import UPerForward
-from .adapters import mmseg, repositories
+from .adapters import mmseg
 from .adapters.hrnet import HighResolutionModuleForward
 from .freeze import freeze_, unfreeze_
 from .registry import register_adapter
@@ -48,7 +48,6 @@ __all__ = [
     "fused",
     "mmseg",
     "register_adapter",
-    "repositories",
     "unfreeze_",
     "unfuse_",
 ]

@@ -30,7 +30,7 @@ from ..nn.segformer import ReferenceSegFormerHead, SegFormerForward, SegFormerHe
 from ..nn.spatial_pyramid_pooling import ReferenceSpatialPyramidPooling, SpatialPyramidPooling
 from ..nn.spp import SPP, SPPF, ReferenceSPP, ReferenceSPPF, SPPFForward, SPPForward
 from ..nn.upernet import ReferenceUPerHead, UPerForward, UPerHead
-from .adapters import gates, hrnet, mmseg, mobile, repositories
+from .adapters import hrnet, mmseg, mmseg_gates, mobile
 
 #: Module whose presence means that the library is in use, and the file here that holds its adapters.
 LIBRARIES = {
@@ -42,8 +42,15 @@ LIBRARIES = {
     "transformers.models.upernet.modeling_upernet": "upernet",
 }
 
-#: Adapters, or why a class is left alone, by module and name, for which no library is imported.
-NAMED = gates.CLASSES | hrnet.CLASSES | mmseg.CLASSES | mobile.CLASSES | repositories.CLASSES
+#: Adapters by the module and the name of the class, for which no library is imported.
+NAMED: dict[tuple[str, str], type[Fused]] = {
+    **hrnet.CLASSES,
+    **mmseg.CLASSES,
+    **mmseg_gates.CLASSES,
+    **mobile.CLASSES,
+    ("ultralytics.nn.modules.block", "SPP"): SPPForward,
+    ("ultralytics.nn.modules.block", "SPPF"): SPPFForward,
+}
 
 #: Adapters by the exact class they know; a subclass is fused too unless it overrides ``forward``.
 adapters: dict[type[nn.Module], type[Fused]] = {
@@ -80,9 +87,6 @@ layouts: dict[str, type[Fused]] = {
     "transformers' UperNetHead": UPerForward,
 }
 
-#: Classes that hold a pyramid module and are themselves left alone, and why.
-notes: dict[type[nn.Module], str] = {}
-
 
 def register_adapter(cls: type[nn.Module], adapter: type[Fused]) -> None:
     """Let ``fuse_`` fuse modules of ``cls`` through ``adapter``.
@@ -111,11 +115,7 @@ def load_libraries() -> None:
             importlib.import_module(f"{__package__}.adapters.{file}")
     for (module, name), adapter in NAMED.items():
         cls = getattr(sys.modules.get(module), name, None)
-        if cls is None:
-            continue
-        if isinstance(adapter, str):
-            notes[cls] = adapter
-        else:
+        if cls is not None:
             adapters.setdefault(cls, adapter)
 
 

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..backends import Backend
 from ..graph import inplace
+from ..graph.report import TRAINING
 from ..nn.base import Fused, check_backend, why_not_children
 from ..nn.runs import same_modes
 from . import check, registry
@@ -136,7 +137,7 @@ def _consider(path: str, module: nn.Module, backend: Backend, swapped: list[nn.M
         return _entry(path, cls.__name__, module, "already fused")
     known = registry.known_class(cls)
     if known is None:
-        reason = registry.notes.get(cls) or _look_alike(module)
+        reason = _look_alike(module)
         return Entry(path, cls.__name__, False, reason) if reason else None
     adapter = registry.adapters[known]
     fused_class = registry.fused_class(cls, adapter)
@@ -169,16 +170,14 @@ def _consider_graphs(
             report.entries.append(Entry("", type(model).__name__, False, f"its graph could not be read: {text}"))
             return []
         report.pyramids += [r for r in found if r.module in paths]
-        around = inplace.outermost({r.module for r in found if r.fused and r.module in paths})
+        taken = [r for r in report.pyramids if r.fused or (model.training and r.detail == TRAINING)]
+        around = inplace.outermost({r.module for r in taken})
+        report.entries[:] = [e for e in report.entries if e.fused or e.path not in {r.module for r in taken}]
         for path in around:
-            ran = dict.fromkeys(
-                word
-                for r in report.pyramids
-                if r.fused and inplace.holds(path, r.module)
-                for word in r.detail.split(", ")
-            )
-            report.entries[:] = [e for e in report.entries if e.path != path]
-            report.entries.append(Entry(path, type(paths[path]).__name__, True, f"through its graph; {', '.join(ran)}"))
+            inside = [r for r in taken if inplace.holds(path, r.module)]
+            ran = dict.fromkeys(word for r in inside for word in r.detail.split(", "))
+            detail, idle = f"through its graph; {', '.join(ran)}", not any(r.fused for r in inside)
+            report.entries.append(Entry(path, type(paths[path]).__name__, True, detail, idle))
         modules = [paths[path] for path in around]
         report.compiled = inplace.compile_in_place(modules, backend)
         return modules

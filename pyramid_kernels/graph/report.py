@@ -11,6 +11,8 @@ LOOKED_FOR = (
     "dilated branches, resized maps in front of a convolution, a sum or a concat, adaptive pools, stride-1 max pools, "
     "channel gates, losses and labels of upsampled logits"
 )
+#: Why a pyramid is left in training that is taken in evaluation.
+TRAINING = "its norm takes the statistics of the batch"
 
 
 @dataclass(frozen=True)

@@ -54,13 +54,11 @@ class ARMForward(Fused):
 
     # The 3x3 is PyTorch's, in whatever memory format the map has.
     calls_norms: ClassVar[bool] = True
-    #: Whether the gate's norm is applied, where the module itself does not say.
-    norm_used: bool = True
 
     @classmethod
     def gate(cls, module: Any) -> Gate:
         first, norm = cls.names(module)
-        used = getattr(module, "norm_used", cls.norm_used)
+        used = getattr(module, "norm_used", True)
         return Gate(module._modules[first], module._modules[norm] if used else nn.Identity())
 
     @classmethod
@@ -80,7 +78,7 @@ class ARMForward(Fused):
     @classmethod
     def why_not(cls, module: nn.Module) -> str | None:
         first, norm = cls.names(module)
-        used = getattr(module, "norm_used", cls.norm_used)
+        used = getattr(module, "norm_used", True)
         for name, kind in ((first, nn.Conv2d), ("conv", nn.Module), *(((norm, nn.Module),) if used else ())):
             if not isinstance(module._modules.get(name), kind):
                 return f"{name} is not a {kind.__name__}"
@@ -181,12 +179,10 @@ class FFMForward(HeadForward):
     spreads_maps: ClassVar[bool] = True
     #: Whether maps of other sizes are brought to that of the first.
     resizes: ClassVar[bool] = False
-    #: Where the block is that joins the maps.
-    joining: ClassVar[str] = "convblk"
 
     @classmethod
     def parts(cls, module: Any) -> Parts:
-        block, found = module._modules[cls.joining], module._modules
+        block, found = module.convblk, module._modules
         two = "conv2" in found
         norm = found.get("bn1" if two else "bn") or nn.Identity()
         gate = Gate(found["conv1" if two else "conv"], norm, two, found.get("conv2"), True)
@@ -209,17 +205,17 @@ class FFMForward(HeadForward):
 
     @classmethod
     def why_not(cls, module: nn.Module) -> str | None:
-        block = dict(getattr(module._modules.get(cls.joining), "_modules", {}))
+        block = dict(getattr(module._modules.get("convblk"), "_modules", {}))
         # The ReLU of some is a function.
         if len(block) not in (2, 3) or not all(map(structure.is_kind, block.values(), (nn.Conv2d, nn.Module, nn.ReLU))):
-            return f"{cls.joining} is not a convolution, a norm and a ReLU"
+            return "convblk is not a convolution, a norm and a ReLU"
         two = "conv2" in module._modules
         names = ("conv1", "conv2") if two else ("conv",)
         for name in names:
             reason = why_not_kind(module._modules.get(name), nn.Conv2d)
             if reason:
                 return f"{name} {reason}"
-        return cls.why_not_parts(cls.parts(module), f"{cls.joining}.{next(iter(block))}", *names)
+        return cls.why_not_parts(cls.parts(module), f"convblk.{next(iter(block))}", *names)
 
     @classmethod
     def why_not_parts(cls, parts: Parts, path: str, *gates: str) -> str | None:

@@ -17,7 +17,7 @@ from ..ops.pyramid_conv.layout import split
 from . import structure
 from .aspp import ASPP, ReferenceASPP, new_branch, unit_of
 from .base import Unit, check_backend, problems_of
-from .mixing import HeadForward, Layers, around, first_conv, mix, out_channels, run_all
+from .mixing import HeadForward, around, first_conv, mix, out_channels
 
 
 class ReferenceDeepLabV3PlusDecoder(nn.Module):
@@ -49,7 +49,6 @@ class Parts(NamedTuple):
     high: nn.Module
     low: nn.Module
     fuse: Unit
-    tail: Layers
     low_first: bool
     align_corners: bool
     low_index: int
@@ -70,7 +69,7 @@ class DeepLabV3PlusForward(HeadForward):
     @classmethod
     def parts(cls, module: Any) -> Parts:
         order = module.low_first, module.align_corners, module.low_index
-        return Parts(module.aspp, module.block1, unit_of(*module.block2), [], *order)
+        return Parts(module.aspp, module.block1, unit_of(*module.block2), *order)
 
     @classmethod
     def units(cls, module: nn.Module) -> list[Unit]:
@@ -133,10 +132,8 @@ class DeepLabV3PlusForward(HeadForward):
         low, high = parts.low(low), parts.high(high)
         if parts.fuse.depthwise is None:
             maps, size = parts.ordered(low, high), (low.shape[2], low.shape[3])
-            y = mix(maps, parts.fuse, size, align_corners=parts.align_corners, backend=self.kernel_backend)
-        else:
-            y = self._separable(low, high, parts)
-        return run_all(parts.tail, y)
+            return mix(maps, parts.fuse, size, align_corners=parts.align_corners, backend=self.kernel_backend)
+        return self._separable(low, high, parts)
 
     def _separable(self, low: Tensor, high: Tensor, parts: Parts) -> Tensor:
         """The two steps become one 3x3 for the coarse map, which it meets at its own size; the fine one takes both."""

@@ -115,13 +115,9 @@ class ASPPv2Forward(Fused):
     own_chain: ClassVar[bool] = True
 
     @classmethod
-    def named_branches(cls, module: nn.Module) -> dict[str, nn.Module]:
-        return dict(module.named_children())
-
-    @classmethod
     def branches(cls, module: nn.Module) -> list[list[Any]]:
         """The convolutions of every branch."""
-        found = cls.named_branches(module).values()
+        found = module.children()
         return [list(branch)[::2] if isinstance(branch, nn.Sequential) else [branch] for branch in found]
 
     @classmethod
@@ -130,7 +126,7 @@ class ASPPv2Forward(Fused):
 
     @classmethod
     def why_not(cls, module: nn.Module) -> str | None:
-        found = cls.named_branches(module)
+        found = dict(module.named_children())
         deep = any(isinstance(branch, nn.Sequential) for branch in found.values())
         for name, branch in found.items():
             if reason := _why_not_branch(name, branch, deep):

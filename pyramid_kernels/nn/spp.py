@@ -82,8 +82,6 @@ class SPPForward(Fused):
     """
 
     called: ClassVar[tuple[str, ...]] = ("cv1", "cv2")
-    #: The child that pools.
-    pooling: ClassVar[str] = "m"
     calls_norms: ClassVar[bool] = True
 
     @classmethod
@@ -92,7 +90,7 @@ class SPPForward(Fused):
 
     @classmethod
     def pools(cls, module: Any) -> Pools:
-        return Pools(cls.sizes(getattr(module, cls.pooling)), False)
+        return Pools(cls.sizes(module.m), False)
 
     @classmethod
     def sizes(cls, pools: Any) -> list[int]:
@@ -101,41 +99,40 @@ class SPPForward(Fused):
     @classmethod
     def why_not(cls, module: nn.Module) -> str | None:
         children = module._modules
-        expected = {*cls.called, cls.pooling}
-        if set(children) != expected:
-            return f"it holds {list(children)}, not {sorted(expected)}"
-        first: Any = children[cls.called[0]]
+        if set(children) != {"cv1", "cv2", "m"}:
+            return f"it holds {list(children)}, not ['cv1', 'cv2', 'm']"
+        first: Any = children["cv1"]
         if not any(isinstance(m, nn.Conv2d) for m in first.modules()):
-            return f"{cls.called[0]} holds no convolution"
-        return cls.why_not_pools(children[cls.pooling])
+            return "cv1 holds no convolution"
+        return cls.why_not_pools(children["m"])
 
     @classmethod
     def why_not_pools(cls, pools: Any) -> str | None:
         if not isinstance(pools, nn.ModuleList) or not len(pools):
-            return f"{cls.pooling} is not a ModuleList of pools"
+            return "m is not a ModuleList of pools"
         for i, pool in enumerate(pools):
-            if reason := why_not_pool(f"{cls.pooling}.{i}", pool):
+            if reason := why_not_pool(f"m.{i}", pool):
                 return reason
         sizes = cls.sizes(pools)
-        return None if sizes == sorted(set(sizes)) else f"{cls.pooling} pools {sizes}, which do not ascend"
+        return None if sizes == sorted(set(sizes)) else f"m pools {sizes}, which do not ascend"
 
     @classmethod
     def example(cls, module: Any, new: Callable[[int, int], Tensor]) -> Any:
         # Maps wider than the windows: at YOLO's stride of 32 a self-check would not tell their sizes.
-        return new(first_conv(getattr(module, cls.called[0])).in_channels, 2)
+        return new(first_conv(module.cv1).in_channels, 2)
 
     def why_not_input(self, x: Any) -> str | None:
         maps = is_plain(x) and x.dim() == 4 and x.numel() > 0
         return None if maps else "the input is not a batch of maps"
 
     def fused_forward(self, x: Tensor) -> Tensor:
-        before, behind = (getattr(self, name) for name in self.called)
+        own: Any = self
         sizes, cascade = self.pools(self)
-        y = behind(functional.max_pool_pyramid(before(x), sizes, cascade=cascade, backend=self.kernel_backend))
+        y = own.cv2(functional.max_pool_pyramid(own.cv1(x), sizes, cascade=cascade, backend=self.kernel_backend))
         return y + x if getattr(self, "add", False) else y
 
     def problems(self, x: Tensor) -> Calls:
-        before: nn.Module = getattr(self, self.called[0])
+        before: Any = self.cv1
         hidden = empty_map(x, (len(x), out_channels(before), *x.shape[2:]))
         wanted = x.requires_grad or any(p.requires_grad for p in before.parameters())
         hidden.requires_grad_(wanted and torch.is_grad_enabled())
@@ -148,7 +145,7 @@ class SPPFForward(SPPForward):
 
     @classmethod
     def pools(cls, module: Any) -> Pools:
-        return Pools([side(getattr(module, cls.pooling).kernel_size)] * getattr(module, "n", 3), True)
+        return Pools([side(module.m.kernel_size)] * getattr(module, "n", 3), True)
 
     @classmethod
     def why_not(cls, module: nn.Module) -> str | None:
@@ -158,7 +155,7 @@ class SPPFForward(SPPForward):
 
     @classmethod
     def why_not_pools(cls, pools: Any) -> str | None:
-        return why_not_pool(cls.pooling, pools)
+        return why_not_pool("m", pools)
 
 
 def side(size: int | tuple[int, int]) -> int:

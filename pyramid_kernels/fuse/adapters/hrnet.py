@@ -1,4 +1,4 @@
-"""HRNet's modules, timm's and the official ones: every branch by itself, then the exchange. Classes come by name."""
+"""HRNet's modules, timm's and the official pose network's: branches, then the exchange. Classes come by name."""
 
 from __future__ import annotations
 
@@ -40,8 +40,6 @@ class HighResolutionModuleForward(HRFuseForward):
     def why_not_path(cls, path: str, layer: Any, steps: int) -> str | None:
         if steps <= 0:
             return super().why_not_path(path, layer, steps)
-        if isinstance(layer, nn.Sequential) and len(layer) == 2:
-            return f"{path} does not upsample: the forward does, bilinearly, by a setting of its own"
         reason = structure.why_not_sequence(path, layer, nn.Conv2d, nn.Module, nn.Upsample)
         reason = reason or structure.why_not_conv(f"{path}.0", layer[0])
         if reason is None and (layer[2].mode, layer[2].scale_factor) != ("nearest", float(1 << steps)):
@@ -63,7 +61,7 @@ class HighResolutionModuleForward(HRFuseForward):
 
 
 #: Adapters by the module and the name of the class.
-CLASSES: dict[tuple[str, str], type[Fused] | str] = {
-    (module, "HighResolutionModule"): HighResolutionModuleForward
-    for module in ("timm.models.hrnet", "models.pose_hrnet", "models.seg_hrnet", "models.seg_hrnet_ocr")
+CLASSES: dict[tuple[str, str], type[Fused]] = {
+    ("timm.models.hrnet", "HighResolutionModule"): HighResolutionModuleForward,
+    ("models.pose_hrnet", "HighResolutionModule"): HighResolutionModuleForward,
 }

@@ -302,18 +302,12 @@ class SeparableASPPHeadForward(ASPPHeadForward):
         return head.cls_seg(head.sep_bottleneck(y))
 
 
-EXCHANGE = (
-    "left alone: it upsamples its maps bilinearly, and resizes them a second time to the size of the output; the "
-    "nearest exchange of other HRNets is fused, and nn.HRFuse has a bilinear one"
-)
-
-#: Adapters, or why a class is left alone, by the module and the name of the class.
-CLASSES: dict[tuple[str, str], type[Fused] | str] = {
+#: Adapters by the module and the name of the class.
+CLASSES: dict[tuple[str, str], type[Fused]] = {
     ("mmseg.models.decode_heads.psp_head", "PSPHead"): PSPHeadForward,
     ("mmseg.models.decode_heads.uper_head", "UPerHead"): UPerHeadForward,
     ("mmseg.models.decode_heads.fcn_head", "FCNHead"): FCNHeadForward,
     ("mmseg.models.decode_heads.segformer_head", "SegformerHead"): SegformerHeadForward,
     ("mmseg.models.decode_heads.sep_aspp_head", "DepthwiseSeparableASPPHead"): SeparableASPPHeadForward,
     ("mmseg.models.decode_heads.aspp_head", "ASPPHead"): ASPPHeadForward,
-    ("mmseg.models.backbones.hrnet", "HRModule"): EXCHANGE,
 }

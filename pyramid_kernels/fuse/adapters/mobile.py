@@ -70,7 +70,7 @@ class MobileNetV2HeadForward(ASPPForward):
 
 _MODELS = "transformers.models"
 #: Adapters by the module and the name of the class.
-CLASSES: dict[tuple[str, str], type[Fused] | str] = {
+CLASSES: dict[tuple[str, str], type[Fused]] = {
     (f"{_MODELS}.mobilevit.modeling_mobilevit", "MobileViTASPP"): MobileViTASPPForward,
     (f"{_MODELS}.mobilevitv2.modeling_mobilevitv2", "MobileViTV2ASPP"): MobileViTASPPForward,
     (f"{_MODELS}.mobilenet_v2.modeling_mobilenet_v2", "MobileNetV2DeepLabV3Plus"): MobileNetV2HeadForward,

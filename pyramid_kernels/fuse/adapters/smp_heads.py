@@ -171,7 +171,7 @@ class FusedDeepLabV3PlusDecoder(DeepLabV3PlusForward, deeplabv3.DeepLabV3PlusDec
     @classmethod
     def parts(cls, module: Any) -> deeplabv3plus.Parts:
         order = False, module.up.align_corners, 2
-        return deeplabv3plus.Parts(module.aspp, module.block1, unit_of(*module.block2), [], *order)
+        return deeplabv3plus.Parts(module.aspp, module.block1, unit_of(*module.block2), *order)
 
     @classmethod
     def example(cls, module: Any, new: Callable[[int, int], Tensor]) -> Any:

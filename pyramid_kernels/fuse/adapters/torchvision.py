@@ -5,7 +5,7 @@ from __future__ import annotations
 from torchvision.models.segmentation import deeplabv3
 
 from ...nn.aspp import ASPPForward
-from ..registry import adapters, notes
+from ..registry import adapters
 
 
 class FusedASPP(ASPPForward, deeplabv3.ASPP):
@@ -16,4 +16,3 @@ class FusedASPP(ASPPForward, deeplabv3.ASPP):
 
 
 adapters[deeplabv3.ASPP] = FusedASPP
-notes[deeplabv3.DeepLabHead] = "left alone: its 3x3 and classifier are ordinary convolutions; its ASPP has its own line"

@@ -10,6 +10,7 @@ from ...ops.channel_gate.op import HIDDEN_ACTIVATIONS
 from .. import functions
 from ..match import Left, Match
 from ..order import Order
+from ..report import TRAINING
 from ..view import Call, call, is_call, is_map, is_tensor, number, only_reader, same, shape, value
 from .common import batch_norm, convolution, pooled
 
@@ -143,7 +144,7 @@ def _why_not(layers: list[_Layer], norm: Call | None, acts: list[Node]) -> str |
         if any(s != 1 for s in shape(layer.weight)[2:]):
             return "a layer of its gate has windows"
     if norm is not None and number(norm.training):
-        return "its norm takes the statistics of the batch"
+        return TRAINING
     # What stands between: first layer, norm, activation, second layer.
     order = [
         layers[-1].nodes[0],

@@ -1,8 +1,8 @@
-"""Gates of repositories and libraries: BiSeNet's, by the names of their classes, and those that stay as they are."""
+"""mmsegmentation: gates of BiSeNetV1 and STDC. Not imported: its classes come by name."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,20 +13,8 @@ from ...nn.gates import Gate
 from .mmseg import unit, why_not_block
 
 
-class UnusedNormForward(ARMForward):
-    """ooooverflow's ARM: the gate of x itself, and a norm that is in the ``state_dict`` and never called."""
-
-    norm_used = False
-
-
-class ConvBlockForward(FFMForward):
-    """ooooverflow's FFM."""
-
-    joining: ClassVar[str] = "convblock"
-
-
 class MMSegARMForward(ARMForward):
-    """mmsegmentation's ARM, made of ConvModules."""
+    """BiSeNetV1's ARM, made of ConvModules."""
 
     @classmethod
     def gate(cls, module: Any) -> Gate:
@@ -48,7 +36,7 @@ class MMSegARMForward(ARMForward):
 
 
 class STDCFFMForward(FFMForward):
-    """mmsegmentation's FFM of STDC: a hidden layer in the gate, neither norm nor bias."""
+    """STDC's FFM: a hidden layer in the gate, neither norm nor bias."""
 
     @classmethod
     def parts(cls, module: Any) -> Parts:
@@ -74,29 +62,8 @@ def why_not_pooled(path: str, layers: Any, *between: type[nn.Module]) -> str | N
     return reason
 
 
-RELU = "left alone: a ReLU stands before the sigmoid of its gate"
-OTHER_MAP = "left alone: its gate weighs another map than the one it is made of"
-FIXED = "left alone: its gate is made of windows of a fixed size and upsampled, not of each channel's mean"
-BOTH = (
-    "left alone: its gates of channels and of pixels are summed behind their products; without a residual channel_gate "
-    "passes over the map no less often than PyTorch"
-)
-
-#: Adapters, or why a class is left alone, by the module and the name of the class.
-CLASSES: dict[tuple[str, str], type[Fused] | str] = {
-    ("lib.models.bisenetv1", "AttentionRefinementModule"): ARMForward,
-    ("lib.models.bisenetv1", "FeatureFusionModule"): FFMForward,
-    ("models.model_stages", "AttentionRefinementModule"): ARMForward,
-    ("models.model_stages", "FeatureFusionModule"): FFMForward,
-    ("model.build_BiSeNet", "AttentionRefinementModule"): UnusedNormForward,
-    ("model.build_BiSeNet", "FeatureFusionModule"): ConvBlockForward,
-    ("core.models.bisenet", "AttentionRefinmentModule"): RELU,
-    ("core.models.bisenet", "FeatureFusion"): RELU,
+#: Adapters by the module and the name of the class.
+CLASSES: dict[tuple[str, str], type[Fused]] = {
     ("mmseg.models.backbones.bisenetv1", "AttentionRefinementModule"): MMSegARMForward,
-    ("mmseg.models.backbones.bisenetv1", "FeatureFusionModule"): RELU,
     ("mmseg.models.backbones.stdc", "FeatureFusionModule"): STDCFFMForward,
-    ("mmseg.models.decode_heads.lraspp_head", "LRASPPHead"): FIXED,
-    ("torchvision.models.segmentation.lraspp", "LRASPPHead"): OTHER_MAP,
-    ("segmentation_models_pytorch.base.modules", "SCSEModule"): BOTH,
-    ("segmentation_models_pytorch.decoders.pan.decoder", "GAUBlock"): OTHER_MAP,
 }
