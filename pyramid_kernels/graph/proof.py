@@ -38,6 +38,7 @@ _ROLES = {
     "linear": {"weight": "weight", "bias": "vector"},
     "batch_norm": {"mean": "statistic", "var": "variance", "weight": "vector", "bias": "vector"},
     "cross_entropy": {"target": "labels", "weight": "variance"},
+    "nll_loss": {"target": "labels", "weight": "variance"},
 }
 
 
