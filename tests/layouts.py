@@ -470,13 +470,14 @@ class IndexedGate(nn.Module):
 
 
 class EinsumGate(nn.Module):
-    """Means of flattened maps, the product by an einsum."""
+    """Means of a flattened map, which is a mean of maps itself; the product by an einsum."""
 
     def __init__(self, c: int = 6) -> None:
         super().__init__()
         self.fc = nn.Sequential(nn.Linear(c, 3), nn.ReLU(), nn.Linear(3, c))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = torch.stack([x, x * 2]).mean(0)
         means = x.view(x.size(0), x.size(1), -1).mean(dim=2)
         return torch.einsum("bchw, bc -> bchw", x, torch.sigmoid(self.fc(means)))
 

@@ -152,7 +152,7 @@ NEAR: dict[str, Near] = {
     "seen-by-another-name": Near(seen_by_another_name, "read by another name"),
     "tensor-hook": Near(tensor_hook, None),
     "without-grad": Near(without_grad, "begins or ends inside"),
-    "in-autocast": Near(in_autocast, "is cast"),
+    "in-autocast": Near(in_autocast, "begins or ends inside"),
     "detached": Near(lambda m, x, low: joined(m, x, up(low, x).detach()), None),
     "cast": Near(lambda m, x, low: m.wide(up(low, x).float().to(x.dtype)), "is cast"),
     "padded": Near(lambda m, x, low: joined(m, x, F.pad(up(low, x[..., 1:]), (1, 0))), "is padded"),

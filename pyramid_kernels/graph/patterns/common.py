@@ -213,13 +213,19 @@ def pooled(node: Any, flat: bool = False) -> tuple[Node, tuple[int, int], list[N
         whole = same([value(k) for k in pair(value(found.kernel_size))], shape(x)[2:])
         plain = pair(found.padding) == (0, 0) and found.divisor_override is None
         return (x, (1, 1), nodes) if whole and plain else None
-    while is_call(x, "mean") or (value(x).dim() == 3 and is_call(x, "flatten", "reshape")):
+    while (value(x).dim() == 3 and is_call(x, "flatten", "reshape")) or _over_pixels(x):
         if only_reader(x) is not nodes[-1]:
             return None
         nodes.append(x)
         x = x.args[0]
     kept = is_map(x) and _averaged(nodes) and (flat or is_map(node))
     return (x, (1, 1), nodes) if kept and same(shape(node)[:2], shape(x)[:2]) else None
+
+
+def _over_pixels(node: Any) -> bool:
+    """Whether ``node`` is a mean over the rows or the columns of a map."""
+    found = call(node, "mean")
+    return found is not None and is_map(found.input) and dims(found) in ([2], [3])
 
 
 def _averaged(nodes: list[Node]) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import SymFloat, SymInt
 from torch.fx import Node
 
 from .. import functions
 from ..match import Left, Match
 from ..order import Order
-from ..view import call, is_call, is_map, is_tensor, only_reader, same, shape, value
+from ..view import Call, call, is_call, is_map, is_tensor, only_reader, same, shape, value
 from .common import concat, dims
 from .resample import meeting, resized
 from .resizes import Upsampling, upsampling
@@ -61,8 +62,8 @@ def concats(node: Node, order: Order) -> Match | Left | None:
 
 def _left(node: Node) -> Left | None:
     """Why maps that are put together in another way are left."""
-    stack, assigned = call(node, "stack"), call(node, "setitem")
-    if stack is not None and not (only_reader(node) and _operands(only_reader(node))):
+    stack, assigned = _stack(node), call(node, "setitem")
+    if stack is not None and _operands(only_reader(node)) is None:
         if any(isinstance(upsampling(m), Upsampling) for m in stack.tensors):
             return Left("upsample_merge", node, "resized maps are stacked, and no sum or mean is all that reads them")
     if assigned is not None and isinstance(upsampling(assigned.value), Upsampling):
@@ -90,6 +91,13 @@ def _match(
     return Match("upsample_merge", gone, [relu or node], functions.merged, args, detail=f"{merge} of {len(maps)} maps")
 
 
+def _stack(node: Any) -> Call | None:
+    """``node`` as a stack of maps."""
+    found = call(node, "stack")
+    maps = found is not None and isinstance(found.tensors, list | tuple) and all(map(is_map, found.tensors))
+    return found if maps else None
+
+
 def _operands(node: Any) -> tuple[list[Any], list[Node]] | None:
     """The maps that ``node`` itself sums, or averages, and its nodes."""
     found = call(node, "add", "add_", "sum", "mean")
@@ -98,8 +106,8 @@ def _operands(node: Any) -> tuple[list[Any], list[Node]] | None:
     if found.name in ("add", "add_"):
         plain = found.alpha == 1 and is_map(found.input) and is_map(found.other)
         return ([found.input, found.other], [node]) if plain else None
-    stack = call(found.input, "stack")
-    if stack is None or only_reader(stack.node) is None or not all(map(is_map, stack.tensors)):
+    stack = _stack(found.input)
+    if stack is None or only_reader(stack.node) is None:
         return None
     over = dims(found) == [stack.dim % 5] and not found.keepdim and found.dtype is None
     return (list(stack.tensors), [found.node, stack.node]) if over else None
@@ -134,7 +142,8 @@ def _weighed(term: Node, readers: list[Node]) -> tuple[Node, Any]:
     if product is None or only_reader(term) not in readers:
         return term, None
     for m, weight in ((product.input, product.other), (product.other, product.input)):
-        single = value(weight).dim() == 0 if is_tensor(weight) else isinstance(weight, int | float)
+        factor = value(weight)
+        single = factor.dim() == 0 if is_tensor(weight) else isinstance(factor, int | float | SymInt | SymFloat)
         if single and only_reader(m) is term and isinstance(upsampling(m), Upsampling):
             return m, weight
     return term, None
