@@ -170,6 +170,7 @@ NEAR: dict[str, Near] = {
     "labels-of-a-softmax": Near(labelled(lambda y: y.softmax(1).argmax(1)), "a softmax rounds"),
     "labels-of-a-log-softmax": Near(labelled(lambda y: F.log_softmax(y, 1).max(1)[1]), "a softmax rounds"),
     "labels-and-values": Near(labelled(lambda y: torch.cat(y.max(1))), "values are read"),
+    "labels-and-maps": Near(labelled(lambda y: y.argmax(1) + y.sum()), "is read elsewhere as well"),
     "labels-of-a-cast": Near(labelled(lambda y: y.float().argmax(1)), "is cast"),
     "even-windows": Near(
         windows(*(lambda x, k=k: F.max_pool2d(F.pad(x, (k // 2 - 1, k // 2) * 2), k, 1) for k in (2, 4))), "is even"

@@ -10,7 +10,7 @@ from .. import functions
 from ..functions import Size
 from ..match import Left, Match
 from ..order import Order
-from ..view import call, number, only_reader, same, shape, value
+from ..view import call, number, same, shape, value
 from .resizes import Upsampling, unchanged, upsampling
 
 #: What ATen's operators number.
@@ -24,8 +24,8 @@ def loss(node: Node, order: Order) -> Match | Left | None:
         return None
     logits, nodes = found.input, [node]
     if found.name == "nll_loss":
-        logits, nodes = _under("log_softmax", found.input, node), [found.input, node]
-    up = _upsampled(logits, nodes[0])
+        logits, nodes = _under(found.input, "log_softmax"), [found.input, node]
+    up = _upsampled(logits)
     if up is None:
         return None
     if isinstance(up, str):
@@ -53,12 +53,9 @@ def labels(node: Node, order: Order) -> Match | Left | None:
         nodes += [found.node, *(reader for reader in found.node.users if reader is not node)]
     if number(found.dim) not in (1, -3):
         return None
-    squashed = _under("softmax", found.input, found.node) or _under("log_softmax", found.input, found.node)
+    squashed = _under(found.input, "softmax", "log_softmax")
     logits, passed = unchanged(found.input, "detach")
-    if squashed is not None:
-        up = _upsampled(squashed, found.input)
-    else:
-        up = _upsampled(logits, passed[-1] if passed else found.node)
+    up = _upsampled(squashed or logits)
     if up is None:
         return None
     if isinstance(up, str):
@@ -71,16 +68,15 @@ def labels(node: Node, order: Order) -> Match | Left | None:
     return Match("upsample_argmax", [*up.nodes, *passed, *nodes], [node], functions.labels, args)
 
 
-def _under(name: str, node: Any, reader: Node) -> Node | None:
-    """The logits whose softmax over the classes ``node`` is, if ``reader`` alone reads it."""
-    found = call(node, name)
-    over_classes = found is not None and only_reader(node) is reader and number(found.dim) in (1, -3)
-    return found.input if found is not None and over_classes else None
+def _under(node: Any, *names: str) -> Node | None:
+    """The logits whose softmax over the classes ``node`` is."""
+    found = call(node, *names)
+    return found.input if found is not None and number(found.dim) in (1, -3) else None
 
 
-def _upsampled(logits: Any, reader: Node) -> Upsampling | str | None:
-    """How the logits, which ``reader`` alone reads, are upsampled; why the ops do not do that."""
-    up = upsampling(logits) if isinstance(logits, Node) and only_reader(logits) is reader else None
+def _upsampled(logits: Any) -> Upsampling | str | None:
+    """How logits are upsampled; why the ops do not do that."""
+    up = upsampling(logits)
     if isinstance(up, Upsampling) and up.mode != "bilinear":
         return f"the logits are upsampled by mode={up.mode!r}"
     return None if isinstance(up, Upsampling) and up.size == Size() else up
