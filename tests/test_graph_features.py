@@ -115,6 +115,17 @@ def test_under_autocast(name: str) -> None:
     assert pk.testing.error_ratio(ours, expected, exact) <= 2
 
 
+def test_casts_to_the_type_at_hand() -> None:
+    class Cast(layouts.Fitted):
+        def forward(self, x: Tensor, low: Tensor) -> Tensor:
+            return self.first(torch.cat([low, self.up(x).float().to(low.dtype)], 1))
+
+    module, inputs = Cast().eval(), build("fitted", torch.float32)[1]
+    ours = compiled(module)
+    torch.testing.assert_close(ours(*inputs), module(*inputs), rtol=1e-4, atol=1e-5)
+    assert [line.op for line in ours.report.fused] == ["pyramid_conv"], ours.report
+
+
 def _double(x: Any) -> Any:
     return [_double(t) for t in x] if isinstance(x, list) else x.double() if x.is_floating_point() else x
 
