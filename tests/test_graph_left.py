@@ -137,6 +137,11 @@ def labelled(label: Callable[[Tensor], Any]) -> Callable[[Any, Tensor, Tensor], 
     return lambda m, x, low: label(up(low, x)).sum() + x.sum()
 
 
+def gated_twice(m: Any, x: Tensor, low: Tensor) -> Any:
+    gate = torch.sigmoid(m.one(x.mean((2, 3), keepdim=True)))
+    return x * gate, gate.flatten(1)
+
+
 def windows(*pools: Callable[[Tensor], Tensor]) -> Callable[[Any, Tensor, Tensor], Tensor]:
     return lambda m, x, low: torch.cat([x, *(pool(x) for pool in pools)], 1)
 
@@ -224,6 +229,7 @@ NEAR: dict[str, Near] = {
     "another-hard-gate": Near(gate(lambda z: F.relu6(z + 3) / 3), None),
     "tanh-gate": Near(gate(torch.tanh), None),
     "spatial-gate": Near(lambda m, x, low: x * torch.sigmoid(m.one(x)), None),
+    "gate-read-twice": Near(gated_twice, "read elsewhere"),
     "gate-of-another-map": Near(
         lambda m, x, low: x * torch.sigmoid(m.one(low.mean((2, 3), keepdim=True))), "another map"
     ),

@@ -87,7 +87,7 @@ def _gate_of(x: Node, weights: Node, root: Node) -> _Gate | str | None:
     at = _plain(weights, nodes)
     at, added = _without_one(at, nodes)
     squashed = _squashed(at)
-    if squashed is None or only_reader(at) is None:
+    if squashed is None:
         return None
     squash, squashing, at = squashed
     nodes += squashing
@@ -99,7 +99,7 @@ def _gate_of(x: Node, weights: Node, root: Node) -> _Gate | str | None:
         found = pooled(at, flat=True)
         if found is not None:
             break
-        if not is_tensor(at) or only_reader(at) is None or len(layers) > 2:
+        if not is_tensor(at) or len(layers) > 2:
             return None
         layer = call(at, "conv", "linear")
         behind = layer or call(at, "batch_norm")
@@ -129,7 +129,7 @@ def _gate_of(x: Node, weights: Node, root: Node) -> _Gate | str | None:
 def _without_one(node: Any, nodes: list[Node]) -> tuple[Any, bool]:
     """What one is added to, and whether there is a one, whose nodes are added to ``nodes``."""
     plus = call(node, "add")
-    if plus is None or only_reader(node) is None or 1 not in (plus.input, plus.other):
+    if plus is None or 1 not in (plus.input, plus.other):
         return node, False
     nodes.append(node)
     return _plain(plus.other if plus.input == 1 else plus.input, nodes), True
@@ -209,7 +209,7 @@ def _keeps_vectors(node: Any) -> bool:
 
 def _plain(node: Any, nodes: list[Node]) -> Any:
     """The node behind changes of form of one vector per image, which are added to ``nodes``."""
-    while _keeps_vectors(node) and only_reader(node) is not None:
+    while _keeps_vectors(node):
         source = node.args[0]
         if not is_tensor(source) or value(source).dim() < 2 or any(s != 1 for s in shape(source)[2:]):
             return node
