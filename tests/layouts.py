@@ -75,6 +75,14 @@ class Spread(nn.Module):
         return self.mix(torch.cat([image, *(branch(x) for branch in self.branches)], 1))
 
 
+class Repeated(Spread):
+    """The same by ``repeat``, of means over rows, then columns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        image = self.image(x.mean(-1).mean(-1)[:, :, None, None]).repeat(1, 1, x.size(2), x.size(3))
+        return self.mix(torch.cat([image, *(branch(x) for branch in self.branches)], 1))
+
+
 class Classifiers(nn.Module):
     """DeepLab v2: convolutions with biases, summed."""
 
@@ -227,6 +235,42 @@ class Exchange(nn.Module):
         return F.relu(y)
 
 
+class Stacked(nn.Module):
+    """Maps stacked at one size: their mean, and the sum of the coarse ones."""
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        mean = F.relu(torch.stack([maps[0], *(up(x, maps[0]) for x in maps[1:])]).mean(0))
+        return [mean, torch.stack([up(x * 2, maps[0]) for x in maps[1:]], dim=1).sum(dim=1)]
+
+
+class Weighted(nn.Module):
+    """BiFPN: nearest, every term times a learned weight, on the way up in a sum that begins with 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([0.5, 1.5, 1.0]))
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        w = F.relu(self.w) / (F.relu(self.w).sum() + 1e-4)
+        sized = [x if i == 0 else F.interpolate(x, scale_factor=2**i, mode="nearest") for i, x in enumerate(maps)]
+        return F.silu(sum(w[i] * x for i, x in enumerate(sized)))
+
+
+class Fitted(nn.Module):
+    """U-Net: the resized map padded by what it lacks, or cropped by what it has too much, which is nothing."""
+
+    def __init__(self, c: int = 6, low: int = 4) -> None:
+        super().__init__()
+        self.up = nn.Upsample(scale_factor=4, mode="bilinear", align_corners=True)
+        self.first, self.second = block(c + low, c, 3), block(c + low, c, 3)
+
+    def forward(self, x: Tensor, low: Tensor) -> Tensor:
+        y = self.up(x)
+        dy, dx = low.size(2) - y.size(2), low.size(3) - y.size(3)
+        y = self.first(torch.cat([low, F.pad(y, [dx // 2, dx - dx // 2, dy // 2, dy - dy // 2])], dim=1))
+        return y + self.second(torch.cat([self.up(x.contiguous())[:, :, : low.size(2), : low.size(3)], low], 1))
+
+
 class TokenHead(nn.Module):
     """SegFormer: a linear layer on the tokens of every map, reshaped, upsampled, concatenated, mixed."""
 
@@ -361,10 +405,10 @@ class Cascade(nn.Module):
 
 
 class Shuffled(nn.Module):
-    """x between its pools."""
+    """x between its pools, ``ceil_mode`` without effect."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([F.max_pool2d(x, 5, 1, 2), x, F.max_pool2d(x, 3, 1, 1)], 1)
+        return torch.cat([F.max_pool2d(x, 5, 1, 2, ceil_mode=True), x, F.max_pool2d(x, 3, 1, 1)], 1)
 
 
 # Gates.
@@ -429,6 +473,30 @@ class IndexedGate(nn.Module):
         return self.fc(x.mean([2, 3])).sigmoid()[:, :, None, None] * x
 
 
+class EinsumGate(nn.Module):
+    """Means of a flattened map, which is a mean of maps itself; the product by an einsum."""
+
+    def __init__(self, c: int = 6) -> None:
+        super().__init__()
+        self.fc = nn.Sequential(nn.Linear(c, 3), nn.ReLU(), nn.Linear(3, c))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.stack([x, x * 2]).mean(0)
+        means = x.view(x.size(0), x.size(1), -1).mean(dim=2)
+        return torch.einsum("bchw, bc -> bchw", x, torch.sigmoid(self.fc(means)))
+
+
+class OnePlusGate(nn.Module):
+    """Means of rows, then of columns; the map is added by a one in the gate."""
+
+    def __init__(self, c: int = 6) -> None:
+        super().__init__()
+        self.fc = nn.Linear(c, c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1 + torch.sigmoid(self.fc(x.mean(-1).mean(-1)))[:, :, None, None])
+
+
 class Refinement(nn.Module):
     """BiSeNet's ARM: a norm inside the gate."""
 
@@ -448,6 +516,19 @@ class Loss(nn.Module):
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         full = F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
         return F.cross_entropy(full, target, ignore_index=255, label_smoothing=0.1)
+
+
+class LogLoss(nn.Module):
+    """Cross-entropy in two steps, of logits made contiguous."""
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        full = F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=True)
+        return F.nll_loss(F.log_softmax(full.contiguous(), dim=1), target, ignore_index=255)
+
+
+class DetachedLabels(nn.Module):
+    def forward(self, logits: Tensor) -> Tensor:
+        return F.interpolate(logits, scale_factor=4, mode="bilinear").detach().argmax(1, keepdim=True)
 
 
 class Labels(nn.Module):
@@ -513,6 +594,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "image-first": Layout(ImageFirst, one(9), BRANCHES | {"upsample_merge": 1}, TRAINED | {"upsample_merge": 1}),
     "spread": Layout(Spread, one(6), {"dilated_branches": 2}, {"dilated_branches": 1, "dilated_branches_train": 1}),
+    "repeated": Layout(Repeated, one(6), {"dilated_branches": 2}, {"dilated_branches": 1, "dilated_branches_train": 1}),
     "classifiers": Layout(Classifiers, one(7), BRANCHES),
     "bare": Layout(Bare, one(6), BRANCHES),
     "without-statistics": Layout(WithoutStatistics, one(6), TRAINED),
@@ -529,6 +611,9 @@ LAYOUTS: dict[str, Layout] = {
     "top-down": Layout(TopDown, maps(4, 5, 6, 7), {"upsample_merge": 3, "pyramid_conv": 1}),
     "in-place-top-down": Layout(InPlaceTopDown, maps(4, 5, 6), {"upsample_merge": 2}),
     "exchange": Layout(Exchange, maps(4, 5, 6), {"upsample_merge": 1}),
+    "stacked": Layout(Stacked, maps(4, 4, 4), {"upsample_merge": 2}),
+    "weighted": Layout(Weighted, maps(4, 4, 4), {"upsample_merge": 1}),
+    "fitted": Layout(Fitted, low(6, 4), {"pyramid_conv": 2}),
     "token-head": Layout(TokenHead, maps(4, 5, 6), {"pyramid_conv": 1}),
     "pixel-head": Layout(PixelHead, maps(4, 5, 6), {"pyramid_conv": 1}),
     "joint": Layout(Joint, maps(4, 5, 6), {"upsample_merge": 1}),
@@ -545,10 +630,16 @@ LAYOUTS: dict[str, Layout] = {
     "mobile-gate-in-place": Layout(lambda: MobileGate(inplace=True), one(6), {"channel_gate": 1}),
     "flat-gate": Layout(FlatGate, one(6), {"channel_gate": 1}),
     "indexed-gate": Layout(IndexedGate, one(6), {"channel_gate": 1}),
+    "einsum-gate": Layout(EinsumGate, one(6), {"channel_gate": 1}),
+    "one-plus-gate": Layout(OnePlusGate, one(6), {"channel_gate": 1}),
     "refinement": Layout(Refinement, one(6), {"channel_gate": 1}, {}),
     "loss": Layout(
         Loss, lambda: (torch.randn(2, 5, 7, 9), torch.randint(0, 5, (2, 28, 36))), {"upsample_cross_entropy": 1}
     ),
+    "log-loss": Layout(
+        LogLoss, lambda: (torch.randn(2, 5, 7, 9), torch.randint(0, 5, (2, 28, 36))), {"upsample_cross_entropy": 1}
+    ),
+    "detached-labels": Layout(DetachedLabels, one(5), {"upsample_argmax": 1}),
     "labels": Layout(Labels, one(5), {"upsample_argmax": 1}),
     "relu-in-gate": Layout(lambda: gates.ReluARM(6, 8), one(6), {"channel_gate": 1}, {}),
     **REPOSITORIES,

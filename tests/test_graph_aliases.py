@@ -1,4 +1,4 @@
-"""Memory that is shared, written or kept: around a match, and by how a model's graph is read."""
+"""Memory that is shared, written or kept: around a match, and by how a model's graph is read; and errors on the way."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import functools
 import gc
 import random
+import warnings
 import weakref
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pyramid_kernels as pk
+from pyramid_kernels.graph import inplace
 from tests.layouts import block, build, up
 from tests.test_graph import compiled, forgotten
 
@@ -204,3 +206,90 @@ def test_a_child_that_its_owner_compiled_stays_so() -> None:
     pk.fuse_(module, backend="composed", example_input=maps())
     pk.unfuse_(module)
     assert module.inner._compiled_call_impl is theirs
+
+
+class Fallible(Joined):
+    """Goes on after an error."""
+
+    def forward(self, x: Tensor, low: Tensor) -> Any:
+        try:
+            return self.conv(torch.cat([x, low], 1))
+        except RuntimeError:
+            return super().forward(x, low)
+
+
+def test_a_forward_that_goes_on_after_an_error_runs_unfused_where_there_is_one() -> None:
+    module, (x, low) = Fallible().double(), maps()
+    expected = module(x, low)
+    report = pk.fuse_(module, backend="reference")
+    for _ in range(2):
+        torch.testing.assert_close(module(x, low), expected, rtol=0, atol=0)
+    assert "goes on after an error" in str(report)
+    assert not inplace.is_compiled(module)
+
+
+def test_an_error_of_the_model_at_a_later_call_is_its_own() -> None:
+    module, (x, low) = Joined().double(), maps()
+    pk.fuse_(module, backend="reference")
+    expected = module(x, low)
+    with pytest.raises(RuntimeError, match="must match except") as caught:
+        module(x, low[:1])
+    assert type(caught.value) is RuntimeError and inplace.is_compiled(module)
+    torch.testing.assert_close(module(x, low), expected, rtol=0, atol=0)
+
+
+def test_a_first_call_that_fails_is_not_the_one_that_is_read() -> None:
+    module, (x, low) = Joined().double(), maps()
+    report = pk.fuse_(module, backend="reference")
+    with pytest.raises(RuntimeError, match="channels"):
+        module(x[:, :5], low)
+    assert report.waiting and "could not be read" in report.skipped[0].detail
+    with pk.testing.count_ops() as ops:
+        module(x, low)
+    assert ops == {"pyramid_conv": 1} and not report.waiting and not report.skipped
+
+
+def test_a_try_around_a_pyramid_is_no_obstacle() -> None:
+    class Guarded(Joined):
+        def forward(self, x: Tensor, low: Tensor) -> Any:
+            try:
+                import no_such_package  # noqa: F401
+            except ImportError:
+                pass
+            try:
+                return super().forward(x, low)
+            except RuntimeError:
+                return x
+
+    ours = compiled(Guarded().double(), "reference")
+    ours(*maps())
+    assert ours.report.fused or any(line.op == "graph break" for line in ours.report.left)
+
+
+def test_a_model_whose_graph_alone_cannot_be_read_is_read_once() -> None:
+    class Bounded(Joined):
+        def forward(self, x: Tensor, low: Tensor) -> Any:
+            (g,) = torch.autograd.grad(super().forward(x, low).sum(), x)  # none where a graph is read
+            return g
+
+    module, (x, low) = Bounded().double(), maps()
+    report = pk.fuse_(module, backend="reference")
+    for _ in range(2):
+        module(x.requires_grad_(), low)
+    assert not report.waiting and "could not be read" in report.skipped[0].detail
+
+
+def test_a_forward_that_dynamo_gives_up_is_said() -> None:
+    class Quiet(Joined):
+        def forward(self, x: Tensor, low: Tensor) -> Any:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return self.conv(torch.cat([x, up(low, x)], 1))
+
+    module = Quiet().double()
+    ours = compiled(module, "reference")
+    torch.testing.assert_close(ours(*maps()), module(*maps()), rtol=0, atol=0)
+    report = pk.fuse_(module, backend="reference")
+    module(*maps())
+    for lines in (ours.report.left, report.compiled.left):
+        assert ["gives up a forward in Quiet" in line.detail for line in lines] == [True]

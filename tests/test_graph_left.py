@@ -111,6 +111,45 @@ def gate(squash: Any, act: Any = F.relu) -> Callable[[Any, Tensor, Tensor], Tens
     return lambda m, x, low: x * squash(m.excite(act(m.squeeze(F.adaptive_avg_pool2d(x, 1)))))
 
 
+def into_a_slice(m: Any, x: Tensor, low: Tensor) -> Tensor:
+    y = x * 2
+    y[:, :3] += up(low[:, :3], x)
+    return y
+
+
+def part_into_a_slice(m: Any, x: Tensor, low: Tensor) -> Tensor:
+    y = x * 2
+    y[:, :3] += up(low, x)[:, :3]
+    return y
+
+
+def filled(m: Any, x: Tensor, low: Tensor) -> Tensor:
+    y = x.new_zeros(2, 12, 12, 20)
+    y[:, :6], y[:, 6:] = x, up(low, x)
+    return m.mix(y)
+
+
+def stacked(join: Callable[[Tensor], Tensor]) -> Callable[[Any, Tensor, Tensor], Tensor]:
+    return lambda m, x, low: join(torch.stack([x, up(low, x), up(low * 2, x)]))
+
+
+def labelled(label: Callable[[Tensor], Any]) -> Callable[[Any, Tensor, Tensor], Tensor]:
+    return lambda m, x, low: label(up(low, x)).sum() + x.sum()
+
+
+def gated_twice(m: Any, x: Tensor, low: Tensor) -> Any:
+    gate = torch.sigmoid(m.one(x.mean((2, 3), keepdim=True)))
+    return x * gate, gate.flatten(1)
+
+
+def windows(*pools: Callable[[Tensor], Tensor]) -> Callable[[Any, Tensor, Tensor], Tensor]:
+    return lambda m, x, low: torch.cat([x, *(pool(x) for pool in pools)], 1)
+
+
+def means(mean: Callable[[Tensor], Tensor]) -> Callable[[Any, Tensor, Tensor], Tensor]:
+    return lambda m, x, low: x * torch.sigmoid(m.excite(m.squeeze(mean(x).view(2, 6, 1, 1))))
+
+
 NEAR: dict[str, Near] = {
     "read-twice": Near(read_twice, "read elsewhere"),
     "written-between": Near(written_between, "written in place by add_"),
@@ -118,9 +157,48 @@ NEAR: dict[str, Near] = {
     "seen-by-another-name": Near(seen_by_another_name, "read by another name"),
     "tensor-hook": Near(tensor_hook, None),
     "without-grad": Near(without_grad, "begins or ends inside"),
-    "in-autocast": Near(in_autocast, None),
+    "in-autocast": Near(in_autocast, "begins or ends inside"),
     "detached": Near(lambda m, x, low: joined(m, x, up(low, x).detach()), None),
-    "cast": Near(lambda m, x, low: m.wide(up(low, x).float().to(x.dtype)), None),
+    "cast": Near(lambda m, x, low: m.wide(up(low, x).float().to(x.dtype)), "is cast"),
+    "padded": Near(lambda m, x, low: joined(m, x, F.pad(up(low, x[..., 1:]), (1, 0))), "is padded"),
+    "shifted": Near(lambda m, x, low: joined(m, x, F.pad(up(low, x), (1, -1))), "is padded"),
+    "cropped": Near(lambda m, x, low: joined(m, x[..., 1:], up(low, x)[..., :-1]), "a part of a resized map"),
+    "into-a-slice": Near(into_a_slice, "read by another name"),
+    "part-into-a-slice": Near(part_into_a_slice, "a part of a resized map"),
+    "filled": Near(filled, "written into a part"),
+    "stacked-maximum": Near(stacked(lambda y: y.amax(0)), "are stacked"),
+    "stacked-sum-of-channels": Near(stacked(lambda y: y.sum(2)), "are stacked"),
+    "subtracted": Near(lambda m, x, low: x - up(low, x), "is subtracted"),
+    "alpha": Near(lambda m, x, low: torch.add(x, up(low, x), alpha=2), "weighed by alpha"),
+    "weighed-by-channel": Near(lambda m, x, low: x + up(low, x) * m.norm.weight[:, None, None], None),
+    "one-pixel-alone": Near(lambda m, x, low: m.wide(x.mean((2, 3), True).expand(-1, -1, 9, 11)), "one pixel per"),
+    "labels-of-a-softmax": Near(labelled(lambda y: y.softmax(1).argmax(1)), "a softmax rounds"),
+    "labels-of-a-log-softmax": Near(labelled(lambda y: F.log_softmax(y, 1).max(1)[1]), "a softmax rounds"),
+    "labels-and-values": Near(labelled(lambda y: torch.cat(y.max(1))), "values are read"),
+    "labels-and-maps": Near(labelled(lambda y: y.argmax(1) + y.sum()), "is read elsewhere as well"),
+    "labels-of-a-cast": Near(labelled(lambda y: y.float().argmax(1)), "is cast"),
+    "even-windows": Near(
+        windows(*(lambda x, k=k: F.max_pool2d(F.pad(x, (k // 2 - 1, k // 2) * 2), k, 1) for k in (2, 4))), "is even"
+    ),
+    "cut-windows": Near(
+        windows(*(lambda x, k=k: F.max_pool2d(x, k, 1, k // 2)[..., 1:, 1:] for k in (2, 4))), "is even"
+    ),
+    "oblong-windows": Near(
+        windows(lambda x: F.max_pool2d(x, (3, 5), 1, (1, 2)), lambda x: F.max_pool2d(x, 5, 1, 2)), "oblong"
+    ),
+    "windows-alone": Near(
+        lambda m, x, low: torch.cat([F.max_pool2d(x, k, 1, k // 2) for k in (3, 5)], 1), "the map itself"
+    ),
+    "a-cascade-of-two-windows": Near(
+        lambda m, x, low: torch.cat([x, F.max_pool2d(x, 3, 1, 1), F.max_pool2d(F.max_pool2d(x, 3, 1, 1), 5, 1, 2)], 1),
+        "neither side by side",
+    ),
+    "averages-of-windows": Near(lambda m, x, low: [F.avg_pool2d(x, k, k) for k in (2, 4)], "windows of its averages"),
+    "means-of-channels": Near(means(lambda x: x.mean(1).flatten(1)[:, :6]), None),
+    "means-of-rows": Near(means(lambda x: x.transpose(1, 2)[:, :6].flatten(2).mean(-1)), "another map"),
+    "einsum-of-rows": Near(
+        lambda m, x, low: torch.einsum("nchw,nk->nchw", x, torch.sigmoid(m.one(x.mean((2, 3), True)))[:, :, 0, 0]), None
+    ),
     "bicubic": Near(resized_by(mode="bicubic"), "mode='bicubic'"),
     "antialias": Near(resized_by(mode="bilinear", antialias=True), "antialias"),
     "by-factor": Near(by_factor, "not the ratio"),
@@ -151,6 +229,7 @@ NEAR: dict[str, Near] = {
     "another-hard-gate": Near(gate(lambda z: F.relu6(z + 3) / 3), None),
     "tanh-gate": Near(gate(torch.tanh), None),
     "spatial-gate": Near(lambda m, x, low: x * torch.sigmoid(m.one(x)), None),
+    "gate-read-twice": Near(gated_twice, "read elsewhere"),
     "gate-of-another-map": Near(
         lambda m, x, low: x * torch.sigmoid(m.one(low.mean((2, 3), keepdim=True))), "another map"
     ),

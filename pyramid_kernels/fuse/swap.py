@@ -160,15 +160,22 @@ def _consider_graphs(
     """Find the pyramids of modules of unknown classes in the graph of a call, now or at the first one, and compile the
     smallest modules around them in place; returns what it changed."""
 
-    def look(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[nn.Module]:
+    unread: list[Entry] = []
+
+    def wait() -> None:
+        report.waiting = True
+
+    def look(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[nn.Module] | None:
         report.waiting = False
+        report.entries[:] = [e for e in report.entries if e not in unread]
         paths = dict(chosen)
         try:
             found = inplace.pyramids(model, args, kwargs, backend)
         except Exception as error:  # whatever is peculiar about a model must not keep it from running
             text = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            report.entries.append(Entry("", type(model).__name__, False, f"its graph could not be read: {text}"))
-            return []
+            unread[:] = [Entry("", type(model).__name__, False, f"its graph could not be read: {text}")]
+            report.entries += unread
+            return None
         report.pyramids += [r for r in found if r.module in paths]
         taken = [r for r in report.pyramids if r.fused or (model.training and r.detail == TRAINING)]
         around = inplace.outermost({r.module for r in taken})
@@ -185,10 +192,10 @@ def _consider_graphs(
     for module in (model, *(m for _, m in chosen)):
         inplace.restore(module)  # what an earlier call has put there was for another backend, or report
     if example_input is not None:
-        return look(*check.as_arguments(example_input))
+        return look(*check.as_arguments(example_input)) or []
     if model._compiled_call_impl is None:
-        report.waiting = True
-        model._compiled_call_impl = inplace.FirstCall(model, look)
+        wait()
+        model._compiled_call_impl = inplace.FirstCall(model, look, wait)
         return [model]
     return []
 

@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 
 from ..backends import Backend
 from ..nn.base import check_backend
-from .report import GraphReport
+from .report import GraphReport, following
 
 
 def compile(
@@ -38,7 +38,13 @@ def compile(
     report = GraphReport()
     backend = Reporting(Options.of(options, None if mode == "default" else mode), lambda: report)
     result: Any = torch.compile(model, backend=backend, dynamic=dynamic)
-    vars(result)["report"] = report
+    forward = result.forward
+
+    def followed(*args: Any, **kwargs: Any) -> Any:
+        with following(model, report):
+            return forward(*args, **kwargs)
+
+    vars(result).update(report=report, forward=followed)
     return result
 
 

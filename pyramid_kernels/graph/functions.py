@@ -18,22 +18,22 @@ from ..ops._shared.affine import Norm
 
 
 class Size(NamedTuple):
-    """Where maps meet: at ``given`` (rows, columns), at the size of map ``like``, or at a multiple of the first's."""
+    """Where maps meet: at ``given`` (rows, columns), at the size of map ``like``, or at a multiple of its size."""
 
     given: Any = None
     like: int | None = None
     factors: tuple[float, float] | None = None
 
     def of(self, maps: Sequence[Tensor]) -> tuple[int, int]:
-        if self.factors is not None:
-            rows, columns = (
-                s * int(f) if f == int(f) else int(s * f) for s, f in zip(maps[0].shape[2:], self.factors, strict=True)
-            )
+        rows, columns = self.given if self.like is None else maps[self.like].shape[2:]
+        if self.factors is None:
             return rows, columns
-        if self.like is not None:
-            return maps[self.like].shape[2], maps[self.like].shape[3]
-        rows, columns = self.given
-        return rows, columns
+        by, across = self.factors
+        return _times(rows, by), _times(columns, across)
+
+
+def _times(extent: int, factor: float) -> int:
+    return extent * int(factor) if factor == int(factor) else int(extent * factor)
 
 
 class BatchNorm(NamedTuple):
@@ -175,13 +175,24 @@ def mixed(
 
 
 def merged(
-    maps: Sequence[Tensor], size: Size, mode: str, align_corners: bool, merge: str, relu: bool, backend: Backend
+    maps: Sequence[Tensor],
+    size: Size,
+    mode: str,
+    align_corners: bool,
+    merge: str,
+    relu: bool,
+    weights: Sequence[Any] | None,
+    backend: Backend,
 ) -> Tensor:
-    """Maps of several sizes summed, or concatenated."""
-    return functional.upsample_merge(
-        maps, size.of(maps), mode=mode, align_corners=align_corners, merge=merge, activation=activation(relu),
-        backend=backend,
+    """Maps of several sizes summed, each times its weight or as it is, averaged, or concatenated."""
+    meet = size.of(maps)
+    if weights is not None:
+        maps = [m if weight is None else m * weight for m, weight in zip(maps, weights, strict=True)]
+    y = functional.upsample_merge(
+        maps, meet, mode=mode, align_corners=align_corners, merge="concat" if merge == "concat" else "sum",
+        activation=activation(relu), backend=backend,
     )  # fmt: skip
+    return y / len(maps) if merge == "mean" else y
 
 
 def levels(x: Tensor, grids: Sequence[tuple[int, int]], backend: Backend) -> tuple[Tensor, ...]:

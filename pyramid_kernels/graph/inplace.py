@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ..backends import Backend, transform
-from .report import GraphReport, Rewrite
+from .report import GraphReport, Rewrite, following
 
 #: Graphs that one forward may have: for all its instances, one per shape of weights, mode and size that is no symbol.
 RECOMPILE_LIMIT = 1024
@@ -43,8 +43,16 @@ class Compiled:
         if called is not self.module or torch.compiler.is_compiling() or torch.jit.is_tracing() or transform():
             return called._call_impl(*args, **kwargs)
         _local.report = self.report
-        with _dynamo_config():
-            return self.compiled(*args, **kwargs)
+        with _dynamo_config(), following(called, self.report):
+            try:
+                return self.compiled(*args, **kwargs)
+            except torch._dynamo.exc.TorchRuntimeError:  # an op refuses its inputs: Dynamo stops there
+                pass
+        result = called._call_impl(*args, **kwargs)  # which raises the model's own error, unless its forward goes on
+        restore(self.module)
+        detail = f"{type(called).__name__} goes on after an error, where Dynamo stops: it runs unfused from now on"
+        self.report.graphs[self.module] = [Rewrite("graph", "", "", False, detail)]
+        return result
 
 
 @contextmanager
@@ -74,17 +82,29 @@ _CONFIG: dict[str, Callable[[Any], Any]] = {
 
 
 class FirstCall:
-    """Looks for pyramids when a model is called for the first time, with what it is called with."""
+    """Looks for pyramids when a model is called for the first time, with what it is called with.
 
-    def __init__(self, model: nn.Module, look: Callable[[tuple[Any, ...], dict[str, Any]], Any]) -> None:
-        self.model, self.look = model, look
+    ``look`` gives None where the graph could not be read. If the model's own call then fails as well, the next one is
+    the first: ``wait`` says so in the report.
+    """
+
+    def __init__(
+        self, model: nn.Module, look: Callable[[tuple[Any, ...], dict[str, Any]], Any], wait: Callable[[], None]
+    ) -> None:
+        self.model, self.look, self.wait = model, look, wait
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or transform():
             return self.model._call_impl(*args, **kwargs)
         self.model._compiled_call_impl = None
-        self.look(args, kwargs)
-        return self.model._wrapped_call_impl(*args, **kwargs)
+        found = self.look(args, kwargs)
+        try:
+            return self.model._wrapped_call_impl(*args, **kwargs)
+        except Exception:
+            if found is None:
+                self.model._compiled_call_impl = self
+                self.wait()
+            raise
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -38,6 +38,7 @@ _ROLES = {
     "linear": {"weight": "weight", "bias": "vector"},
     "batch_norm": {"mean": "statistic", "var": "variance", "weight": "vector", "bias": "vector"},
     "cross_entropy": {"target": "labels", "weight": "variance"},
+    "nll_loss": {"target": "labels", "weight": "variance"},
 }
 
 
@@ -174,6 +175,9 @@ class Data:
         env = dict(self.values)
         for node in nodes:
             args, kwargs = node.args, dict(node.kwargs)
+            if is_call(node, "cast"):  # matched where it changes nothing; this data may be of another type
+                env[node] = env[args[0]]  # type: ignore[index]
+                continue
             if is_call(node, "interpolate", "bilinear", "nearest"):
                 args = (*args[:1], *map(self._cut, args[1:2]), *args[2:])
                 kwargs |= {key: self._cut(kwargs[key]) for key in kwargs.keys() & {"size", "output_size"}}

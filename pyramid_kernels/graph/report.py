@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 #: What the patterns know, for a report that has nothing to tell.
 LOOKED_FOR = (
@@ -59,6 +61,33 @@ class GraphReport:
         if not self.entries:
             return f"no pyramid found; looked for {LOOKED_FOR}"
         return table(self.entries)
+
+
+#: Forwards that Dynamo has given up, which it does once a process, and why.
+_given_up: dict[Any, str] = {}
+
+
+@contextmanager
+def following(module: Any, report: GraphReport) -> Iterator[None]:
+    """A line where Dynamo gives a forward up in a call: it would break the graph there, and cannot resume behind."""
+    from torch._dynamo.utils import counters
+
+    def not_followed() -> int:
+        return int(counters["frames"]["total"] - counters["frames"]["ok"])
+
+    reasons, frames, graphs = dict(counters["graph_break"]), not_followed(), {id(g) for g in report.graphs.values()}
+    yield
+    forward = type(module).forward
+    found = any(lines for lines in report.graphs.values() if id(lines) not in graphs)
+    broken = [r.partition("\n")[0] for r, count in counters["graph_break"].items() if count > reasons.get(r, 0)]
+    broken = [reason for reason in broken if not any(line.detail.endswith(reason) for line in report.breaks)]
+    if found:
+        _given_up.pop(forward, None)
+    elif broken and not_followed() > frames:
+        _given_up[forward] = broken[0]
+    if forward in _given_up:
+        detail = f"Dynamo gives up a forward in {type(module).__name__}, which runs as it is: {_given_up[forward]}"
+        report.graphs.setdefault(forward, [Rewrite("graph break", "", "", False, detail)])
 
 
 def table(entries: Sequence[Rewrite]) -> str:

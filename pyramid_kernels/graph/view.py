@@ -20,6 +20,9 @@ from torch.fx.experimental.symbolic_shapes import guard_scalar, statically_known
 
 aten = torch.ops.aten
 
+#: ``x.data``, in versions of PyTorch that have a function for it.
+_DATA = [f for f in (getattr(torch._C._autograd, "_get_data_attr", None),) if f is not None]
+
 #: Name of an operation, its parameters with their defaults, its spellings (a string is a method).
 _SPELLINGS: list[tuple[str, str, tuple[Any, ...]]] = [
     ("conv", "input weight bias=None stride=1 padding=0 dilation=1 groups=1",
@@ -42,8 +45,12 @@ _SPELLINGS: list[tuple[str, str, tuple[Any, ...]]] = [
     ("div_", "input other", (operator.itruediv, "div_", aten.div_.Tensor)),
     ("add", "input other alpha=1", (operator.add, torch.add, "add", aten.add.Tensor)),
     ("add_", "input other alpha=1", (operator.iadd, "add_", aten.add_.Tensor)),
+    ("sub", "input other alpha=1", (operator.sub, torch.sub, torch.subtract, "sub", aten.sub.Tensor)),
+    ("stack", "tensors dim=0", (torch.stack, aten.stack.default)),
+    ("sum", "input dim=None keepdim=False dtype=None", (torch.sum, "sum", aten.sum.dim_IntList)),
     ("mul", "input other", (operator.mul, torch.mul, torch.multiply, "mul", aten.mul.Tensor)),
     ("mul_", "input other", (operator.imul, "mul_", aten.mul_.Tensor)),
+    ("einsum", "equation operands", (torch.einsum, aten.einsum.default)),
     ("pad", "input pad mode='constant' value=None", (F.pad, torch._C._nn.pad, aten.pad.default)),
     ("pad", "input pad value=0", (aten.constant_pad_nd.default,)),
     ("cat", "tensors dim=0", (torch.cat, torch.concat, torch.concatenate, aten.cat.default)),
@@ -63,9 +70,20 @@ _SPELLINGS: list[tuple[str, str, tuple[Any, ...]]] = [
      (F.cross_entropy,)),
     ("cross_entropy", "input target weight=None reduction=1 ignore_index=-100 label_smoothing=0.0",
      (aten.cross_entropy_loss.default,)),
+    ("nll_loss",
+     "input target weight=None size_average=None ignore_index=-100 reduce=None reduction='mean'",
+     (F.nll_loss,)),
+    ("nll_loss", "input target weight=None reduction=1 ignore_index=-100", (aten.nll_loss_nd.default,)),
+    ("softmax", "input dim=None", (F.softmax, torch.softmax, "softmax", aten.softmax.int)),
+    ("log_softmax", "input dim=None", (F.log_softmax, torch.log_softmax, "log_softmax", aten.log_softmax.int)),
     ("argmax", "input dim=None keepdim=False", (torch.argmax, "argmax", aten.argmax.default)),
     ("max", "input dim=None keepdim=False", (torch.max, "max", aten.max.dim)),
     ("getitem", "input index", (operator.getitem,)),
+    ("slice", "input dim=0 start=None end=None step=1", (aten.slice.Tensor,)),
+    ("setitem", "input index value", (operator.setitem,)),
+    ("cast", "input", ("to", "type", "float", "double", "half", "bfloat16", "contiguous",
+     aten.to.dtype, aten.contiguous.default, aten.alias.default)),
+    ("detach", "input", ("detach", torch.detach, aten.detach.default, *_DATA)),
     ("flatten", "input start_dim=0 end_dim=-1", (torch.flatten, "flatten", aten.flatten.using_ints)),
     ("transpose", "input dim0 dim1", (torch.transpose, "transpose", torch.swapaxes, aten.transpose.int)),
     ("movedim", "input source destination", (torch.movedim, torch.moveaxis, "movedim", "moveaxis")),
@@ -74,6 +92,7 @@ _SPELLINGS: list[tuple[str, str, tuple[Any, ...]]] = [
     ("squeeze", "input dim=None", (torch.squeeze, "squeeze", aten.squeeze.dim, aten.squeeze.default)),
     ("unsqueeze", "input dim", (torch.unsqueeze, "unsqueeze", aten.unsqueeze.default)),
     ("expand", "input shape", ("expand", "expand_as", aten.expand.default, aten.expand_as.default)),
+    ("repeat", "input repeats", ("repeat", aten.repeat.default)),
 ]  # fmt: skip
 
 #: Names that other spellings give a parameter.
@@ -112,7 +131,7 @@ def call(node: Any, *names: str) -> Call | None:
         return None
     name, parameters = known
     arguments = dict(parameters)
-    if name in ("permute", "reshape", "expand") and len(node.args) > 2:  # x.permute(0, 2, 1)
+    if name in ("permute", "reshape", "expand", "repeat", "einsum") and len(node.args) > 2:  # x.permute(0, 2, 1)
         given: dict[str, Any] = dict(zip(parameters, (node.args[0], node.args[1:]), strict=True))
     else:
         given = dict(zip(parameters, node.args, strict=False))

@@ -1,4 +1,4 @@
-"""Pieces that several patterns meet: a resize, a convolution with what follows it, a layer on pixels."""
+"""Pieces that several patterns meet: a convolution with what follows it, a layer on pixels, an average."""
 
 from __future__ import annotations
 
@@ -6,52 +6,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from torch.fx import Node
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from ..functions import BatchNorm, Size
+from ..functions import BatchNorm
 from ..view import Call, call, is_call, is_map, is_tensor, number, only_reader, pair, same, shape, value
-
-
-class Upsampling(NamedTuple):
-    """A resize of ``source`` that the ops have."""
-
-    source: Node
-    mode: str
-    align_corners: bool
-    size: Size
-
-    @property
-    def kind(self) -> tuple[str, bool]:
-        return self.mode, self.align_corners
-
-
-def upsampling(node: Any) -> Upsampling | str | None:
-    """``node`` as a resize of a map by the grid of its sizes; why not, where it is another one."""
-    found = call(node, "interpolate", "bilinear", "nearest", "expand")
-    if found is None or not is_map(node) or not is_map(found.input):
-        return None
-    if found.name == "expand":  # one pixel, spread over the map
-        pixel = shape(found.input)
-        spread = same((*pixel[:2], 1, 1), (*shape(node)[:2], *pixel[2:]))
-        return Upsampling(found.input, "bilinear", False, Size()) if spread else None
-    arguments = found.arguments
-    mode = arguments.get("mode", found.name)
-    align_corners = bool(arguments.get("align_corners"))
-    if mode not in ("bilinear", "nearest"):
-        return f"a map is resized by mode={mode!r}"
-    if arguments.get("antialias"):
-        return "a map is resized with antialias"
-    if arguments["size"] is not None:
-        size = arguments["size"]
-        return Upsampling(found.input, mode, align_corners, Size(size if isinstance(size, Node) else pair(size)))
-    factors = tuple(number(f) for f in pair(arguments["scale_factor"]))
-    if not arguments.get("recompute_scale_factor"):
-        # Without corners aligned the grid is that of the factor, not of the sizes, unless their ratio is the factor.
-        ratios = zip(factors, shape(node)[2:], shape(found.input)[2:], strict=True)
-        exact = all(f == int(f) and statically_known_true(big == small * int(f)) for f, big, small in ratios)
-        if not exact and not align_corners:
-            return f"scale_factor={factors} is not the ratio of the sizes"
-    return Upsampling(found.input, mode, align_corners, Size(factors=factors))
 
 
 class Conv(NamedTuple):
@@ -243,10 +200,12 @@ def _formed(node: Node, layout: list[str]) -> list[str]:
 def pooled(node: Any, flat: bool = False) -> tuple[Node, tuple[int, int], list[Node]] | None:
     """(x, grid, nodes) if ``node`` averages the map x over the cells of a fixed grid; ``flat``: or to (N, C)."""
     found = call(node, "adaptive_pool", "mean", "avg_pool")
-    if found is None or not is_tensor(node) or not is_map(found.input):
+    if found is None or not is_tensor(node) or not is_tensor(found.input):
         return None
     x: Any = found.input
     nodes = [node]
+    if found.name != "mean" and not is_map(x):
+        return None
     if found.name == "adaptive_pool":
         grid = pair(found.output_size)
         return (x, grid, nodes) if all(isinstance(g, int) for g in grid) else None
@@ -254,15 +213,35 @@ def pooled(node: Any, flat: bool = False) -> tuple[Node, tuple[int, int], list[N
         whole = same([value(k) for k in pair(value(found.kernel_size))], shape(x)[2:])
         plain = pair(found.padding) == (0, 0) and found.divisor_override is None
         return (x, (1, 1), nodes) if whole and plain else None
-    dims = _dims(found)
-    inner = call(x, "mean")
-    if len(dims) == 1 and inner is not None and only_reader(x) is node and inner.keepdim and is_map(inner.input):
-        dims, x, nodes = sorted([*dims, *_dims(inner)]), inner.input, [node, x]
-    kept = (found.keepdim or flat) and found.dtype is None
-    return (x, (1, 1), nodes) if kept and dims == [2, 3] else None
+    while (value(x).dim() == 3 and is_call(x, "flatten", "reshape")) or _over_pixels(x):
+        if only_reader(x) is not nodes[-1]:
+            return None
+        nodes.append(x)
+        x = x.args[0]
+    kept = is_map(x) and _averaged(nodes) and (flat or is_map(node))
+    return (x, (1, 1), nodes) if kept and same(shape(node)[:2], shape(x)[:2]) else None
 
 
-def _dims(mean: Call) -> list[int]:
-    """The dimensions that a mean of maps is over, in order; none where it is over all."""
-    dims = mean.dim if isinstance(mean.dim, list | tuple) else [] if mean.dim is None else [mean.dim]
-    return sorted(d % 4 for d in dims)
+def _over_pixels(node: Any) -> bool:
+    """Whether ``node`` is a mean over the rows or the columns of a map."""
+    found = call(node, "mean")
+    return found is not None and is_map(found.input) and dims(found) in ([2], [3])
+
+
+def _averaged(nodes: list[Node]) -> bool:
+    """Whether means, the last first, and forms between them leave one number of every channel of a map."""
+    layout = ["n", "c", "h", "w"]
+    for node in reversed(nodes):
+        found = call(node, "mean")
+        if found is None:
+            layout = _formed(node, layout)
+        elif found.dtype is None:
+            over = dims(found)
+            layout = ["1" if i in over else letter for i, letter in enumerate(layout) if found.keepdim or i not in over]
+    return [letter for letter in layout if letter != "1"] == ["n", "c"] == layout[:2]
+
+
+def dims(found: Call) -> list[int]:
+    """The dimensions that a mean or a sum is over, in order; none where it is over all."""
+    given = found.dim if isinstance(found.dim, list | tuple) else [] if found.dim is None else [found.dim]
+    return sorted(d % value(found.input).dim() for d in given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch.fx import Node
@@ -17,10 +19,10 @@ from .common import batch_norm, convolution, pooled
 
 def gate(node: Node, order: Order) -> Match | Left | None:
     """``x * sigmoid(layers(mean(x)))``, plus x or not."""
-    product = call(node, "mul", "mul_")
-    if product is None or not is_map(node) or not (is_tensor(product.input) and is_tensor(product.other)):
+    factors = _factors(node)
+    if len(factors) != 2 or not is_map(node) or not all(map(is_tensor, factors)):
         return None
-    for x, weights in ((product.input, product.other), (product.other, product.input)):
+    for x, weights in itertools.permutations(factors):
         if not is_map(x) or not same(shape(x), shape(node)):
             continue
         found = _gate_of(x, weights, node)
@@ -29,6 +31,19 @@ def gate(node: Node, order: Order) -> Match | Left | None:
         if found is not None:
             return _match(x, node, found)
     return None
+
+
+def _factors(node: Node) -> Sequence[Any]:
+    """The factors of a product; an einsum's where one is a map and the other a vector per image."""
+    product = call(node, "mul", "mul_")
+    if product is not None:
+        return product.input, product.other
+    product = call(node, "einsum")
+    if product is None or not isinstance(product.equation, str):
+        return ()
+    given, _, result = product.equation.replace(" ", "").partition("->")
+    whole = len(set(result)) == 4 and sorted(given.split(","), key=len) == [result[:2], result]
+    return product.operands if whole else ()
 
 
 class _Layer(NamedTuple):
@@ -43,14 +58,15 @@ class _Gate(NamedTuple):
     activation: str | None
     second: _Layer | None
     squash: str
+    added: bool  # one is added to the gate, as if the map were to the result
     nodes: list[Node]
 
 
 def _match(x: Node, node: Node, found: _Gate) -> Match:
     reader = only_reader(node)
     added = call(reader, "add")
-    residual = added is not None and reader is not None and added.alpha == 1 and {added.input, added.other} == {x, node}
-    root: Any = reader if residual else node
+    behind = added is not None and not found.added and added.alpha == 1 and {added.input, added.other} == {x, node}
+    root: Any = reader if behind else node
     second = (None, None) if found.second is None else (found.second.weight, found.second.bias)
     args = (
         x,
@@ -60,9 +76,9 @@ def _match(x: Node, node: Node, found: _Gate) -> Match:
         found.activation,
         *second,
         found.squash,
-        residual,
+        behind or found.added,
     )
-    nodes = [root, *([node] if residual else []), *found.nodes]
+    nodes = [root, *([node] if behind else []), *found.nodes]
     return Match("channel_gate", nodes, [root], functions.gate, args)
 
 
@@ -70,8 +86,9 @@ def _gate_of(x: Node, weights: Node, root: Node) -> _Gate | str | None:
     """The gate that ends in ``weights`` and begins with the means of ``x``; a reason where it is another kind."""
     nodes: list[Node] = []
     at = _plain(weights, nodes)
+    at, added = _without_one(at, nodes)
     squashed = _squashed(at)
-    if squashed is None or only_reader(at) is None:
+    if squashed is None:
         return None
     squash, squashing, at = squashed
     nodes += squashing
@@ -83,7 +100,7 @@ def _gate_of(x: Node, weights: Node, root: Node) -> _Gate | str | None:
         found = pooled(at, flat=True)
         if found is not None:
             break
-        if not is_tensor(at) or only_reader(at) is None or len(layers) > 2:
+        if not is_tensor(at) or len(layers) > 2:
             return None
         layer = call(at, "conv", "linear")
         behind = layer or call(at, "batch_norm")
@@ -107,7 +124,16 @@ def _gate_of(x: Node, weights: Node, root: Node) -> _Gate | str | None:
     if reason:
         return reason
     first, second = layers[-1], layers[0] if len(layers) == 2 else None
-    return _Gate(first, norm, _name(acts[0]) if acts else None, second, squash, [*nodes, *means])
+    return _Gate(first, norm, _name(acts[0]) if acts else None, second, squash, added, [*nodes, *means])
+
+
+def _without_one(node: Any, nodes: list[Node]) -> tuple[Any, bool]:
+    """What one is added to, and whether there is a one, whose nodes are added to ``nodes``."""
+    plus = call(node, "add")
+    if plus is None or 1 not in (plus.input, plus.other):
+        return node, False
+    nodes.append(node)
+    return _plain(plus.other if plus.input == 1 else plus.input, nodes), True
 
 
 def _squashed(node: Any) -> tuple[str, list[Node], Any] | None:
@@ -172,17 +198,19 @@ def _in_line(nodes: list[Node]) -> bool:
 
 
 def _keeps_vectors(node: Any) -> bool:
-    """Whether ``node`` may be another form of its input, [:, :, None, None] included."""
+    """Whether ``node`` may be another form of its input, [:, :, None, None] and [:, :, 0, 0] included."""
     index = call(node, "getitem")
     if index is None:
         return is_call(node, "flatten", "reshape", "expand", "squeeze", "unsqueeze")
     parts = index.index if isinstance(index.index, tuple) else (index.index,)
-    return all(part is None or part is Ellipsis or part == slice(None) for part in parts)
+    return all(
+        part is None or part is Ellipsis or part == slice(None) or (i > 1 and part == 0) for i, part in enumerate(parts)
+    )
 
 
 def _plain(node: Any, nodes: list[Node]) -> Any:
     """The node behind changes of form of one vector per image, which are added to ``nodes``."""
-    while _keeps_vectors(node) and only_reader(node) is not None:
+    while _keeps_vectors(node):
         source = node.args[0]
         if not is_tensor(source) or value(source).dim() < 2 or any(s != 1 for s in shape(source)[2:]):
             return node

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch.fx import Node
 
 from .. import functions
 from ..match import Left, Match
 from ..order import Order
-from ..view import call, is_map, pair
+from ..view import call, is_map, pair, same, shape
 from .common import concat
 
 
@@ -18,10 +20,14 @@ def max_pools(node: Node, order: Order) -> Match | Left | None:
         return None
     maps, nodes = joined
     pools = {m: found for m in maps if (found := _pool(m)) is not None}
-    sources = [m for m in maps if m not in pools and any(found[0] is m for found in pools.values())]
+    pooled = {source for source, _ in pools.values()}
+    sources = [m for m in maps if m not in pools and m in pooled]
     if len(pools) < 2 or not sources:
-        return None
+        alone = len(pools) > 1 and len(pooled) == 1
+        return Left("max_pool_pyramid", node, "the map itself is not concatenated with its pools") if alone else None
     x = sources[0]
+    if odd := next((window for _, window in pools.values() if isinstance(window, str)), None):
+        return Left("max_pool_pyramid", node, odd)
     if len(sources) > 1 or len(set(maps)) < len(maps) or len(maps) != len(pools) + 1:
         return Left("max_pool_pyramid", node, "other maps are concatenated with the pools")
     if all(source is x for source, _ in pools.values()):
@@ -41,18 +47,26 @@ def max_pools(node: Node, order: Order) -> Match | Left | None:
     return Match("max_pool_pyramid", [*nodes, *pools], [node], functions.max_pools, args, detail=detail)
 
 
-def _pool(node: Node) -> tuple[Node, int] | None:
-    """(source, window) of a same-padded max pool of stride 1."""
-    found = call(node, "max_pool")
-    if found is None or not is_map(found.input) or found.ceil_mode or found.return_indices:
+def _pool(node: Node) -> tuple[Node, int | str] | None:
+    """(source, window) of a max pool of stride 1 that keeps the size; why the op has none such, for its window."""
+    cut = call(node, "getitem")
+    found = call(node if cut is None else cut.input, "max_pool")
+    if found is None or not is_map(found.node) or not is_map(node) or not is_map(found.input):
         return None
     rows, columns = pair(found.kernel_size)
-    stride = pair(found.stride or found.kernel_size)
-    plain = stride == (1, 1) and pair(found.padding) == (rows // 2, rows // 2) and pair(found.dilation) == (1, 1)
-    return (found.input, rows) if plain and rows == columns and rows % 2 else None
+    if pair(found.stride or found.kernel_size) != (1, 1):
+        return None
+    half = rows // 2, rows // 2  # with stride 1, ceil_mode changes nothing
+    plain = rows == columns and rows % 2 and pair(found.padding) == half and pair(found.dilation) == (1, 1)
+    if plain and cut is None:
+        return found.input, rows
+    pad = call(found.input, "pad")
+    given: list[Any] = [found.input, *([pad.input] if pad is not None else [])]
+    kept = [x for x in given if is_map(x) and same(shape(x), shape(node))]
+    return (kept[0], f"a window of {rows}x{columns} is even, oblong, dilated or padded by hand") if kept else None
 
 
-def _chain(x: Node, pools: dict[Node, tuple[Node, int]]) -> list[Node]:
+def _chain(x: Node, pools: dict[Node, tuple[Node, Any]]) -> list[Node]:
     """The pools in the order in which each takes the one before."""
     chain, last = [], x
     while len(following := [m for m, (source, _) in pools.items() if source is last]) == 1:

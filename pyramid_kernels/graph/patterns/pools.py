@@ -7,7 +7,7 @@ from torch.fx import Node
 from .. import functions
 from ..match import Left, Match
 from ..order import Order
-from ..view import number, only_reader
+from ..view import call, is_map, number, only_reader, pair, value
 from .common import Unit, convolution, pooled, unit
 
 
@@ -16,7 +16,7 @@ def pools(node: Node, order: Order) -> Match | Left | None:
     levels = [found for reader in node.users if (found := pooled(reader)) is not None and found[0] is node]
     levels = [level for level in levels if order.region[level[2][0]] == order.region[levels[0][2][0]]]
     if len(levels) < 2:
-        return None
+        return _left(node)
     levels.sort(key=lambda level: order.position[level[2][0]])
     grids = [grid for _, grid, _ in levels]
     ends = [nodes[0] for _, _, nodes in levels]
@@ -30,6 +30,14 @@ def pools(node: Node, order: Order) -> Match | Left | None:
     norms = [u.batch_norm() for u in units] if units[0].norm is not None else None
     args = (node, grids, weights, biases, norms, units[0].relu is not None)
     return Match("pyramid_project", gone, [u.last for u in units], functions.projected, args, detail=detail)
+
+
+def _left(node: Node) -> Left | None:
+    """Why averages of several windows are left."""
+    found = [c for reader in node.users if (c := call(reader, "avg_pool")) is not None and is_map(reader)]
+    if len({pair(value(c.kernel_size)) for c in found}) < 2:
+        return None
+    return Left("pyramid_pool", found[0].node, "the windows of its averages are given, not the grids")
 
 
 def _projections(ends: list[Node]) -> list[Unit] | None:

@@ -11,7 +11,8 @@ from ..functions import Size
 from ..match import Left, Match
 from ..order import Order
 from ..view import call, only_reader, same, shape
-from .common import Pixelwise, Unit, Upsampling, batch_norm, concat, convolution, pixelwise, unit, upsampling
+from .common import Pixelwise, Unit, batch_norm, concat, convolution, pixelwise, unit
+from .resizes import Upsampling, upsampling
 
 
 def resample(node: Node, order: Order) -> Match | Left | None:
@@ -53,13 +54,14 @@ def resample(node: Node, order: Order) -> Match | Left | None:
         batch_norm(behind.norm), behind.relu is not None,
     )  # fmt: skip
     detail = f"{conv.kernel}x{conv.kernel} of {len(maps)} maps, {kind[0]}"
-    gone = [*nodes, *ups, *behind.nodes]
+    gone = [*nodes, *(n for u in ups.values() for n in u.nodes), *behind.nodes]
     return Match("pyramid_conv", gone, [behind.last], functions.mixed, args, detail=detail)
 
 
 def _with_image(maps: list[Node], nodes: list[Node], ups: dict[Node, Upsampling], behind: Unit) -> Match:
     """The image level of a pyramid: one pixel, spread over the map."""
     ((image, up),) = ups.items()
+    nodes = [*nodes, *up.nodes, *behind.nodes]
     conv = behind.conv
     at = maps.index(image)
     start = sum(shape(m)[1] for m in maps[:at])
@@ -67,7 +69,7 @@ def _with_image(maps: list[Node], nodes: list[Node], ups: dict[Node, Upsampling]
             behind.relu is not None)  # fmt: skip
     op = "dilated_branches_train" if behind.trained else "dilated_branches"
     detail = f"{conv.kernel}x{conv.kernel} of {len(maps)} maps, one of them a pixel"
-    return Match(op, [*nodes, image, *behind.nodes], [behind.last], functions.with_image, args, detail=detail)
+    return Match(op, nodes, [behind.last], functions.with_image, args, detail=detail)
 
 
 def resized(maps: list[Node], readers: list[Node]) -> tuple[dict[Node, Upsampling], str | None]:
@@ -82,6 +84,8 @@ def resized(maps: list[Node], readers: list[Node]) -> tuple[dict[Node, Upsamplin
             reason = "a resized map is read elsewhere as well"
         elif found is not None:
             ups[m] = found
+    if maps and len(ups) == len(maps) and all(up.size == Size() for up in ups.values()):
+        return {}, "one pixel per image alone is spread over the map"
     return ups, reason
 
 
@@ -90,11 +94,11 @@ def meeting(maps: list[Node], ups: dict[Node, Upsampling]) -> Size:
     full = [i for i, m in enumerate(maps) if m not in ups]
     if full:
         return Size(like=full[0])
-    given = [u.size for u in ups.values() if u.size.given is not None]
+    sizes = [ups[m].size for m in maps]
+    given = [size for size in sizes if size.given is not None]
     if given:
         return given[0]
-    first = ups[maps[0]]
-    return first.size
+    return next(size._replace(like=i) for i, size in enumerate(sizes) if size.factors is not None)
 
 
 def _layers(
