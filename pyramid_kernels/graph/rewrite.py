@@ -10,13 +10,14 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from ..backends import Backend
+from ..nn.base import Fused
 from . import functions, proof
 from .match import Left, Match, Pattern
 from .order import Order, mutated, storages
 from .patterns import PATTERNS
 from .patterns.common import is_dilated
 from .report import Rewrite
-from .view import is_call, is_tensor, origin, smallest_module, value
+from .view import in_module_of, is_call, is_tensor, origin, smallest_module, value
 
 #: Readers to which it is all the same how the channels they read lie in memory: what they make has its own strides.
 _INDIFFERENT = ("cat", "conv", "max_pool", "adaptive_pool", "interpolate", "batch_norm")
@@ -58,7 +59,9 @@ def _rewritten(graph: Graph, backend: Backend) -> list[Rewrite]:
     found: list[tuple[Rewrite, Node]] = []
     for pattern in PATTERNS:
         for node in list(graph.nodes):
-            if not node._erased and (line := _consider(pattern, node, order, backend)) is not None:
+            if node._erased or in_module_of(node, Fused):  # its own forward runs the ops
+                continue
+            if (line := _consider(pattern, node, order, backend)) is not None:
                 found.append((line, node))
     _join_slices(graph)
     # What one pattern left another may have taken.

@@ -208,6 +208,12 @@ def modules(node: Node) -> tuple[str, ...]:
     return tuple(node.meta.get("modules", ())) or tuple(path for path, _ in stack.values())
 
 
+def in_module_of(node: Node, kind: type) -> bool:
+    """Whether ``node`` runs in a module of this class."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return any(isinstance(cls, type) and issubclass(cls, kind) for _, cls in stack.values())
+
+
 def smallest_module(nodes: Sequence[Node]) -> str:
     """The path of the innermost module that all of ``nodes`` run in."""
     common = ""
