@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -30,6 +31,9 @@ BACKENDS: tuple[Backend, ...] = ("auto", *KERNELS, "composed", "reference")
 Function = TypeVar("Function", bound=Callable[..., Any])
 #: What is said where the composed form is taken by itself.
 PAYS = "fewer operations or less memory than the unfused chain at these sizes"
+
+#: Whether the choice is for a graph that Inductor compiles, whose code a composed form must beat, not eager's.
+for_inductor: ContextVar[bool] = ContextVar("for_inductor", default=False)
 
 #: Settings with a value they cannot have: an import raises nothing, the first use does.
 _WRONG: list[str] = []

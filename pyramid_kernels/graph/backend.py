@@ -10,7 +10,7 @@ import torch
 from torch._dynamo.exc import ShortenTraceback
 from torch.fx import GraphModule
 
-from ..backends import BACKENDS, Backend
+from ..backends import BACKENDS, Backend, for_inductor
 from ..ops._shared.checks import check_choice
 from .report import GraphReport, Rewrite
 from .rewrite import graph_break, has_parts, rewrite
@@ -79,7 +79,11 @@ def compiled(
     module: GraphModule, example_inputs: Any, options: Options, rewriter: Callable[..., list[Rewrite]]
 ) -> Callable[..., Any]:
     """``module`` rewritten, and compiled by the inner backend."""
-    rewriter(module, options.backend)
+    token = for_inductor.set(options.inner == "inductor")
+    try:
+        rewriter(module, options.backend)
+    finally:
+        for_inductor.reset(token)
     if options.inner == "eager":
         return module.forward
     if options.inner == "aot_eager":

@@ -45,7 +45,7 @@ _ROLES = {
 class Proved(NamedTuple):
     """What is known of a match that may be replaced."""
 
-    ran: list[str]  # "op: backend"
+    ran: list[tuple[str, Backend]]  # by op
     restrided: list[bool]  # whether an output lies otherwise in memory than the old one
     channels_last: list[bool]  # how the old one lies
 
@@ -69,8 +69,8 @@ def prove(match: Match, order: Order, backend: Backend) -> Proved | str:
     raise AssertionError("a factor of 1 returns or raises")
 
 
-def _decided(match: Match, region: Region, backend: Backend) -> list[str] | str:
-    """What the call would run at the sizes at hand: "op: backend" of each op."""
+def _decided(match: Match, region: Region, backend: Backend) -> list[tuple[str, Backend]] | str:
+    """What the call would run at the sizes at hand: the backend of each op."""
     with FakeTensorMode(), _modes(region), torch.no_grad(), backends.noted() as choices:
         data = Data(match, 1, lambda t, role: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device))
         try:
@@ -79,7 +79,7 @@ def _decided(match: Match, region: Region, backend: Backend) -> list[str] | str:
             return str(error).partition("\n")[0]
     if automatic(backend) and all(chosen == "reference" for _, chosen in choices):
         return "the unfused chain is what auto takes here at these sizes"
-    return [f"{op}: {chosen}" for op, chosen in dict.fromkeys(choices)]
+    return list(dict.fromkeys(choices))
 
 
 def _factors(match: Match) -> Iterator[int]:

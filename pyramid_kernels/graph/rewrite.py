@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
+from .. import backends
 from ..backends import Backend
 from ..nn.base import Fused
 from . import functions, proof
@@ -81,7 +82,10 @@ def _consider(pattern: Pattern, node: Node, order: Order, backend: Backend) -> R
         return _line(getattr(pattern, "__name__", ""), [node], False, f"checking it failed: {_text(error)}")
     if isinstance(outcome, str):
         return _line(found.op, found.nodes, False, outcome, found)
-    line = _line(found.op, found.nodes, True, ", ".join(outcome.ran), found)
+    ran = ", ".join(f"{op}: {chosen}" for op, chosen in outcome.ran)
+    line = _line(found.op, found.nodes, True, ran, found)
+    if backends.automatic(backend) and {chosen for _, chosen in outcome.ran} == {"composed"}:
+        backend = "composed"  # chosen for this graph's compiler, which the call itself does not know
     _replace(found, order, backend, outcome)
     return line
 

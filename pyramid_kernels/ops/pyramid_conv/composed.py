@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...backends import Problem
+from ...backends import Problem, for_inductor
 from .._shared.affine import affine
 from .._shared.autocast import without_autocast
 from .._shared.finite import guarded, is_finite
@@ -33,7 +33,9 @@ def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
 
     All is counted in multiply-adds per output channel. Measured: a level's resampling is its matrices' products and
     some 30 more per output and pass, repacking a weight some 40 per element; and each of these takes five times as long
-    as one of a 3x3 convolution. A 1x1 takes little longer than upsampling its operands.
+    as one of a 3x3 convolution. A 1x1 takes little longer than upsampling its operands. Compiled by Inductor, a 1x1
+    resizes within its sum, the products take twice as long as the convolution's, and what is around them some three
+    million operations per level.
     """
     n, o, k, h, w, *rest = sizes
     if problem.dtype != torch.float32:
@@ -44,9 +46,14 @@ def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
     levels = [maps[i] for i in mixed]
     total = n * columns * pixels
     saved = n * sum(k * k * c * (pixels - rows * cols) for _, c, rows, cols in levels)
-    spent = n * sum(k * (rows + 30) * pixels + k * k * rows * cols * w for _, _, rows, cols in levels) + 40 * columns
+    products = n * sum(k * rows * pixels + k * k * rows * cols * w for _, _, rows, cols in levels)
     if saved * 8 < total:
         return "the maps below the output's size hold too little of the work"
+    if for_inductor.get():
+        spent = 2 * products + 40 * columns + len(levels) * 3 * 10**6 // o
+        pays = saved * 5 >= total if k == 1 else 11 * (total - saved + spent) <= 10 * total
+        return None if pays else "resampling costs what mixing at low resolution saves"
+    spent = products + 30 * n * k * len(levels) * pixels + 40 * columns
     if saved * 3 < spent * 4 or (k == 3 and 21 * (total - saved + 5 * spent) > 20 * total):
         return "resampling costs what mixing at low resolution saves"
     return None if o * saved >= 2 * 10**7 else "the maps are small"
