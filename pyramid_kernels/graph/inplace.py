@@ -35,7 +35,7 @@ class Compiled:
 
     def __init__(self, module: nn.Module, backend: Any, report: GraphReport) -> None:
         self.module, self.report = module, report
-        self.compiled: Callable[..., Any] = torch.compile(module._call_impl, backend=backend)
+        self.compiled = _compiled(module._call_impl, backend)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # A copy of the module's attributes, such as DataParallel makes, has this object of the original.
@@ -43,7 +43,7 @@ class Compiled:
         if called is not self.module or torch.compiler.is_compiling() or torch.jit.is_tracing() or transform():
             return called._call_impl(*args, **kwargs)
         _local.report = self.report
-        with _dynamo_config(), following(called, self.report):
+        with following(called, self.report):
             try:
                 return self.compiled(*args, **kwargs)
             except torch._dynamo.exc.TorchRuntimeError:  # an op refuses its inputs: Dynamo stops there
@@ -55,9 +55,26 @@ class Compiled:
         return result
 
 
+def _compiled(call: Callable[..., Any], backend: Any) -> Callable[..., Any]:
+    """``torch.compile(call, backend=backend)``, whose frames are compiled under a configuration of their own.
+
+    To change it around every call, since any may compile, takes four times as long as Dynamo's guards.
+    """
+    from torch._dynamo.convert_frame import CatchErrorsWrapper
+
+    class Configured(CatchErrorsWrapper):
+        def __call__(self, *frame: Any) -> Any:
+            with _dynamo_config():
+                return super().__call__(*frame)
+
+    context: Any = torch._dynamo.optimize(backend=backend)
+    context.callback = Configured(context.callback._torchdynamo_orig_backend, context.callback.hooks)
+    return context(call)  # type: ignore[no-any-return]
+
+
 @contextmanager
 def _dynamo_config() -> Iterator[None]:
-    """What Dynamo must be asked for at every call, since any may compile.
+    """What Dynamo is asked for where it compiles.
 
     It does not look for hooks that a child gets later, a forward has one limit for all instances of its class, and a
     warning would break the graph in two: it comes after the graph.
