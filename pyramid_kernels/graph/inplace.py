@@ -69,7 +69,7 @@ def _compiled(call: Callable[..., Any], backend: Any) -> Callable[..., Any]:
 
     context: Any = torch._dynamo.optimize(backend=backend)
     context.callback = Configured(context.callback._torchdynamo_orig_backend, context.callback.hooks)
-    return context(call)  # type: ignore[no-any-return]
+    return context(call)
 
 
 @contextmanager
