@@ -439,7 +439,10 @@ class LinearGate(nn.Module):
 
 
 class MobileGate(nn.Module):
-    """EfficientNet's SiLU between the layers, and a hard sigmoid written out as MobileNetV3's first copies have it."""
+    """EfficientNet's SiLU between the layers, and a hard sigmoid as MobileNetV3's first copies write it.
+
+    (PyTorch's own is in whole models: its gradient is not of double precision.)
+    """
 
     def __init__(self, c: int = 6, inplace: bool = False) -> None:
         super().__init__()
@@ -448,7 +451,7 @@ class MobileGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True))))
-        return x * (z.add_(3.0).clamp_(0.0, 6.0).div_(6.0) if self.inplace else F.relu6(z + 3) / 6)
+        return x * (F.relu6(z.add_(3), inplace=True).div_(6) if self.inplace else F.relu6(z + 3) / 6)
 
 
 class FlatGate(nn.Module):

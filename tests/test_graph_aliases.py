@@ -149,14 +149,69 @@ def test_an_overridden_call_runs_once() -> None:
     agree(Over().double().eval(), *maps())
 
 
-def test_a_copy_of_the_attributes_runs_its_own_weights() -> None:
+@pytest.mark.parametrize("read", [False, True], ids=["before-the-first-call", "fused"])
+def test_a_copy_of_the_attributes_runs_its_own_weights(read: bool) -> None:
     module = Joined().double()
-    pk.fuse_(module, backend="composed", example_input=maps())
+    pk.fuse_(module, backend="composed", **{"example_input": maps()} if read else {})
     replica: Any = module._replicate_for_data_parallel()
     replica.conv = nn.Conv2d(12, 4, 3, padding=1).double()
     other = Joined().double()
     other.load_state_dict({f"conv.{k}": v for k, v in replica.conv.state_dict().items()})
     torch.testing.assert_close(replica(*maps()), other(*maps()), rtol=1e-9, atol=1e-9)
+
+
+class Siblings(nn.Module):
+    """Branches of one map, which become one call, whose slices meet again in another way than side by side."""
+
+    def __init__(self, meet: Any) -> None:
+        super().__init__()
+        self.a, self.b = (nn.Conv2d(6, 5, 3, padding=rate, dilation=rate) for rate in (1, 2))
+        self.meet = meet
+
+    def forward(self, x: Tensor) -> Any:
+        return self.meet(self.a(x), self.b(x))
+
+
+MEETINGS = {
+    "over-images": lambda a, b: torch.cat([a, b]),
+    "over-rows": lambda a, b: torch.cat([a, b], 2),
+    "over-columns": lambda a, b: torch.cat([a, b], -1),
+    "by-keyword": lambda a, b: torch.cat(tensors=[a, b], dim=1),
+    "resized-and-summed": lambda a, b: F.interpolate(a, (24, 40)) + F.interpolate(b, (24, 40)),
+    "resized-and-averaged": lambda a, b: torch.stack([F.interpolate(t, (24, 40)) for t in (a, b)]).mean(0),
+    "resized-and-weighed": lambda a, b: 0.3 * F.interpolate(a, (24, 40)) + F.interpolate(b, (24, 40)),
+}
+
+
+@pytest.mark.parametrize("name", MEETINGS)
+def test_slices_that_meet_otherwise_stay_slices(name: str) -> None:
+    report = agree(Siblings(MEETINGS[name]).double(), maps()[0])
+    assert "dilated_branches" in str(report)
+
+
+def test_a_checkpoint_that_writes_to_buffers_runs_unfused() -> None:
+    """Dynamo's own backend "eager" fails in its backward."""
+
+    class Recomputed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            convs = (nn.Conv2d(6, 5, 3, padding=rate, dilation=rate) for rate in (1, 2))
+            self.branches = nn.ModuleList(nn.Sequential(conv, nn.BatchNorm2d(5), nn.ReLU()) for conv in convs)
+
+        def forward(self, x: Tensor) -> Any:
+            body = lambda x: torch.cat([branch(x) for branch in self.branches], 1)  # noqa: E731
+            return torch.utils.checkpoint.checkpoint(body, x, use_reentrant=False)
+
+    module = Recomputed().double()
+    unfused = copy.deepcopy(module)
+    report = pk.fuse_(module, backend="composed")
+    for m in (module, unfused):
+        m(maps()[0]).sum().backward()
+    for (name, got), expected in zip(module.named_buffers(), unfused.buffers(), strict=True):
+        torch.testing.assert_close(got, expected, msg=name)
+    for (name, p), q in zip(module.named_parameters(), unfused.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-9, msg=name)
+    assert "runs unfused from now on" in str(report)
 
 
 def test_the_first_batch_is_not_kept() -> None:

@@ -226,6 +226,7 @@ NEAR: dict[str, Near] = {
         lambda m, x, low: torch.cat([x, F.max_pool2d(x, 3, 1, 1), F.max_pool2d(x, 5, 1, 2), x * 2], 1), "other maps"
     ),
     "gelu-in-a-gate": Near(gate(torch.sigmoid, F.gelu), "gelu between"),
+    "clamped-gate": Near(gate(lambda z: (z + 3).clamp(0, 6) / 6), "clamped"),
     "another-hard-gate": Near(gate(lambda z: F.relu6(z + 3) / 3), None),
     "tanh-gate": Near(gate(torch.tanh), None),
     "spatial-gate": Near(lambda m, x, low: x * torch.sigmoid(m.one(x)), None),

@@ -182,7 +182,8 @@ def _consider_graphs(
         report.entries[:] = [e for e in report.entries if e.fused or e.path not in {r.module for r in taken}]
         for path in around:
             inside = [r for r in taken if inplace.holds(path, r.module)]
-            ran = dict.fromkeys(word for r in inside for word in r.detail.split(", "))
+            ran = dict.fromkeys(word for r in inside if r.fused for word in r.detail.split(", "))
+            ran = ran or dict.fromkeys(r.detail for r in inside)
             detail, idle = f"through its graph; {', '.join(ran)}", not any(r.fused for r in inside)
             report.entries.append(Entry(path, type(paths[path]).__name__, True, detail, idle))
         modules = [paths[path] for path in around]

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import GraphModule, Node
 
 from ..backends import Backend, transform
 from .report import GraphReport, Rewrite, following
@@ -38,8 +39,7 @@ class Compiled:
         self.compiled = _compiled(module._call_impl, backend)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # A copy of the module's attributes, such as DataParallel makes, has this object of the original.
-        called = sys._getframe(1).f_locals.get("self", self.module)
+        called = _called(self.module)
         if called is not self.module or torch.compiler.is_compiling() or torch.jit.is_tracing() or transform():
             return called._call_impl(*args, **kwargs)
         _local.report = self.report
@@ -47,10 +47,14 @@ class Compiled:
             try:
                 return self.compiled(*args, **kwargs)
             except torch._dynamo.exc.TorchRuntimeError:  # an op refuses its inputs: Dynamo stops there
-                pass
+                why = "goes on after an error, where Dynamo stops"
+            except torch._dynamo.exc.BackendCompilerFailed as error:
+                if not isinstance(error.inner_exception, WritingCheckpoint):
+                    raise
+                why = "has a checkpoint that writes to buffers, which Dynamo's graphs do not recompute"
         result = called._call_impl(*args, **kwargs)  # which raises the model's own error, unless its forward goes on
         restore(self.module)
-        detail = f"{type(called).__name__} goes on after an error, where Dynamo stops: it runs unfused from now on"
+        detail = f"{type(called).__name__} {why}: it runs unfused from now on"
         self.report.graphs[self.module] = [Rewrite("graph", "", "", False, detail)]
         return result
 
@@ -111,8 +115,9 @@ class FirstCall:
         self.model, self.look, self.wait = model, look, wait
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or transform():
-            return self.model._call_impl(*args, **kwargs)
+        called = _called(self.model)
+        if called is not self.model or torch.compiler.is_compiling() or torch.jit.is_tracing() or transform():
+            return called._call_impl(*args, **kwargs)
         self.model._compiled_call_impl = None
         found = self.look(args, kwargs)
         try:
@@ -122,6 +127,12 @@ class FirstCall:
                 self.model._compiled_call_impl = self
                 self.wait()
             raise
+
+
+def _called(module: nn.Module) -> nn.Module:
+    """Whose call runs the caller: a copy of the attributes of ``module``, as DataParallel makes, has it as well."""
+    called: nn.Module = sys._getframe(2).f_locals.get("self", module)
+    return called
 
 
 def is_compiled(module: nn.Module) -> bool:
@@ -161,7 +172,29 @@ def _backend(backend: Backend) -> Any:
     """One object for all modules: Dynamo compiles a forward anew for another backend."""
     from .backend import Options, Reporting
 
-    return Reporting(Options(inner="eager", backend=backend), lambda: _local.report)
+    class InPlace(Reporting):
+        def __call__(self, module: GraphModule, example_inputs: Any) -> Callable[..., Any]:
+            if any(map(_is_writing_checkpoint, module.graph.nodes)):
+                raise WritingCheckpoint
+            return super().__call__(module, example_inputs)
+
+    return InPlace(Options(inner="eager", backend=backend), lambda: _local.report)
+
+
+class WritingCheckpoint(Exception):
+    """A graph with a checkpoint whose body writes to tensors from outside, such as running statistics.
+
+    Where it runs as it is, eager's checkpoint runs the body's graph, and what it wrote stands in the way of a gradient.
+    """
+
+
+def _is_writing_checkpoint(node: Node) -> bool:
+    from .order import mutated
+
+    if node.target is not torch.ops.higher_order.tag_activation_checkpoint:
+        return False
+    body = getattr(node.graph.owning_module, str(node.args[0].target))  # type: ignore[union-attr]
+    return any(written.op == "placeholder" for inner in body.graph.nodes for written in mutated(inner))
 
 
 def restore(module: nn.Module) -> None:

@@ -22,6 +22,7 @@ from ..nn.runs import BUDGET
 from ..ops._shared import launch
 from ..ops._shared.layout import format_of, is_channels_last
 from ..ops._shared.shortcuts import calls
+from ..ops.channel_gate.reference import hardsigmoid
 from .functions import Size
 from .match import Match
 from .order import Order, Region
@@ -183,6 +184,9 @@ class Data:
                 kwargs |= {key: self._cut(kwargs[key]) for key in kwargs.keys() & {"size", "output_size"}}
             args, kwargs = map_arg((args, kwargs), env.__getitem__)
             target: Any = node.target
+            if is_call(node, "hardsigmoid") and args[0].dtype == torch.float64:
+                env[node] = hardsigmoid(args[0])  # whose own gradient is of float32 precision
+                continue
             env[node] = (
                 getattr(args[0], target)(*args[1:], **kwargs) if node.op == "call_method" else target(*args, **kwargs)
             )
@@ -249,7 +253,7 @@ def _roles(match: Match) -> dict[Node, str]:
 
 def _random(like: _Like, role: str, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
     t = torch.empty_strided(like.shape, like.strides, dtype=dtype if like.dtype.is_floating_point else like.dtype)
-    if role == "labels":
+    if role == "labels" or not t.is_floating_point():
         t.random_(0, 2, generator=generator)
     elif role == "variance":
         t.uniform_(0.5, 1.5, generator=generator)

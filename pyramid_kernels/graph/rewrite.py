@@ -18,7 +18,7 @@ from .order import Order, mutated, storages
 from .patterns import PATTERNS
 from .patterns.common import is_dilated
 from .report import Rewrite
-from .view import in_module_of, is_call, is_tensor, origin, smallest_module, value
+from .view import call, in_module_of, is_call, is_tensor, origin, smallest_module, value
 
 #: Readers to which it is all the same how the channels they read lie in memory: what they make has its own strides.
 _INDIFFERENT = ("cat", "conv", "max_pool", "adaptive_pool", "interpolate", "batch_norm")
@@ -222,16 +222,23 @@ def _erase(match: Match, order: Order) -> None:
 def _join_slices(graph: Graph) -> None:
     """Where slices of one tensor meet again in their order, take the tensor."""
     for node in list(graph.nodes):
-        if is_call(node, "cat") or node.target in (functions.mixed, functions.merged, functions.with_image):
-            maps, *rest = node.args
-            if node.target is functions.mixed and rest[2] is not None:
-                continue
+        if _joins_channels(node):
+            maps: Any = node.args[0]
             joined = _joined(list(maps))
             if len(joined) < len(maps):
                 _take(node, joined, maps)
     for node in reversed(graph.nodes):
         if node.target is functions.slice_of and not node.users:
             graph.erase_node(node)
+
+
+def _joins_channels(node: Node) -> bool:
+    """Whether ``node`` lays the maps of its first argument side by side over channels, and does no more to them."""
+    if (cat := call(node, "cat")) is not None:
+        return bool(node.args) and is_tensor(node) and cat.dim in (1, 1 - value(node).dim())
+    if node.target is functions.merged:
+        return node.args[4] == "concat"
+    return node.target is functions.with_image or (node.target is functions.mixed and node.args[3] is None)
 
 
 def _joined(maps: list[Any]) -> list[Any]:

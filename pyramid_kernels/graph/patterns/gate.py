@@ -120,6 +120,8 @@ def _gate_of(x: Node, weights: Node, root: Node) -> _Gate | str | None:
         return None
     if source is not x:
         return "its gate is made of another map than it weighs"
+    if squash == "clamp":
+        return "its gate is clamped, with a gradient at both ends that a hard sigmoid has not"
     reason = _why_not(layers, norm, acts)
     if reason:
         return reason
@@ -137,18 +139,22 @@ def _without_one(node: Any, nodes: list[Node]) -> tuple[Any, bool]:
 
 
 def _squashed(node: Any) -> tuple[str, list[Node], Any] | None:
-    """What makes ``node`` a gate, its nodes and its input: a sigmoid, a hard one, or relu6(z + 3) / 6 as well."""
+    """What makes ``node`` a gate, its nodes and its input: a sigmoid, a hard one, or relu6(z + 3) / 6 as well.
+
+    "clamp" in place of relu6 is another function where a gradient is wanted: it has one at both ends.
+    """
     plain = call(node, "sigmoid", "sigmoid_", "hardsigmoid")
     if plain is not None:
         return plain.name.rstrip("_"), [node], plain.input
     sixth = call(node, "div", "div_")
-    clipped = None if sixth is None else call(sixth.input, "hardtanh", "hardtanh_")
+    clipped = None if sixth is None else call(sixth.input, "hardtanh", "hardtanh_", "clamp", "clamp_")
     raised = None if clipped is None else call(clipped.input, "add", "add_")
     if sixth is None or clipped is None or raised is None:
         return None
     if [number(v) for v in (raised.other, clipped.min, clipped.max, sixth.other)] != [3, 0, 6, 6]:
         return None
-    return "hardsigmoid", [node, clipped.node, raised.node], raised.input
+    open_ended = clipped.name.startswith("clamp") and value(clipped.node).requires_grad
+    return "clamp" if open_ended else "hardsigmoid", [node, clipped.node, raised.node], raised.input
 
 
 def _name(act: Node) -> str:

@@ -27,10 +27,10 @@ def gate_of(x: Tensor, layers: Sequence[Tensor | None], settings: Settings) -> T
     g = normalise(g, tuple(affine), settings.eps)
     g = {"none": lambda z: z, "relu": F.relu, "silu": F.silu}[settings.activation](g)
     g = g if weight2 is None else _project(g, weight2, bias2)
-    return _hardsigmoid(g) if settings.hard else g.sigmoid()
+    return hardsigmoid(g) if settings.hard else g.sigmoid()
 
 
-def _hardsigmoid(z: Tensor) -> Tensor:
+def hardsigmoid(z: Tensor) -> Tensor:
     """PyTorch's, whose own gradient multiplies by a sixth of float32 precision, in float64 as well."""
     return torch.where((z > -3) & (z < 3), (z + 3) / 6, F.hardsigmoid(z.detach()))
 
