@@ -184,9 +184,8 @@ class Data:
                 kwargs |= {key: self._cut(kwargs[key]) for key in kwargs.keys() & {"size", "output_size"}}
             args, kwargs = map_arg((args, kwargs), env.__getitem__)
             target: Any = node.target
-            if is_call(node, "hardsigmoid") and args[0].dtype == torch.float64:
-                env[node] = hardsigmoid(args[0])  # whose own gradient is of float32 precision
-                continue
+            if is_call(node, "hardsigmoid"):  # PyTorch's own gradient is of float32 precision
+                target = lambda z, *_, **__: hardsigmoid(z)  # noqa: E731
             env[node] = (
                 getattr(args[0], target)(*args[1:], **kwargs) if node.op == "call_method" else target(*args, **kwargs)
             )
