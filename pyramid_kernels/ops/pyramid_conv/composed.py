@@ -131,7 +131,8 @@ def _epilogue(y: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tenso
 def _mixed(x: Tensor, weight: Tensor) -> Tensor:
     """A 1x1 convolution. Of an NCHW map on a CPU a compiler would make a channels_last copy; a product takes it as it
     is."""
-    if torch.compiler.is_compiling() and x.device.type == "cpu" and not is_channels_last(x):
+    compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    if compiled and x.device.type == "cpu" and not is_channels_last(x):
         return torch.matmul(weight.flatten(1), x.flatten(2)).unflatten(2, x.shape[2:])
     return F.conv2d(x, weight)
 
