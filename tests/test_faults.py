@@ -15,7 +15,7 @@ def spread(planted: Sequence[Fault], turn: int) -> Iterator[Any]:
     for number, op in enumerate(sorted({fault.op for fault in planted})):
         faults = [fault for fault in planted if fault.op == op]
         for place, fault in enumerate(faults):
-            quick = number % 2 == turn and place == len(faults) // 2
+            quick = number % 2 == turn and place == len(faults) // 3
             yield pytest.param(fault, id=f"{op}: {fault.what}", marks=[] if quick else [pytest.mark.slow])
 
 
