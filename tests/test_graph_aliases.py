@@ -189,6 +189,19 @@ def test_slices_that_meet_otherwise_stay_slices(name: str) -> None:
     assert "dilated_branches" in str(report)
 
 
+def test_a_weight_of_integers_is_no_obstacle_to_a_proof() -> None:
+    class Weighed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("weight", torch.tensor(3))
+
+        def forward(self, x: Tensor, low: Tensor) -> Any:
+            return x + self.weight * up(low, x)
+
+    report = agree(Weighed().double(), *maps())
+    assert "checking it failed" not in str(report) and "upsample_merge" in str(report)
+
+
 def test_a_checkpoint_that_writes_to_buffers_runs_unfused() -> None:
     """Dynamo's own backend "eager" fails in its backward."""
 
