@@ -349,6 +349,23 @@ def test_exported_graphs(name: str) -> None:
         torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
 
 
+def test_maxima_of_several_grids() -> None:
+    """Max levels have kernels and a reference, and no composed form that would pay."""
+
+    class Levels(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([nn.functional.adaptive_max_pool2d(x, b).flatten(1) for b in (1, (2, 3), 4)], 1)
+
+    x = torch.randn(2, 3, 9, 7, dtype=torch.float64)
+    exported = torch.export.export(Levels(), (x,)).module()
+    pk.fuse_graph(exported, backend="reference")
+    for ours in (compiled(Levels(), "reference"), exported):
+        with pk.testing.count_ops() as ops:
+            got = outcome(Levels(), (x,), ours)
+        assert ops == {"pyramid_pool": 1}
+        assert_same(got, outcome(Levels(), (x,)))
+
+
 def test_graphs_of_another_level() -> None:
     module, inputs = build("stages")
     exported = torch.export.export(module.eval(), inputs)

@@ -155,10 +155,10 @@ NEAR: dict[str, Near] = {
     "written-between": Near(written_between, "written in place by add_"),
     "written-through-a-view": Near(written_through_a_view, "written in place by mul_"),
     "seen-by-another-name": Near(seen_by_another_name, "read by another name"),
-    "tensor-hook": Near(tensor_hook, None),
+    "tensor-hook": Near(tensor_hook, "register_hook stands between"),
     "without-grad": Near(without_grad, "begins or ends inside"),
     "in-autocast": Near(in_autocast, "begins or ends inside"),
-    "detached": Near(lambda m, x, low: joined(m, x, up(low, x).detach()), None),
+    "detached": Near(lambda m, x, low: joined(m, x, up(low, x).detach()), "detach stands between"),
     "cast": Near(lambda m, x, low: m.wide(up(low, x).float().to(x.dtype)), "is cast"),
     "padded": Near(lambda m, x, low: joined(m, x, F.pad(up(low, x[..., 1:]), (1, 0))), "is padded"),
     "shifted": Near(lambda m, x, low: joined(m, x, F.pad(up(low, x), (1, -1))), "is padded"),
@@ -170,7 +170,7 @@ NEAR: dict[str, Near] = {
     "stacked-sum-of-channels": Near(stacked(lambda y: y.sum(2)), "are stacked"),
     "subtracted": Near(lambda m, x, low: x - up(low, x), "is subtracted"),
     "alpha": Near(lambda m, x, low: torch.add(x, up(low, x), alpha=2), "weighed by alpha"),
-    "weighed-by-channel": Near(lambda m, x, low: x + up(low, x) * m.norm.weight[:, None, None], None),
+    "weighed-by-channel": Near(lambda m, x, low: x + up(low, x) * m.norm.weight[:, None, None], "stands between a resized map and add"),
     "one-pixel-alone": Near(lambda m, x, low: m.wide(x.mean((2, 3), True).expand(-1, -1, 9, 11)), "one pixel per"),
     "labels-of-a-softmax": Near(labelled(lambda y: y.softmax(1).argmax(1)), "a softmax rounds"),
     "labels-of-a-log-softmax": Near(labelled(lambda y: F.log_softmax(y, 1).max(1)[1]), "a softmax rounds"),
@@ -194,7 +194,7 @@ NEAR: dict[str, Near] = {
         "neither side by side",
     ),
     "averages-of-windows": Near(lambda m, x, low: [F.avg_pool2d(x, k, k) for k in (2, 4)], "windows of its averages"),
-    "means-of-channels": Near(means(lambda x: x.mean(1).flatten(1)[:, :6]), None),
+    "means-of-channels": Near(means(lambda x: x.mean(1).flatten(1)[:, :6]), "no sigmoid"),
     "means-of-rows": Near(means(lambda x: x.transpose(1, 2)[:, :6].flatten(2).mean(-1)), "another map"),
     "einsum-of-rows": Near(
         lambda m, x, low: torch.einsum("nchw,nk->nchw", x, torch.sigmoid(m.one(x.mean((2, 3), True)))[:, :, 0, 0]), None
@@ -213,7 +213,15 @@ NEAR: dict[str, Near] = {
     "plain-branches": Near(lambda m, x, low: torch.cat([m.one(x), m.wide(x)], 1), None),
     "kinds-of-branches": Near(lambda m, x, low: m.dilated[0](x) + F.relu(m.dilated[1](x)), "several kinds"),
     "one-pool": Near(lambda m, x, low: F.adaptive_avg_pool2d(x, 3), None),
-    "max-levels": Near(lambda m, x, low: [F.adaptive_max_pool2d(x, b) for b in (1, 2)], None),
+    "places-of-maxima": Near(
+        lambda m, x, low: [F.adaptive_max_pool2d(x, b, return_indices=True)[0] for b in (1, 2)], None
+    ),
+    "largest": Near(lambda m, x, low: torch.maximum(x, up(low, x)), "maximum reads a resized map"),
+    "activated": Near(lambda m, x, low: x + F.gelu(up(low, x)), "gelu stands between"),
+    "summed-max-pools": Near(lambda m, x, low: x + sum(F.max_pool2d(x, k, 1, k // 2) for k in (3, 5)), "not conc"),
+    "reflected": Near(
+        lambda m, x, low: [F.conv2d(F.pad(x, [d] * 4, "reflect"), m.wide.weight, dilation=d) for d in (2, 3)], "by hand"
+    ),
     "moving-grid": Near(lambda m, x, low: [F.adaptive_avg_pool2d(x, (None, b)) for b in (1, 2)], None),
     "strided-max-pools": Near(
         lambda m, x, low: torch.cat([F.max_pool2d(x, k, 2, k // 2) for k in (3, 5)], 1), None
@@ -227,8 +235,11 @@ NEAR: dict[str, Near] = {
     ),
     "gelu-in-a-gate": Near(gate(torch.sigmoid, F.gelu), "gelu between"),
     "clamped-gate": Near(gate(lambda z: (z + 3).clamp(0, 6) / 6), "clamped"),
-    "another-hard-gate": Near(gate(lambda z: F.relu6(z + 3) / 3), None),
-    "tanh-gate": Near(gate(torch.tanh), None),
+    "another-hard-gate": Near(gate(lambda z: F.relu6(z + 3) / 3), "no sigmoid"),
+    "tanh-gate": Near(gate(torch.tanh), "no sigmoid"),
+    "spread-softmax": Near(
+        lambda m, x, low: x * m.one(x.mean((2, 3), keepdim=True)).softmax(1).expand_as(x), "no sigmoid"
+    ),
     "spatial-gate": Near(lambda m, x, low: x * torch.sigmoid(m.one(x)), None),
     "gate-read-twice": Near(gated_twice, "read elsewhere"),
     "gate-of-another-map": Near(

@@ -195,9 +195,9 @@ def merged(
     return y / len(maps) if merge == "mean" else y
 
 
-def levels(x: Tensor, grids: Sequence[tuple[int, int]], backend: Backend) -> tuple[Tensor, ...]:
-    """``x`` averaged over every grid."""
-    packed = functional.pyramid_pool(x, grids, backend=backend)
+def levels(x: Tensor, grids: Sequence[tuple[int, int]], mode: str, backend: Backend) -> tuple[Tensor, ...]:
+    """``x`` pooled to every grid."""
+    packed = functional.pyramid_pool(x, grids, mode=mode, backend=backend)
     parts = packed.split([rows * columns for rows, columns in grids], 2)
     return tuple(part.unflatten(2, grid) for part, grid in zip(parts, grids, strict=True))
 
@@ -205,14 +205,15 @@ def levels(x: Tensor, grids: Sequence[tuple[int, int]], backend: Backend) -> tup
 def projected(
     x: Tensor,
     grids: Sequence[tuple[int, int]],
+    mode: str,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None],
     norms: Sequence[BatchNorm] | None,
     relu: bool,
     backend: Backend,
 ) -> tuple[Tensor, ...]:
-    """``x`` averaged over every grid, each level through its own 1x1, with norms of constants or none."""
-    pooled = functional.pyramid_pool(x, grids, backend=backend)
+    """``x`` pooled to every grid, each level through its own 1x1, with norms of constants or none."""
+    pooled = functional.pyramid_pool(x, grids, mode=mode, backend=backend)
     packed = functional.pyramid_project(
         pooled, grids, weights, activation=activation(relu), backend=backend,
         **behind(biases, norms),

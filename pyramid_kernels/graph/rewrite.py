@@ -15,7 +15,7 @@ from ..nn.base import Fused
 from . import functions, proof
 from .match import Left, Match, Pattern
 from .order import Order, mutated, storages
-from .patterns import PATTERNS
+from .patterns import PATTERNS, hints
 from .patterns.common import is_dilated
 from .report import Rewrite
 from .view import call, in_module_of, is_call, is_tensor, origin, smallest_module, value
@@ -57,20 +57,21 @@ def has_parts(graph: Graph) -> bool:
 
 def _rewritten(graph: Graph, backend: Backend) -> list[Rewrite]:
     order = Order(graph)
-    found: list[tuple[Rewrite, Node]] = []
-    for pattern in PATTERNS:
+    found: list[tuple[Rewrite, Sequence[Node]]] = []
+    for pattern in (*PATTERNS, hints):
+        told = {n for _, nodes in found for n in nodes} if pattern is hints else set()
         for node in list(graph.nodes):
-            if node._erased or in_module_of(node, Fused):  # its own forward runs the ops
+            if node._erased or in_module_of(node, Fused) or node in told:  # a Fused's own forward runs the ops
                 continue
             if (line := _consider(pattern, node, order, backend)) is not None:
-                found.append((line, node))
+                found.append(line)
     _join_slices(graph)
     # What one pattern left another may have taken.
-    return [line for line, node in found if line.fused or not node._erased]
+    return [line for line, nodes in found if line.fused or not nodes[0]._erased]
 
 
-def _consider(pattern: Pattern, node: Node, order: Order, backend: Backend) -> Rewrite | None:
-    """The line of what ``pattern`` finds at ``node``, replaced or left."""
+def _consider(pattern: Pattern, node: Node, order: Order, backend: Backend) -> tuple[Rewrite, Sequence[Node]] | None:
+    """The line of what ``pattern`` finds at ``node``, replaced or left, and the nodes that it speaks of."""
     try:
         found = pattern(node, order)
         if isinstance(found, Left):
@@ -90,9 +91,11 @@ def _consider(pattern: Pattern, node: Node, order: Order, backend: Backend) -> R
     return line
 
 
-def _line(op: str, nodes: Sequence[Node], fused: bool, detail: str, match: Match | None = None) -> Rewrite:
+def _line(
+    op: str, nodes: Sequence[Node], fused: bool, detail: str, match: Match | None = None
+) -> tuple[Rewrite, Sequence[Node]]:
     where = origin(match.outputs[-1] if match else nodes[0])
-    return Rewrite(op, *where, fused, detail, match.detail if match else "", smallest_module(nodes))
+    return Rewrite(op, *where, fused, detail, match.detail if match else "", smallest_module(nodes)), nodes
 
 
 def _text(error: Exception) -> str:

@@ -49,14 +49,17 @@ def branches(node: Node, order: Order) -> Match | Left | None:
 
 def _left(node: Node) -> Left | None:
     """Why branches of several rates are left: what the ops do not compute."""
-    found = [
-        c for reader in node.users if (c := call(reader, "conv")) is not None and c.input is node and is_map(reader)
-    ]
+    pads = {reader: only_reader(reader) for reader in node.users if is_call(reader, "pad")}
+    readers = [pads.get(reader, reader) for reader in node.users]
+    found = [c for reader in readers if (c := call(reader, "conv")) is not None and is_map(reader)]
+    found = [c for c in found if c.input is node or c.input in pads]
     dilated = [c for c in found if is_dilated(c.node)]
     if len(found) < 2 or not dilated:
         return None
     if any(c.groups != 1 for c in dilated):
         return Left("dilated_branches", dilated[0].node, "the branches are depthwise or grouped")
+    if any(c.input in pads for c in dilated):
+        return Left("dilated_branches", dilated[0].node, "the branches are padded by hand, and not with their zeros")
     if not all(padded(c, shape(c.weight)[2]) for c in dilated):
         return Left("dilated_branches", dilated[0].node, "the branches change the size of the map")
     return Left("dilated_branches", dilated[0].node, "the branches are no plain 3x3 convolutions of stride 1")

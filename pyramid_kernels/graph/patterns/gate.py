@@ -19,11 +19,10 @@ from .common import batch_norm, convolution, pooled
 
 def gate(node: Node, order: Order) -> Match | Left | None:
     """``x * sigmoid(layers(mean(x)))``, plus x or not."""
-    factors = _factors(node)
-    if len(factors) != 2 or not is_map(node) or not all(map(is_tensor, factors)):
+    if not is_map(node):
         return None
-    for x, weights in itertools.permutations(factors):
-        if not is_map(x) or not same(shape(x), shape(node)):
+    for x, weights in itertools.permutations(factors(node), 2):
+        if not is_map(x) or not is_tensor(weights) or not same(shape(x), shape(node)):
             continue
         found = _gate_of(x, weights, node)
         if isinstance(found, str):
@@ -33,7 +32,7 @@ def gate(node: Node, order: Order) -> Match | Left | None:
     return None
 
 
-def _factors(node: Node) -> Sequence[Any]:
+def factors(node: Node) -> Sequence[Any]:
     """The factors of a product; an einsum's where one is a map and the other a vector per image."""
     product = call(node, "mul", "mul_")
     if product is not None:

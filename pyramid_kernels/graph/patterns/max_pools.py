@@ -19,7 +19,7 @@ def max_pools(node: Node, order: Order) -> Match | Left | None:
     if joined is None:
         return None
     maps, nodes = joined
-    pools = {m: found for m in maps if (found := _pool(m)) is not None}
+    pools = {m: found for m in maps if (found := pool(m)) is not None}
     pooled = {source for source, _ in pools.values()}
     sources = [m for m in maps if m not in pools and m in pooled]
     if len(pools) < 2 or not sources:
@@ -47,7 +47,7 @@ def max_pools(node: Node, order: Order) -> Match | Left | None:
     return Match("max_pool_pyramid", [*nodes, *pools], [node], functions.max_pools, args, detail=detail)
 
 
-def _pool(node: Node) -> tuple[Node, int | str] | None:
+def pool(node: Node) -> tuple[Node, int | str] | None:
     """(source, window) of a max pool of stride 1 that keeps the size; why the op has none such, for its window."""
     cut = call(node, "getitem")
     found = call(node if cut is None else cut.input, "max_pool")

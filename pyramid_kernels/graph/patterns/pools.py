@@ -1,4 +1,4 @@
-"""Averages of one map over several grids, with the 1x1 layers that alone read them."""
+"""Averages of one map over several grids, or its maxima, with the 1x1 layers that alone read them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,45 @@ from torch.fx import Node
 from .. import functions
 from ..match import Left, Match
 from ..order import Order
-from ..view import call, is_map, number, only_reader, pair, value
+from ..view import call, is_map, is_tensor, number, only_reader, pair, value
 from .common import Unit, convolution, pooled, unit
+
+#: A map, the grid that it is pooled to, and the nodes that do it, the last first.
+Level = tuple[Node, tuple[int, int], list[Node]]
 
 
 def pools(node: Node, order: Order) -> Match | Left | None:
     """Two and more adaptive average pools of ``node`` to fixed grids."""
     levels = [found for reader in node.users if (found := pooled(reader)) is not None and found[0] is node]
+    return _match(node, levels, "avg", order) or _left(node)
+
+
+def maxima(node: Node, order: Order) -> Match | None:
+    """Two and more adaptive max pools of ``node`` to fixed grids."""
+    levels = [found for reader in node.users if (found := _largest(reader)) is not None and found[0] is node]
+    return _match(node, levels, "max", order)
+
+
+def _largest(node: Node) -> Level | None:
+    """As ``pooled``, of the largest values alone: who reads where they lie is left."""
+    found = call(node, "adaptive_max_pool")
+    if found is None or found.return_indices or not is_map(found.input):
+        return None
+    parts = [node] if is_tensor(node) else [part for part in node.users if part.users]
+    grid = pair(found.output_size)
+    if len(parts) != 1 or not is_map(parts[0]) or not all(isinstance(g, int) for g in grid):
+        return None
+    return (
+        found.input,
+        grid,
+        [*parts, *(user for user in node.users if not user.users), *([] if parts == [node] else [node])],
+    )
+
+
+def _match(node: Node, levels: list[Level], mode: str, order: Order) -> Match | None:
     levels = [level for level in levels if order.region[level[2][0]] == order.region[levels[0][2][0]]]
     if len(levels) < 2:
-        return _left(node)
+        return None
     levels.sort(key=lambda level: order.position[level[2][0]])
     grids = [grid for _, grid, _ in levels]
     ends = [nodes[0] for _, _, nodes in levels]
@@ -24,11 +53,11 @@ def pools(node: Node, order: Order) -> Match | Left | None:
     detail = f"bins {', '.join(f'{r}x{c}' for r, c in grids)}"
     units = _projections(ends)
     if units is None:
-        return Match("pyramid_pool", gone, ends, functions.levels, (node, grids), detail=detail)
+        return Match("pyramid_pool", gone, ends, functions.levels, (node, grids, mode), detail=detail)
     gone += [n for u in units for n in u.nodes]
     weights, biases = [u.conv.weight for u in units], [u.conv.bias for u in units]
     norms = [u.batch_norm() for u in units] if units[0].norm is not None else None
-    args = (node, grids, weights, biases, norms, units[0].relu is not None)
+    args = (node, grids, mode, weights, biases, norms, units[0].relu is not None)
     return Match("pyramid_project", gone, [u.last for u in units], functions.projected, args, detail=detail)
 
 

@@ -62,6 +62,7 @@ BENCH = [
     _case("bisenet-ffm-128x256", (1, 256, 128, 256), 64, residual=True, **RELU),
     _case("se-56x56", (16, 256, 56, 56), 16, bias=("shift", "shift"), **RELU),
     _case("efficientnet-se-28x28", (16, 240, 28, 28), 10, bias=("shift", "shift"), **SILU),
+    _case("mobilenetv3-se-28x28", (16, 120, 28, 28), 32, bias=("shift", "shift"), **RELU, **HARD),
 ]
 
 
