@@ -10,6 +10,7 @@ import argparse
 import copy
 import os
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from math import inf
 from pathlib import Path
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         parser.error(str(error))
     torch._inductor.config.force_disable_caches = True
+    warnings.filterwarnings("ignore", "dynamo_pgo force disabled")
     jobs = [(name, layout) for name in args.only or NAMES for layout in LAYOUTS if args.layout in (None, layout)]
     rows = []
     for job in progress(jobs, "graphs", " ".join):

@@ -28,14 +28,15 @@ def maps(shapes: list[tuple[int, int]]) -> list[Tensor]:
 
 
 def exported(model: Any, inputs: tuple[Any, ...], folder: Path) -> tuple[Any, Any]:
-    """The ONNX model, and its results in onnxruntime."""
+    """The ONNX model, and what runs it in onnxruntime, on one thread."""
     path = folder / "model.onnx"
     torch.onnx.export(model, inputs, path, dynamo=True, verbose=False)
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    settings = runtime.SessionOptions()
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    session = runtime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
     leaves = torch.utils._pytree.tree_leaves(inputs)
-    names = [given.name for given in session.get_inputs()]
-    results = session.run(None, {name: t.numpy() for name, t in zip(names, leaves, strict=True)})
-    return onnx.shape_inference.infer_shapes(onnx.load(path)), torch.from_numpy(results[0])
+    feeds = {given.name: t.numpy() for given, t in zip(session.get_inputs(), leaves, strict=True)}
+    return onnx.shape_inference.infer_shapes(onnx.load(path)), lambda: torch.from_numpy(session.run(None, feeds)[0])
 
 
 def multiply_adds(model: Any) -> int:
@@ -66,39 +67,40 @@ HEADS = {
 }
 
 
+#: Modules of no known class, fused as exported programs.
+LAYOUTS = {
+    "token-head": (lambda: head(layouts.TokenHead, (32, 64, 160, 256), 256), lambda: (maps(SEGFORMER),), 8),
+    "low-second": (
+        lambda: head(layouts.LowSecond, 256, 64), lambda: (*maps([(256, 16)]), *maps([(64, 64)])), 4
+    ),
+}  # fmt: skip
+
+
+QUICK = ("segformer", "low-second")
+
+
+@torch.no_grad()
+def exports(name: str, folder: Path) -> tuple[Tensor, list[tuple[Any, Any]]]:
+    """What the head or layout gives, and its exports, unfused and fused."""
+    if name in HEADS:
+        fused, shapes, _ = HEADS[name]
+        ours, inputs = fused(), (maps(shapes),)
+        module = ours.to_reference()
+    else:
+        make, given, _ = LAYOUTS[name]
+        module, inputs = make(), given()
+        ours = torch.export.export(module, inputs).module()
+        pk.fuse_graph(ours, backend="composed")
+    return module(*inputs), [exported(copy.deepcopy(m), inputs, folder) for m in (module, ours)]
+
+
 @pytest.mark.parametrize(
-    "name", ["segformer", *(pytest.param(n, marks=pytest.mark.slow) for n in HEADS if n != "segformer")]
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in (*HEADS, *LAYOUTS)]
 )
 def test_fused_modules_export_smaller(name: str, tmp_path: Path) -> None:
-    make, shapes, times = HEADS[name]
-    fused, inputs = make(), (maps(shapes),)
-    with torch.no_grad():
-        expected = fused(*inputs)
-        plain, unfused = exported(fused.to_reference(), inputs, tmp_path)
-        model, ours = exported(fused, inputs, tmp_path)
-    for y in (unfused, ours):
-        torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+    expected, ((plain, unfused), (model, ours)) = exports(name, tmp_path)
+    for run in (unfused, ours):
+        torch.testing.assert_close(run(), expected, rtol=1e-5, atol=1e-5)
     assert all(node.domain in ("", "ai.onnx") for node in model.graph.node)
-    assert multiply_adds(plain) >= times * multiply_adds(model)
-
-
-LAYOUTS = {
-    "token-head": (lambda: layouts.TokenHead((32, 64, 160, 256), 256), lambda: (maps(SEGFORMER),), 8),
-    "low-second": (lambda: layouts.LowSecond(256, 64), lambda: (*maps([(256, 16)]), *maps([(64, 64)])), 4),
-}
-
-
-@pytest.mark.parametrize("name", ["low-second", pytest.param("token-head", marks=pytest.mark.slow)])
-def test_graphs_export_smaller(name: str, tmp_path: Path) -> None:
-    make, given, times = LAYOUTS[name]
-    torch.manual_seed(0)
-    module, inputs = make().eval(), given()
-    with torch.no_grad():
-        expected = module(*inputs)
-        plain, _ = exported(copy.deepcopy(module), inputs, tmp_path)
-        graph = torch.export.export(module, inputs).module()
-        pk.fuse_graph(graph, backend="composed")
-        model, ours = exported(graph, inputs, tmp_path)
-    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
-    assert all(node.domain in ("", "ai.onnx") for node in model.graph.node)
+    *_, times = HEADS.get(name) or LAYOUTS[name]
     assert multiply_adds(plain) >= times * multiply_adds(model)
