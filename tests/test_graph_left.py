@@ -170,7 +170,7 @@ NEAR: dict[str, Near] = {
     "stacked-sum-of-channels": Near(stacked(lambda y: y.sum(2)), "are stacked"),
     "subtracted": Near(lambda m, x, low: x - up(low, x), "is subtracted"),
     "alpha": Near(lambda m, x, low: torch.add(x, up(low, x), alpha=2), "weighed by alpha"),
-    "weighed-by-channel": Near(lambda m, x, low: x + up(low, x) * m.norm.weight[:, None, None], "between a resized map and"),
+    "weighed-by-channel": Near(lambda m, x, low: x + up(low, x) * m.norm.weight[:, None, None], "a resized map and"),
     "one-pixel-alone": Near(lambda m, x, low: m.wide(x.mean((2, 3), True).expand(-1, -1, 9, 11)), "one pixel per"),
     "labels-of-a-softmax": Near(labelled(lambda y: y.softmax(1).argmax(1)), "a softmax rounds"),
     "labels-of-a-log-softmax": Near(labelled(lambda y: F.log_softmax(y, 1).max(1)[1]), "a softmax rounds"),
