@@ -18,8 +18,9 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import nn
+from torch.nn import Module
 
+from pyramid_kernels import nn
 from pyramid_kernels.benchmark import named, timing
 from pyramid_kernels.benchmark.modules import QUICK
 from pyramid_kernels.benchmark.rows import device_slug, environment, keep, recordable
@@ -106,18 +107,19 @@ def measure(name: str, layout: str) -> list[str]:
     ]  # fmt: skip
 
 
-def subject(name: str, layout: torch.memory_format) -> tuple[nn.Module, tuple[Any, ...]]:
+def subject(name: str, layout: torch.memory_format) -> tuple[Module, tuple[Any, ...]]:
     """A model or head in evaluation, and one image, or its maps, of random values."""
     build = QUICK.get(name)
     model = build.make() if build else named.build(name)
     shapes = build.shapes if build else [(3, MODELS[name], MODELS[name])]
     maps = [torch.randn(1, *shape).contiguous(memory_format=layout) for shape in shapes]
-    listed = build is not None and isinstance(build.maps, list)
+    kind = getattr(nn, name.removeprefix("nn."), None)
+    listed = build is not None and isinstance(build.maps, list) and not getattr(kind, "spreads_maps", False)
     model.to(memory_format=layout)  # type: ignore[call-overload]
     return model.eval(), (maps,) if listed else tuple(maps)
 
 
-def compile_seconds(model: nn.Module, which: str | Callable[..., Any], args: Any) -> tuple[float, timing.Call]:
+def compile_seconds(model: Module, which: str | Callable[..., Any], args: Any) -> tuple[float, timing.Call]:
     """CPU seconds of the first call, compilers that it starts included; and what calls again."""
     compiled = torch.compile(copy.deepcopy(model), backend=which)
 
@@ -144,7 +146,7 @@ class Stopwatch:
             self.seconds += time.perf_counter() - start
 
 
-def guards(model: nn.Module, args: Any) -> float:
+def guards(model: Module, args: Any) -> float:
     """Seconds that Dynamo adds to a call: those of one whose graphs have their results ready."""
 
     def ready(graph: Callable[..., Any], inputs: Any) -> Callable[..., Any]:
