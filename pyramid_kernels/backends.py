@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from .proving import results
 from .verification import ledger
 
 Backend = Literal["auto", "cuda", "triton", "composed", "reference"]
@@ -31,6 +32,9 @@ BACKENDS: tuple[Backend, ...] = ("auto", *KERNELS, "composed", "reference")
 Function = TypeVar("Function", bound=Callable[..., Any])
 #: What is said where the composed form is taken by itself.
 PAYS = "fewer operations or less memory than the unfused chain at these sizes"
+MEASURED = "the fastest on this machine, for this problem or one near it"
+#: Multiply-adds over the unfused chain's at which the composed form is taken on a GPU that nothing was measured on.
+FEWER = 2 / 3
 
 #: Whether the choice is for a graph that Inductor compiles, whose code a composed form must beat, not eager's.
 for_inductor: ContextVar[bool] = ContextVar("for_inductor", default=False)
@@ -187,19 +191,46 @@ def _selected(op: Op, problem: Problem, sizes: tuple[int, ...], backend: Backend
     if _WRONG:
         check_settings()
     if torch.onnx.is_in_onnx_export():
-        smaller = getattr(op.composed, "smaller", None)
-        return "composed" if smaller is not None and smaller(sizes) else "reference"
+        return "composed" if _share(op, sizes) < 1 else "reference"
     if not torch.compiler.is_compiling() and (what := transform()):
         if backend in KERNELS:
             raise not_by_kernels(op.name, what)
         return "reference"
+    if automatic(backend) and (known := measured(op, problem, sizes)):
+        if _LOGGED:
+            _log_on_cpu(op.name, known, MEASURED, *problem)
+        return known
     if automatic(backend) and problem.device == "cpu":
         reason = why_not_composed(op, problem, sizes)
         chosen: Backend = "reference" if reason else "composed"
         if _LOGGED:
             _log_on_cpu(op.name, chosen, f"composed: {reason or PAYS}", *problem)
         return chosen
-    return _resolved(op.name, _DEFAULT if backend == "auto" else backend, *problem)
+    chosen = _resolved(op.name, _DEFAULT if backend == "auto" else backend, *problem)
+    fewer = chosen == "reference" and automatic(backend) and not torch.compiler.is_compiling()
+    if fewer and problem.device == "cuda" and _share(op, sizes) <= FEWER and not cannot(op, problem, "composed"):
+        return "composed"
+    return chosen
+
+
+def measured(op: Op, problem: Problem, sizes: tuple[int, ...]) -> Backend | None:
+    """The backend that was fastest on this machine for this problem, or one near it; None in graphs that are compiled,
+    which hold for other sizes, and whose code is another."""
+    if problem.device not in ("cpu", "cuda") or torch.compiler.is_compiling() or for_inductor.get():
+        return None
+    where = results.place(problem.device)
+    if not results.entries(where):
+        return None
+    try:
+        return cast(Backend | None, results.choice(where, op.name, problem, sizes, torch.is_grad_enabled()))
+    except TypeError:  # sizes that are symbols cannot be looked up
+        return None
+
+
+def _share(op: Op, sizes: tuple[int, ...]) -> float:
+    """The composed form's multiply-adds over the unfused chain's; 1 where it has no fewer."""
+    share = getattr(op.composed, "share", None)
+    return 1.0 if share is None else float(share(sizes))
 
 
 def transform() -> str | None:
@@ -342,7 +373,9 @@ def _explanation(op: Op, problem: Problem, sizes: tuple[int, ...], backend: Back
     dtype = str(problem.dtype).removeprefix("torch.")
     layout = "channels_last" if problem.channels_last else "contiguous"
     lines = [f"{op.name}: {chosen}  ({problem.device}, {dtype}, {layout}, sizes {tuple(sizes)})"]
-    if problem.device == "cpu" and automatic(backend):
+    if automatic(backend) and measured(op, problem, sizes):
+        lines.append(f"  {MEASURED}")
+    elif problem.device == "cpu" and automatic(backend):
         lines.append(f"  composed: {why_not_composed(op, problem, sizes) or PAYS}")
         lines += [f"  {name}: {cannot(op, problem, name) or 'not taken by itself on a CPU'}" for name in op.order]
     else:

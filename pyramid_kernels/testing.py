@@ -17,7 +17,8 @@ from .verification.errors import module_error_ratios as module_error_ratios
 @contextmanager
 def count_launches() -> Iterator[Counter[tuple[str, str]]]:
     """Count the kernels launched inside the block; keys are (kernel name, dtype name), both strings."""
-    with _counting(counters) as counter:
+    counter: Counter[tuple[str, str]] = Counter()
+    with _listed(counters, counter):
         yield counter
 
 
@@ -28,18 +29,18 @@ def count_ops() -> Iterator[Counter[str]]:
     Ops of fused modules count, and those in graphs that ``torch.compile`` has rewritten where the inner compiler is
     "eager"; another inner compiler takes them apart when it compiles, and then they count once.
     """
-    with _counting(calls) as counter:
+    counter: Counter[str] = Counter()
+    with _listed(calls, lambda name, args, kwargs: counter.update([name])):
         yield counter
 
 
 @contextmanager
-def _counting(switched_on: list[Counter[Any]]) -> Iterator[Counter[Any]]:
-    counter: Counter[Any] = Counter()
-    switched_on.append(counter)
+def _listed(switched_on: list[Any], one: Any) -> Iterator[None]:
+    switched_on.append(one)
     try:
-        yield counter
+        yield
     finally:
-        switched_on[:] = [other for other in switched_on if other is not counter]  # list.remove would compare contents
+        switched_on[:] = [other for other in switched_on if other is not one]  # list.remove would compare contents
 
 
 def gpu_ledger() -> list[dict[str, Any]]:

@@ -16,6 +16,8 @@ class Entry:
     """One module: its path and class, whether it is fused, and why not or through which ops.
 
     ``idle``: it is fused, and a batch of maps would run its original forward all the same; ``detail`` says why.
+    ``ratio``: where an example was timed, the unfused module's time over the fused one's on it; a module that is not
+    faster is left. ``error``: the largest error of its ops over what is allowed; the unfused chain's own has none.
     """
 
     path: str
@@ -23,10 +25,14 @@ class Entry:
     fused: bool
     detail: str
     idle: bool = False
+    ratio: float | None = None
+    error: float | None = None
 
     @property
     def status(self) -> str:
-        return ("idle" if self.idle else "fused") if self.fused else "skipped"
+        if self.fused:
+            return "idle" if self.idle else "fused"
+        return "skipped" if self.ratio is None else "left"
 
 
 @dataclass
@@ -43,6 +49,10 @@ class FuseReport:
     waiting: bool = False
     #: What compiling the modules around them came to.
     compiled: GraphReport = field(default_factory=GraphReport)
+    #: By op and backend, what is not taken here because it is wrong, or did not come to an end.
+    refused: dict[tuple[str, str], str] = field(default_factory=dict)
+    #: The unfused model's time over the fused one's, where an example was timed and something is fused.
+    speedup: float | None = None
 
     @property
     def fused(self) -> list[Entry]:
@@ -59,10 +69,18 @@ class FuseReport:
             parts.append("other modules' graphs are read at the model's first call, or now with an example_input")
         elif not self.entries and not self.pyramids:
             parts.append(f"no pyramid-pooling module found; looked for {LOOKED_FOR}")
+        parts += [f"{op}: {backend} is not taken on this machine: {why}" for (op, backend), why in self.refused.items()]
+        if self.speedup is not None:
+            slower = "" if self.speedup > 1 else ": it is not faster as a whole"
+            parts.append(f"the whole model: unfused / fused {self.speedup:.2f}{slower}")
         return "\n".join(filter(None, parts))
 
     def _modules(self) -> str:
         rows = [("module", "class", "", "backend of each op, or why not")]
         rows += [(e.path or "(model)", e.cls, e.status, e.detail) for e in self.entries]
+        if any(e.ratio is not None for e in self.entries):
+            numbers = [("unfused / fused", "error / limit")]
+            numbers += [tuple("" if v is None else f"{v:.2f}" for v in (e.ratio, e.error)) for e in self.entries]  # type: ignore[misc]
+            rows = [(*row[:3], *pair, row[3]) for row, pair in zip(rows, numbers, strict=True)]  # type: ignore[misc]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

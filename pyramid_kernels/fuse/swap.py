@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
@@ -12,16 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..backends import Backend
+from ..backends import Backend, automatic
 from ..graph import inplace
 from ..graph.report import TRAINING
 from ..nn.base import Fused, check_backend, why_not_children
 from ..nn.runs import same_modes
-from . import check, registry
+from ..proving.prover import Prover
+from . import check, keep, registry
 from .report import Entry, FuseError, FuseReport
 
 #: Instance attribute that a swapped module has, and a module of this package has not.
 SWAPPED = "swapped_in_place"
+#: Why a module is left that could be fused.
+SLOWER = "unfused is as fast or faster here"
 
 
 def fuse_(
@@ -31,6 +35,7 @@ def fuse_(
     backend: Backend = "auto",
     strict: bool = False,
     example_input: Any = None,
+    prove: bool = True,
 ) -> FuseReport:
     """Fuse, in place, every pyramid module of ``model`` that is known and verified.
 
@@ -46,6 +51,9 @@ def fuse_(
         strict: raise where nothing was fused.
         example_input: a tensor, a tuple of arguments or a dict of keyword arguments. The model runs on it before and
             after, in the mode it stands in, and everything the runs change is put back.
+        prove: with an ``example_input`` and ``backend="auto"``, every op's forms are checked and timed on the problems
+            of this call, in training with gradients; the fastest is remembered on this machine, and what is not faster
+            than the unfused module is left.
 
     Returns:
         FuseReport: printing it lists every module that is fused (ops and backends) or was skipped (why).
@@ -65,18 +73,27 @@ def fuse_(
     check_backend(backend)
     registry.load_libraries()
     chosen = _chosen(model, only, filter_fn)
-    before = None if example_input is None else check.run(model, example_input)
+    prover = Prover(model.training) if prove and example_input is not None and automatic(backend) else None
+    before = None if example_input is None or prover else check.run(model, example_input)
     swapped: list[nn.Module] = []
     try:
         report = FuseReport([e for path, m in chosen if (e := _consider(path, m, backend, swapped)) is not None])
-        if chosen and not isinstance(model, Fused):
-            swapped += _consider_graphs(model, chosen, backend, report, example_input)
-        if strict and not report.fused:
-            raise FuseError(f"nothing was fused:\n{report}")
+        with nullcontext() if prover is None else prover.at_work():
+            if prover is not None:
+                before = keep.settle(model, example_input, prover)
+            if chosen and not isinstance(model, Fused):
+                swapped += _consider_graphs(model, chosen, backend, report, example_input)
+        kept: dict[nn.Module, keep.Kept] = {}
         if example_input is not None:
-            reason = check.difference(before, check.run(model, example_input))
+            got, kept = keep.timed(model, example_input) if prover else (check.run(model, example_input), kept)
+            reason = check.difference(before, got)
             if reason:
                 raise FuseError(f"the fused model gives another result on example_input: {reason}\n{report}")
+        if prover is not None:
+            report.refused = dict(prover.refused)
+            _keep_faster(model, example_input, report, kept)
+        if strict and not report.fused:
+            raise FuseError(f"nothing was fused:\n{report}")
     except BaseException:
         for module in swapped:
             _restore(module)
@@ -199,6 +216,29 @@ def _consider_graphs(
         model._compiled_call_impl = inplace.FirstCall(model, look, wait)
         return [model]
     return []
+
+
+def _keep_faster(model: nn.Module, example_input: Any, report: FuseReport, kept: dict[nn.Module, keep.Kept]) -> None:
+    """Undo the swaps that are not faster on ``example_input``; what a module left alone then calls may be faster."""
+    paths = {module: path for path, module in model.named_modules()}
+    places = {entry.path: i for i, entry in enumerate(report.entries)}
+    while kept:
+        slower = [module for module, found in kept.items() if is_fused(module) and not found.wins]
+        for module, found in kept.items():
+            i = places[paths[module]]
+            detail = f"through its graph; {found.ran}" if inplace.is_compiled(module) else found.ran
+            entry = replace(report.entries[i], detail=detail, idle=False)
+            report.entries[i] = replace(entry, ratio=found.ratio, error=found.error)
+        for module in slower:
+            _restore(module)
+            i = places[paths[module]]
+            report.entries[i] = replace(report.entries[i], fused=False, detail=SLOWER)
+            inside = [r.fused and inplace.holds(paths[module], r.module) for r in report.pyramids]
+            pairs = zip(report.pyramids, inside, strict=True)
+            report.pyramids = [replace(r, fused=False, detail=SLOWER) if within else r for r, within in pairs]
+        kept = keep.timed(model, example_input)[1] if slower else {}
+    if ran := [f"{entry.path}: {entry.detail}" for entry in report.fused]:
+        report.speedup = keep.speedup(model, example_input, ran)
 
 
 def _entry(path: str, cls: str, module: Any, remark: str | None) -> Entry:

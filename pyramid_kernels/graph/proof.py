@@ -23,6 +23,8 @@ from ..ops._shared import launch
 from ..ops._shared.layout import format_of, is_channels_last
 from ..ops._shared.shortcuts import calls
 from ..ops.channel_gate.reference import hardsigmoid
+from ..proving.prover import active, noted
+from ..proving.trial import Call
 from .functions import Size
 from .match import Match
 from .order import Order, Region
@@ -72,6 +74,8 @@ def prove(match: Match, order: Order, backend: Backend) -> Proved | str:
 
 def _decided(match: Match, region: Region, backend: Backend) -> list[tuple[str, Backend]] | str:
     """What the call would run at the sizes at hand: the backend of each op."""
+    if automatic(backend) and (prover := active.get()) is not None:
+        prover.settle(_calls(match, region, prover.training))
     with FakeTensorMode(), _modes(region), torch.no_grad(), backends.noted() as choices:
         data = Data(match, 1, lambda t, role: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device))
         try:
@@ -81,6 +85,20 @@ def _decided(match: Match, region: Region, backend: Backend) -> list[tuple[str, 
     if automatic(backend) and all(chosen == "reference" for _, chosen in choices):
         return "the unfused chain is what auto takes here at these sizes"
     return list(dict.fromkeys(choices))
+
+
+def _calls(match: Match, region: Region, training: bool) -> list[Call]:
+    """The calls of ops that ``match`` would be, on random data of the sizes at hand."""
+    generator = torch.Generator().manual_seed(0)
+
+    def make(like: Any, role: str) -> Tensor:
+        t = _random(like, role, generator, like.dtype)
+        return t.requires_grad_(training and t.is_floating_point() and role not in ("statistic", "variance"))
+
+    data = Data(match, 1, make)
+    with _modes(region), torch.set_grad_enabled(training and region.grad is not False), noted() as calls:
+        match.function(*data.given(match.args), "reference")
+    return calls
 
 
 def _factors(match: Match) -> Iterator[int]:

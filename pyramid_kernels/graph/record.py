@@ -47,8 +47,9 @@ def recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     given = tree_map(_own, (args, kwargs))
     with unset_fake_temporarily():
         recorder = Recorder(FakeTensorMode(), paths, known)
-    with preserved(model), _undisturbed(model), recorder:
-        result = model._call_impl(*given[0], **given[1])
+    with preserved(model), _undisturbed(model):
+        with recorder:
+            result = model._call_impl(*given[0], **given[1])
         return recorder.graph_module(result)
 
 

@@ -118,14 +118,18 @@ class Fused(_Base):
         if constants is not None and self.training:
             name = self.original.__name__
             raise RuntimeError(f"{name} is frozen for inference; call unfreeze_(model) to train it, or model.eval()")
-        given = self._by_position(args, named) if named else args
-        x = list(given) if self.spreads_maps else given[0] if len(given) == 1 else None
+        x = self.input_of(args, named)
         if self.why_original(x) is not None:
             return super().forward(*args, **named)
         if constants is None or (torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())):
             return self.fused_forward(x)
         with constants:
             return self.fused_forward(x)
+
+    def input_of(self, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """The map or maps of a call; None where it gives the own forward more than those."""
+        given = self._by_position(args, named) if named else args
+        return list(given) if self.spreads_maps else given[0] if len(given) == 1 else None
 
     def _by_position(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
         """All arguments in the order of the own forward; none where it takes some that the fused one does not know."""

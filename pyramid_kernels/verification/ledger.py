@@ -50,20 +50,26 @@ class LedgerError(RuntimeError):
     """A result cannot be written; the message says where and why."""
 
 
-def user_file() -> Path | None:
+def user_folder() -> Path | None:
     """Where this user's results are kept: PYRAMID_KERNELS_HOME, or the cache folder of the XDG standard.
 
     None where neither is set and the user has no home folder.
     """
     if named := os.environ.get("PYRAMID_KERNELS_HOME"):
-        return Path(named) / "gpu_ledger.json"
+        return Path(named)
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not cache.is_absolute():  # the standard ignores a relative one
         try:
             cache = Path.home() / ".cache"
         except RuntimeError:  # no HOME, and no entry in the table of users
             return None
-    return cache / "pyramid_kernels" / "gpu_ledger.json" if cache.is_absolute() else None
+    return cache / "pyramid_kernels" if cache.is_absolute() else None
+
+
+def user_file() -> Path | None:
+    """This user's ledger; None where there is no folder for it."""
+    folder = user_folder()
+    return folder and folder / "gpu_ledger.json"
 
 
 @functools.lru_cache

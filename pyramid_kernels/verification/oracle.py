@@ -29,6 +29,8 @@ from .modes import Rounded, Watched, watched
 
 #: Draws of the data over which the unfused chain's error is taken.
 DRAWS = 6
+#: Values of a model's call whose errors are no luck in one draw.
+ENOUGH = 1 << 14
 
 #: Kinds of tensors in which NaN or an infinity may come along: no weights, whose products with padding are anyone's.
 TRAVELLING = ("map", "distinct", "cells")
@@ -102,21 +104,52 @@ def check(
     slices of NaN-filled buffers, and the call is repeated, bit for bit: as it is recorded, then by its plan.
     """
     tensors = materialise(case, dtype, device, channels_last, seed, exact)
-    doubled = cast(tensors, torch.float64)
-    dys = _incoming(op, doubled, dtype, seed, exact)
-    truth = run(op, doubled, "reference", dys)
+    dys = _incoming(op, cast(tensors, torch.float64), dtype, seed, exact)
+    truth = run(op, cast(tensors, torch.float64), "reference", dys).results
     given = converted(tensors, embedded) if sliced else tensors
+    ours = _own(op, given, backend, dys, sliced, again=sliced)
+    chain = None if exact else chain_errors(op, case, dtype, channels_last, device, conv_precision(dtype))
+    return Report([_compare(k, ours.results.get(k), truth[k], chain) for k in truth], ours)
+
+
+def check_arguments(op: str, arguments: Arguments, backend: str, dtype: torch.dtype) -> Report:
+    """As ``check``, of a call that a model makes; it is repeated bit for bit.
+
+    The unfused chain's error is the worse of both layouts': its libraries sum in another order in each, and with the
+    data of a model, unlike random data, that may make a factor of five.
+    """
+    chain: dict[str, Errors] = {}
+    on_cpu = all(t.device.type == "cpu" for _, t in leaves(arguments))
+    precision = "ieee" if on_cpu else conv_precision(dtype)
+    dys, truth = _add_errors(chain, op, arguments, dtype, 0, precision, torch.contiguous_format, torch.channels_last)
+    for seed in range(1, DRAWS if sum(t.numel() for t in truth.values()) < ENOUGH else 1):
+        generator = torch.Generator().manual_seed(seed)
+        _add_errors(chain, op, replaced(arguments, lambda t: _redrawn(t, generator)), dtype, seed, precision)  # noqa: B023
+    ours = _own(op, arguments, backend, dys, again=True)
+    return Report([_compare(k, ours.results.get(k), truth[k], chain) for k in truth], ours)
+
+
+def _redrawn(t: Tensor, generator: torch.Generator) -> Tensor:
+    """Another map of the same size of values; whatever is no map as it is."""
+    if t.dim() != 4 or not t.is_floating_point() or not t.numel():
+        return t
+    like = t.detach()
+    drawn = torch.randn(t.shape, generator=generator).to(like) * like.double().square().mean().sqrt().to(like)
+    return torch.empty_like(like).copy_(drawn).requires_grad_(t.requires_grad)
+
+
+def _own(op: str, given: Arguments, backend: str, dys: list[Tensor], sliced: bool = False, again: bool = False) -> Run:
+    """The run of ``backend``, and what it broke; ``again``: also where another differs in a bit."""
     before = [t.detach().clone() for _, t in leaves(given)]
     ours = run(op, given, backend, dys, sliced)
-    if sliced:
+    if again:
         for way in ("second", "recorded", "planned") if backend in KERNELS else ("second",):
-            again = run(op, given, backend, dys, sliced, seen=False)
-            different = [name for name in ours.results if not _same(ours, again, name)]
+            another = run(op, given, backend, dys, sliced, seen=False)
+            different = [name for name in ours.results if not _same(ours, another, name)]
             ours.broken.extend(f"a {way} run differs in {name}" for name in different)
     after = zip(leaves(given), before, strict=True)
     ours.broken.extend(f"{name} was changed" for (name, t), b in after if not torch.equal(t, b))
-    chain = None if exact else chain_errors(op, case, dtype, channels_last, device, conv_precision(dtype))
-    return Report([_compare(k, ours.results.get(k), truth.results[k], chain) for k in truth.results], ours)
+    return ours
 
 
 def places(case: Case) -> int:
@@ -176,31 +209,57 @@ def chain_errors(
     The chain has the layout of the call that is judged: the other one is summed in another order, and may be worse.
     For float64 the errors are the fp32 chain's, scaled.
     """
-    half = dtype in (torch.float16, torch.bfloat16)
     worst: dict[str, Errors] = {}
     for seed in range(DRAWS):
-        tensors = materialise(case, dtype, device, channels_last, seed)
-        doubled = cast(tensors, torch.float64)
-        dys = _incoming(op, doubled, dtype, seed, exact=False)
-        truth = run(op, doubled, "reference", dys).results
-        with ieee_convolutions(), Rounded(dtype if half else torch.float32, precision == "tf32"):
-            unfused = run(op, cast(tensors, torch.float32), "reference", dys).results
-        for name, exact in truth.items():
-            worst[name] = worst.get(name, Errors()).worse(errors(unfused[name], exact))
+        _add_errors(worst, op, materialise(case, dtype, device, channels_last, seed), dtype, seed, precision)
+    return worst
+
+
+def _add_errors(
+    worst: dict[str, Errors],
+    op: str,
+    tensors: Arguments,
+    dtype: torch.dtype,
+    seed: int,
+    precision: str,
+    *layouts: torch.memory_format,
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Make ``worst`` that of itself and of the unfused chain's errors on ``tensors``, in these layouts, by result.
+
+    Returns the gradients of the outputs that this was done with, if any are wanted, and the results in float64.
+    """
+    half = dtype in (torch.float16, torch.bfloat16)
     scale = _TO_FLOAT64 if dtype == torch.float64 else 1.0
-    return {name: Errors(*(scale * e for e in found)) for name, found in worst.items()}
+    doubled = cast(tensors, torch.float64)
+    wanted = any(t.requires_grad for _, t in leaves(tensors))
+    dys = _incoming(op, doubled, dtype, seed, exact=False) if wanted else []
+    truth = run(op, doubled, "reference", dys).results
+    single = cast(tensors, torch.float32)
+    for given in [laid_out(single, layout) for layout in layouts] or [single]:
+        with ieee_convolutions(), Rounded(dtype if half else torch.float32, precision == "tf32"):
+            unfused = run(op, given, "reference", dys).results
+        for name, exact in truth.items():
+            found = Errors(*(scale * e for e in errors(unfused[name], exact)))
+            worst[name] = worst.get(name, Errors()).worse(found)
+    return dys, truth
+
+
+def laid_out(arguments: Arguments, layout: torch.memory_format) -> Arguments:
+    """``arguments`` with every map in a memory format, as new leaves."""
+    return converted(arguments, lambda t: t.contiguous(memory_format=layout) if t.dim() == 4 else t)
 
 
 def run(op: str, arguments: Arguments, backend: str, dys: list[Tensor], sliced: bool = False, seen: bool = True) -> Run:
     """One forward and backward call; a kernel backend's buffers are poisoned, guarded and watched if ``seen``.
 
-    ``dys``: one float64 tensor per output, brought to its dtype and layout (``sliced``: to a misaligned slice).
+    ``dys``: one float64 tensor per output, brought to its dtype and layout (``sliced``: to a misaligned slice); none
+    where nothing requires a gradient.
     """
     inputs = [(name, t) for name, t in leaves(arguments) if t.requires_grad]
     look = watched if seen and backend not in ("reference", "composed") else lambda: nullcontext(Watched())
     with count_launches() as forward, look() as ahead:
         outputs = call(op, arguments, backend)
-    pairs = [(y, _beside(y, d, sliced)) for y, d in zip(outputs, dys, strict=True) if y.requires_grad]
+    pairs = [(y, _beside(y, d, sliced)) for y, d in zip(outputs, dys, strict=bool(dys)) if y.requires_grad]
     with count_launches() as backward, look() as back:
         gradients = _gradients(pairs, [t for _, t in inputs])
     names = ["y"] if len(outputs) == 1 else [f"y[{i}]" for i in range(len(outputs))]

@@ -12,7 +12,6 @@ import contextlib
 import functools
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import chain
 from operator import itemgetter
@@ -254,8 +253,8 @@ def plain(tensors: list[Tensor]) -> bool:
     return PLAIN.issuperset(map(type, tensors)) and not odd
 
 
-#: Counters of ops called that ``pyramid_kernels.testing.count_ops`` has switched on, by name.
-calls: list[Counter[str]] = []
+#: Who hears of every public op that is called: its name and arguments.
+calls: list[Callable[[str, tuple[Any, ...], dict[str, Any]], None]] = []
 
 
 def short(fn: Function) -> Function:
@@ -266,8 +265,8 @@ def short(fn: Function) -> Function:
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
         if calls and not torch.compiler.is_dynamo_compiling() and fn.__name__ in OPS:  # a composite's ops count
-            for counter in calls:
-                counter[fn.__name__] += 1
+            for hear in calls:
+                hear(fn.__name__, args, kwargs)
         found = None if watched() or not _kernels() else _keyer()(_is_grad_enabled(), args, kwargs)
         if found is None:
             return fn(*args, **kwargs)

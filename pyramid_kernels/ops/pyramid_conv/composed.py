@@ -59,20 +59,21 @@ def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
     return None if o * saved >= 2 * 10**7 else "the maps are small"
 
 
-def smaller(sizes: tuple[int, ...]) -> bool:
-    """Whether the composed form has fewer multiply-adds than the unfused chain, of ``sizes`` as ``pays`` has them.
+def share(sizes: tuple[int, ...]) -> float:
+    """The composed form's multiply-adds over the unfused chain's, of ``sizes`` as ``pays`` has them.
 
-    It is what leaves PyTorch then; where sizes are symbols, an export is the unfused chain, which has no matrices.
+    1 where sizes are symbols: an export is then the unfused chain, which has no matrices.
     """
     n, o, k, h, w, *rest = sizes
     if any(isinstance(s, torch.SymInt) for s in sizes):
-        return False
+        return 1.0
     maps = [(n, *rest[i : i + 3]) for i in range(0, len(rest), 3)]
     _, mixed = split(maps, (o, sum(m[1] for m in maps), k, k), (h, w), by_rows=True)
     levels = [maps[i][1:] for i in mixed]
+    total = sum(k * k * c * h * w for _, c, _, _ in maps)
     saved = sum(k * k * c * (h * w - rows * cols) for c, rows, cols in levels)
     spent = 0 if k == 1 else sum(k * rows * h * w + k * k * rows * cols * w for _, rows, cols in levels)
-    return saved > spent
+    return (total - saved + spent) / total
 
 
 def pyramid_conv(

@@ -1,0 +1,156 @@
+"""Candidates tried on a model's own calls, each in a process that may crash or hang instead of the user's.
+
+``python -m pyramid_kernels.proving.trial FOLDER FIRST`` is that process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import functional
+from ..backends import OPS, Backend, Op, Problem
+
+#: Seconds that one trial may take, and those that a process may take to begin.
+LIMIT, BEGIN = float(os.environ.get("PYRAMID_KERNELS_TRIAL_SECONDS") or 120), 120.0
+
+
+#: The error of what gives no result, or another one.
+WRONG = 1e9
+
+
+class Modes(NamedTuple):
+    """What is on around a call."""
+
+    grad: bool
+    autocast: tuple[tuple[str, torch.dtype], ...]
+
+    @classmethod
+    def now(cls) -> Modes:
+        devices = filter(torch.is_autocast_enabled, ("cpu", "cuda"))
+        return cls(torch.is_grad_enabled(), tuple((d, torch.get_autocast_dtype(d)) for d in devices))
+
+    @contextlib.contextmanager
+    def on(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.set_grad_enabled(self.grad))
+            for device, dtype in self.autocast:
+                stack.enter_context(torch.autocast(device, dtype))
+            yield
+
+
+class Call(NamedTuple):
+    """One call of an op's public function: its arguments by name, and what is on around it."""
+
+    op: str
+    arguments: dict[str, Any]
+    modes: Modes
+
+    @property
+    def training(self) -> bool:
+        """Whether a gradient is wanted."""
+        return self.modes.grad
+
+    def entry(self) -> tuple[Op, Problem, tuple[int, ...]]:
+        """What the op's backend is chosen by."""
+        with self.modes.on():
+            entries = getattr(functional, self.op).problems(**self.arguments)
+        return next(e for e in entries if e[0] is OPS[self.op])
+
+    def run(self, backend: Backend) -> list[Tensor]:
+        """The outputs of the call."""
+        with self.modes.on():
+            y = getattr(functional, self.op)(**self.arguments, backend=backend)
+        return [y] if isinstance(y, Tensor) else list(y)
+
+
+class Verdict(NamedTuple):
+    """The error over its limit, 1 and less where ``wrong`` is empty; else what is wrong."""
+
+    error: float
+    wrong: str = ""
+
+
+def judged(call: Call, backend: Backend) -> Verdict:
+    """What the oracle says of ``backend`` for ``call``, in this process."""
+    from ..verification import oracle
+
+    _, problem, _ = call.entry()
+    with call.modes.on():
+        try:
+            report = oracle.check_arguments(call.op, call.arguments, backend, problem.dtype)
+        except Exception as error:  # whatever a compiler, a driver or an op throws is this candidate's result
+            return Verdict(WRONG, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+    return Verdict(min(report.worst, WRONG), "; ".join(report.failures()[:1]))
+
+
+def tried(jobs: Sequence[tuple[Call, Backend]]) -> list[Verdict]:
+    """The verdict on every job, in order, from processes of their own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        torch.save([(call.op, call.arguments, tuple(call.modes), backend) for call, backend in jobs], folder / "jobs")
+        while (first := _done(folder)) < len(jobs):
+            wrong = _run(folder, first, len(jobs))
+            if wrong and (stopped := _done(folder)) < len(jobs):
+                _write(folder, stopped, Verdict(WRONG, wrong))
+        return [Verdict(*json.loads((folder / f"{i}.json").read_text())) for i in range(len(jobs))]
+
+
+def _done(folder: Path) -> int:
+    return len(list(folder.glob("*.json")))
+
+
+def _write(folder: Path, i: int, verdict: Verdict) -> None:
+    half = folder / "half"
+    half.write_text(json.dumps(verdict))
+    half.replace(folder / f"{i}.json")
+
+
+def _run(folder: Path, first: int, count: int) -> str:
+    """Run jobs from ``first`` on in a process until all are done or one ends it; why it ended."""
+    package = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", __name__, str(folder), str(first)]
+    began, said = folder / "began", folder / "said"
+    began.unlink(missing_ok=True)
+    done, since = first, time.monotonic()
+    with said.open("w") as errors:
+        environment = os.environ | {"PYTHONPATH": path}
+        child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+        while child.poll() is None:
+            time.sleep(0.02)
+            if done < (now := _done(folder)):
+                done, since = now, time.monotonic()
+            if time.monotonic() - since > LIMIT + (0 if began.exists() else BEGIN):
+                child.kill()
+                child.wait()
+                return f"it did not end within {LIMIT:g} s"
+    if child.returncode < 0:
+        return f"its process ended by {signal.Signals(-child.returncode).name}"
+    last = (said.read_text().strip().splitlines() or [""])[-1]
+    return "" if _done(folder) == count else f"its process ended with {child.returncode}: {last}"
+
+
+def main(folder: str, first: str) -> int:
+    jobs = torch.load(Path(folder) / "jobs", weights_only=False)  # what this user's own process has just written
+    (Path(folder) / "began").touch()
+    for i, (op, arguments, modes, backend) in enumerate(jobs):
+        if i >= int(first):
+            _write(Path(folder), i, judged(Call(op, arguments, Modes(*modes)), backend))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(*sys.argv[1:]))
