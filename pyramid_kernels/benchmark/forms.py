@@ -24,7 +24,7 @@ from .rows import device_name
 from .subjects import can_compile
 
 #: Of the whole model and of each module: at most so many rounds of all forms, in about so many seconds.
-ROUNDS, SECONDS = 20, 10.0
+ROUNDS, SECONDS = 100, 10.0
 
 
 def measured(model: nn.Module, x: Any, training: bool, compiled: bool, backend: Backend) -> Comparison:
