@@ -6,6 +6,7 @@ import functools
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -247,6 +248,15 @@ def test_why_torch_compile_is_missing(model: nn.Module, monkeypatch: pytest.Monk
     assert compare(model, X, compiled=True).remarks == ["torch.compile is left out: there is no C++ compiler here."]
 
 
+def test_on_a_gpu_the_larger_of_two_times_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    seconds = {"cuda": {"unfused": [3.0], "fused": [1.0]}, "cpu": {"unfused": [2.0], "fused": [4.0]}}
+    monkeypatch.setattr(forms.timing, "interleaved", lambda calls, device, *rest, **settings: seconds[device])
+    measurement: Any = SimpleNamespace(device="cuda")
+    calls = dict.fromkeys(("unfused", "fused"), lambda: None)
+    assert forms._Forms._seconds(measurement, calls) == {"unfused": 3.0, "fused": 4.0}
+
+
 def test_json_holds_every_field(result: pk.Comparison, tmp_path: Path) -> None:
     result.to_json(tmp_path / "c.json")
     read = json.loads((tmp_path / "c.json").read_text())
@@ -333,10 +343,14 @@ def test_the_command(short: None, tmp_path: Path, cli: Any) -> None:
     pytest.importorskip("matplotlib", reason="needs matplotlib")
     files = tmp_path / "c.json", tmp_path / "c.png"
     code, out, _ = cli(*SMALL, "--layout", "channels_last", "--json", str(files[0]), "--out", str(files[1]))
-    assert code == 0 and out.startswith("Net, forward in evaluation: 1x3x32x48 channels_last, float32, ")
+    assert code == 0 and out.startswith(
+        "tests.test_compare:net, forward in evaluation: 1x3x32x48 channels_last, float32, "
+    )
     assert json.loads(files[0].read_text())["rows"][0]["cls"] == "Net" and files[1].stat().st_size > 10_000
     code, out, _ = cli(*SMALL, "--training", "--dtype", "bfloat16")
-    assert code == 0 and out.startswith("Net, forward and backward in training: 2x3x32x48, bfloat16, ")
+    assert code == 0 and out.startswith(
+        "tests.test_compare:net, forward and backward in training: 2x3x32x48, bfloat16, "
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..console import UsageError
-from .compare import WHOLE, Comparison, Row
+from .compare import WHOLE, Comparison, Row, milliseconds
 
 COLOURS = {"unfused": "#7f8c9b", "fused": "#d1495b", "torch.compile": "#2a9d8f"}
 INK = "#333333"
@@ -58,7 +58,7 @@ def _bars(axis: Axes, rows: list[Row]) -> None:
             seen.add(form)
             bar = axis.barh(top + BAR * i, ms, 0.85 * BAR, color=COLOURS[form], label=label)
             ratio = "" if form == "unfused" else f"  ({row.unfused_ms / ms:.2f} times as fast)"
-            axis.bar_label(bar, [f"{ms:.3g} ms{ratio}"], padding=3, fontsize=9, color=INK)
+            axis.bar_label(bar, [f"{milliseconds(ms)} ms{ratio}"], padding=3, fontsize=9, color=INK)
         top += BAR * len(times) + GAP
     axis.set_yticks(ticks, [f"{row.path or WHOLE}\n{row.cls}" for row in rows], fontsize=9, color=INK)
     axis.set_ylim(top - GAP - BAR / 2, -BAR)

@@ -144,7 +144,12 @@ def compare(
     return measured(model, x, training, compiled, backend)
 
 
+def milliseconds(value: float) -> str:
+    """In three digits or more."""
+    return f"{value:.1f}" if value >= 100 else f"{value:#.3g}"
+
+
 def _number(value: float | None, unit: str) -> str:
     if value is None:
         return "-"
-    return f"{value:.2f}" if unit == "ratio" else f"{value:.1f}" if value >= 100 or unit == "mb" else f"{value:.3g}"
+    return milliseconds(value) if unit == "ms" else f"{value:.2f}" if unit == "ratio" else f"{value:.1f}"

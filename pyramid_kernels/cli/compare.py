@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     model, x = _subject(args, device)
     try:
         result = compare(model, x, training=args.training, compiled=not args.no_compile)
+        result = replace(result, model=args.model)
     except FuseError as error:
         print(f"{args.model}: {error}", file=sys.stderr)
         return 1
