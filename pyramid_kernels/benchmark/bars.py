@@ -42,10 +42,14 @@ def _title(comparison: Comparison) -> str:
     return f"{first}\n{rest}"
 
 
-def _times(row: Row) -> dict[str, float]:
-    """Milliseconds of the forms that were timed."""
-    found = {"unfused": row.unfused_ms, "fused": row.fused_ms, "torch.compile": row.compiled_ms}
-    return {form: ms for form, ms in found.items() if ms is not None}
+def _times(row: Row) -> dict[str, tuple[float, float | None]]:
+    """Milliseconds of the forms that were timed, and the ratio to the first."""
+    found = {
+        "unfused": (row.unfused_ms, None),
+        "fused": (row.fused_ms, row.fused_ratio),
+        "torch.compile": (row.compiled_ms, row.compiled_ratio),
+    }
+    return {form: (ms, ratio) for form, (ms, ratio) in found.items() if ms is not None}
 
 
 def _bars(axis: Axes, rows: list[Row]) -> None:
@@ -53,12 +57,12 @@ def _bars(axis: Axes, rows: list[Row]) -> None:
     for row in rows:
         times = _times(row)
         ticks.append(top + BAR * (len(times) - 1) / 2)
-        for i, (form, ms) in enumerate(times.items()):
+        for i, (form, (ms, ratio)) in enumerate(times.items()):
             label = None if form in seen else form
             seen.add(form)
             bar = axis.barh(top + BAR * i, ms, 0.85 * BAR, color=COLOURS[form], label=label)
-            ratio = "" if form == "unfused" else f"  ({row.unfused_ms / ms:.2f} times as fast)"
-            axis.bar_label(bar, [f"{milliseconds(ms)} ms{ratio}"], padding=3, fontsize=9, color=INK)
+            text = milliseconds(ms) + " ms" + (f"  ({ratio:.2f} times as fast)" if ratio else "")
+            axis.bar_label(bar, [text], padding=3, fontsize=9, color=INK)
         top += BAR * len(times) + GAP
     axis.set_yticks(ticks, [f"{row.path or WHOLE}\n{row.cls}" for row in rows], fontsize=9, color=INK)
     axis.set_ylim(top - GAP - BAR / 2, -BAR)

@@ -23,7 +23,8 @@ WHOLE = "whole model"
 class Row:
     """The whole model, whose ``path`` is "", or one fused module, all its calls in one run of the model together.
 
-    Milliseconds are medians; MB are the peak above what was allocated before, in 10^6 bytes. None: not measured.
+    Milliseconds are medians; a ratio is the median of unfused over this form in each round, above 1 where this form is
+    faster; MB are the peak above what was allocated before, in 10^6 bytes. None: not measured.
     """
 
     path: str
@@ -32,19 +33,11 @@ class Row:
     unfused_ms: float
     fused_ms: float | None
     compiled_ms: float | None
+    fused_ratio: float | None
+    compiled_ratio: float | None
     unfused_mb: float
     fused_mb: float | None
     compiled_mb: float | None
-
-    @property
-    def fused_ratio(self) -> float | None:
-        """Unfused over fused: above 1, the fused form is faster."""
-        return self.fused_ms and self.unfused_ms / self.fused_ms
-
-    @property
-    def compiled_ratio(self) -> float | None:
-        """Unfused over ``torch.compile``."""
-        return self.compiled_ms and self.unfused_ms / self.compiled_ms
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import statistics
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
@@ -147,12 +148,23 @@ class _Forms:
             calls["fused"] = self._call(fused, inputs)
         if compiled and (call := self._compiled(path, plain, inputs)):
             calls["compiled"] = call
-        ms = {form: 1e3 * seconds for form, seconds in self._seconds(calls).items()}
+        samples = self._samples(calls)
+        ms = {form: 1e3 * timing.Stats.of(seconds).median for form, seconds in samples.items()}
+        ratio = {form: timing.paired_ratio(samples["unfused"], seconds) for form, seconds in samples.items()}
         mb = {form: timing.peak_memory(call, self.device) / 1e6 for form, call in calls.items()}
         return Row(
-            path, type(plain).__name__, self.details.get(path, ""), ms["unfused"], ms.get("fused"), ms.get("compiled"),
-            mb["unfused"], mb.get("fused"), mb.get("compiled"),
-        )  # fmt: skip
+            path=path,
+            cls=type(plain).__name__,
+            runs=self.details.get(path, ""),
+            unfused_ms=ms["unfused"],
+            fused_ms=ms.get("fused"),
+            compiled_ms=ms.get("compiled"),
+            fused_ratio=ratio.get("fused"),
+            compiled_ratio=ratio.get("compiled"),
+            unfused_mb=mb["unfused"],
+            fused_mb=mb.get("fused"),
+            compiled_mb=mb.get("compiled"),
+        )
 
     def _outcome(self, module: nn.Module, inputs: _Inputs) -> list[Tensor]:
         with preserved(module), torch.set_grad_enabled(self.training):
@@ -195,13 +207,14 @@ class _Forms:
             return None
         return call
 
-    def _seconds(self, calls: dict[str, Callable[[], None]]) -> dict[str, float]:
-        """Medians; with the allocator as the user has it."""
+    def _samples(self, calls: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
+        """Seconds of every round, with the allocator as the user has it; on a GPU those whose median is larger."""
         kinds = [timing.interleaved(calls, self.device, ROUNDS, SECONDS, keep=False)]
         if self.device != "cpu":
             walled = {form: _finished(call) for form, call in calls.items()}
             kinds.append(timing.interleaved(walled, "cpu", ROUNDS, SECONDS, keep=False))
-        return {form: max(timing.Stats.of(samples[form]).median for samples in kinds) for form in calls}
+        rounds = min(len(kind["unfused"]) for kind in kinds)
+        return {form: max((kind[form][:rounds] for kind in kinds), key=statistics.median) for form in calls}
 
 
 def unfused(model: nn.Module) -> nn.Module:
