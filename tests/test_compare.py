@@ -186,7 +186,7 @@ def test_nothing_fused_says_why() -> None:
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).to(DEVICE)
     result = compare(plain, X)
     assert paths(result) == [""] and result.rows[0].fused_ms is result.rows[0].fused_mb is None
-    assert "Nothing was fused, for the reasons below" in str(result) and "no pyramid-pooling module found" in str(
+    assert "Nothing was fused, for the reasons below." in str(result) and "no pyramid-pooling module found" in str(
         result
     )
     assert "fused ms" not in str(result).replace("unfused ms", "")
@@ -363,7 +363,7 @@ def test_the_command(short: None, tmp_path: Path, cli: Any) -> None:
         (["--dtype", "int8"], "invalid choice: 'int8'"),
         (["--json", "no/such/folder/c.json"], "--json: the folder"),
         (["--out", "c.doc"], "--out must end in one of"),
-        (["--training", "--batch", "1"], "does not take 1x3x32x48 images: Expected more than 1 value per channel"),
+        (["--training", "--batch", "1"], "fails on 1x3x32x48 images: Expected more than 1 value per channel"),
     ],
 )
 def test_the_command_refuses(more: list[str], message: str, refused: Any) -> None:

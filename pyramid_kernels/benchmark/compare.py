@@ -44,7 +44,8 @@ class Row:
 class Comparison:
     """What ``compare`` measured; printing it gives a table. ``rows[0]`` is the whole model.
 
-    ``report`` is what ``fuse_`` said of every module, ``remarks`` why something was not measured.
+    ``input`` has the shapes of the tensors, ``threads`` is PyTorch's number of them on the CPU, ``report`` is what
+    ``fuse_`` said of every module, ``remarks`` why something was not measured.
     """
 
     model: str
@@ -68,7 +69,7 @@ class Comparison:
         """The whole model's ratio in one sentence."""
         ratio = self.rows[0].fused_ratio
         if ratio is None:
-            return "Nothing was fused, for the reasons below, so the unfused form alone was timed."
+            return "Nothing was fused, for the reasons below."
         if round(ratio, 2) <= 1:
             return f"The fused model is not faster here: unfused / fused is {ratio:.2f}."
         return f"The fused model is {ratio:.2f} times as fast as the unfused one."

@@ -51,12 +51,12 @@ def image(text: str, model: nn.Module) -> tuple[int, int, int]:
     if "input_size" in timm:
         channels, rows, cols = timm["input_size"]
         return channels, rows, cols
-    size = getattr(config, "image_size", None) or _side_of_torchvision(text) or SIDE
+    size = getattr(config, "image_size", None) or _size_of_torchvision(text) or SIDE
     rows, cols = size if isinstance(size, list | tuple) else (size, size)
     return getattr(config, "num_channels", None) or 3, rows, cols
 
 
-def _side_of_torchvision(text: str) -> int | None:
+def _size_of_torchvision(text: str) -> int | tuple[int, int] | None:
     """What its weights' transforms scale to; there is a weight for each of its models, and none is loaded."""
     library, _, name = text.partition(":")
     if library != "torchvision":

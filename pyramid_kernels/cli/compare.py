@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
         check_file("--json", args.json)
     if args.out:
         check_picture("--out", args.out, "compare --out")
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 0
     model, x = _subject(args, device)
     try:
         result = compare(model, x, training=args.training, compiled=not args.no_compile)
@@ -66,7 +67,7 @@ def _count(text: str) -> int:
 
 
 def _subject(args: argparse.Namespace, device: str) -> tuple[nn.Module, torch.Tensor]:
-    """The model and its random images, which it has been seen to take."""
+    """The model and its random images, after a run of one on the other."""
     torch.manual_seed(0)
     model = named.build(args.model).to(device)
     channels, *usual = named.image(args.model, model)
@@ -80,5 +81,5 @@ def _subject(args: argparse.Namespace, device: str) -> tuple[nn.Module, torch.Te
         run_once(model, x)
     except Exception as error:  # the model's own, whatever it is
         shape = "x".join(map(str, x.shape))
-        raise UsageError(f"{args.model} does not take {shape} images: {named.one_line(error)}") from None
+        raise UsageError(f"{args.model} fails on {shape} images: {named.one_line(error)}") from None
     return model, x
