@@ -88,7 +88,8 @@ class Comparison:
         if any(row.runs for row in self.rows):
             columns["runs"] = [row.runs for row in self.rows]
         text = table(list(columns), zip(*columns.values(), strict=True))
-        return "\n".join([self.caption(), "", text, "", self.verdict(), *self.remarks, "", self.report])
+        note = "Times are medians, ratios the medians of those of each round: on a busy machine trust the ratios."
+        return "\n".join([self.caption(), "", text, "", self.verdict(), *self.remarks, note, "", self.report])
 
     def to_json(self, path: str | Path) -> None:
         """Write every field, rows as objects, to ``path``. OSError: it cannot be written."""
