@@ -3,15 +3,18 @@
 from . import functional, models, nn, testing
 from ._version import __version__
 from .backends import BackendError, explain
+from .benchmark.compare import Comparison, compare
 from .fuse import FuseError, FuseReport, freeze_, fuse_, fused, register_adapter, unfreeze_, unfuse_
 from .graph.api import compile, fuse_graph
 from .inference import predict
 
 __all__ = [
     "BackendError",
+    "Comparison",
     "FuseError",
     "FuseReport",
     "__version__",
+    "compare",
     "compile",
     "explain",
     "freeze_",

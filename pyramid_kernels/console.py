@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import json
 import os
 import shutil
@@ -53,6 +54,30 @@ def _one_of(kind: str, text: str, choices: Iterable[str]) -> str:
     if text not in choices:
         raise UsageError(unknown(kind, text, choices))
     return text
+
+
+def require(module: str, who: str) -> Any:
+    """A module of the demo extra, or one line on how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{who} needs {error.name}; install it with: pip install 'pyramid_kernels[demo]'") from None
+
+
+def check_file(option: str, path: Path) -> None:
+    """Refuse, before the work, a file that cannot be written for want of its folder."""
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{option}: the folder {str(path.absolute().parent)!r} does not exist")
+    if path.is_dir():
+        raise UsageError(f"{option} must be a file, got the folder {str(path)!r}")
+
+
+def check_picture(option: str, path: Path, who: str) -> None:
+    """The same for a picture, of a kind that matplotlib writes."""
+    kinds = require("matplotlib.backends.backend_agg", who).FigureCanvasAgg.get_supported_filetypes()
+    if path.suffix[1:] not in kinds:
+        raise UsageError(f"{option} must end in one of {', '.join(sorted(kinds))}, got {str(path)!r}")
+    check_file(option, path)
 
 
 def interpret_without_gpu() -> str:

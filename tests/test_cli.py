@@ -150,7 +150,8 @@ def test_info_reports_a_setting_that_cannot_run_here() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_wrong_setting_is_one_line(command: str, monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
     monkeypatch.setattr(backends, "_WRONG", ["PYRAMID_KERNELS_BACKEND must be one of 'auto', got 'foo'"])
-    assert refused(command) == "pyramid_kernels: PYRAMID_KERNELS_BACKEND must be one of 'auto', got 'foo'\n"
+    argv = [command, "torch.nn:Identity"] if command == "compare" else [command]
+    assert refused(*argv) == "pyramid_kernels: PYRAMID_KERNELS_BACKEND must be one of 'auto', got 'foo'\n"
 
 
 POOL = ("verify", "--op", "pyramid_pool", "--backend", "triton")

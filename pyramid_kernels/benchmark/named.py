@@ -12,6 +12,9 @@ from torch import nn
 from ..console import UsageError
 from .modules import define_detection_schemas
 
+#: Of images, where no library says it.
+SIDE = 512
+
 
 def build(text: str) -> nn.Module:
     """The model that ``text`` names, with random weights; nothing is downloaded.
@@ -29,11 +32,39 @@ def build(text: str) -> nn.Module:
     define_detection_schemas()
     try:
         model = LIBRARIES[library](name) if library in LIBRARIES else _of_module(library, name)
-    except (ImportError, AttributeError, KeyError, ValueError, RuntimeError) as error:
-        raise UsageError(f"{text}: {str(error).strip() or type(error).__name__}") from None
+    except Exception as error:  # whatever a library, or a user's own function, throws
+        raise UsageError(f"{text}: {one_line(error)}") from None
     if not isinstance(model, nn.Module):
         raise UsageError(f"{text} makes a {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def one_line(error: Exception) -> str:
+    """The first line of what an exception says; KeyError quotes it otherwise."""
+    said = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+    return said.partition("\n")[0] or type(error).__name__
+
+
+def image(text: str, model: nn.Module) -> tuple[int, int, int]:
+    """Channels, rows and columns of the images that the library says ``model``, made of ``text``, is for."""
+    config, timm = getattr(model, "config", None), getattr(model, "pretrained_cfg", None) or {}
+    if "input_size" in timm:
+        channels, rows, cols = timm["input_size"]
+        return channels, rows, cols
+    size = getattr(config, "image_size", None) or _size_of_torchvision(text) or SIDE
+    rows, cols = size if isinstance(size, list | tuple) else (size, size)
+    return getattr(config, "num_channels", None) or 3, rows, cols
+
+
+def _size_of_torchvision(text: str) -> int | tuple[int, int] | None:
+    """What its weights' transforms scale to; there is a weight for each of its models, and none is loaded."""
+    library, _, name = text.partition(":")
+    if library != "torchvision":
+        return None
+    from torchvision.models import get_model_weights
+
+    settings = getattr(next(iter(get_model_weights(name))).transforms, "keywords", {})
+    return settings.get("crop_size") or settings.get("resize_size")
 
 
 def _of_torchvision(name: str) -> Any:

@@ -43,14 +43,15 @@ def pair(name: str, x: Tensor) -> dict[str, models.Network]:
 
 
 @torch.no_grad()
-def settle(network: nn.Module, x: Tensor) -> None:
+def settle(network: nn.Module, x: Tensor, side: int = SETTLED) -> None:
     """Give every norm the statistics of x: random weights under untouched ones lose a deep network's signal."""
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
+    network.eval()  # in training some want labels
     for norm in norms:
-        norm.momentum = 1.0
-    images = x[:1, :, :SETTLED, :SETTLED]
-    network.train()(torch.cat([images, images.flip(3)]))
+        norm.train().momentum = 1.0
+    images = x[:1, :, :side, :side]
+    network(torch.cat([images, images.flip(3)]))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

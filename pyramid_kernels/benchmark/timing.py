@@ -37,14 +37,20 @@ class Stats(NamedTuple):
 
 
 def interleaved(
-    calls: Mapping[str, Call], device: str, rounds: int, budget: float, cold: bool = False, least: int = 3
+    calls: Mapping[str, Call],
+    device: str,
+    rounds: int,
+    budget: float,
+    cold: bool = False,
+    least: int = 3,
+    keep: bool = True,
 ) -> dict[str, list[float]]:
     """Seconds of every call, one sample of each per round: a drifting clock then slows all of them alike.
 
     At most ``rounds`` rounds and about ``budget`` seconds, but ``least`` rounds in any case; ``cold`` empties a GPU's
-    L2 first.
+    L2 first; ``keep`` lets a CPU's allocator keep what is freed, from here on.
     """
-    if device == "cpu":
+    if keep and device == "cpu":
         keep_freed_memory()
     end = time.perf_counter() + budget
     first = {name: [sample(call, device, cold)] for name, call in calls.items()}

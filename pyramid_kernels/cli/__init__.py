@@ -21,6 +21,7 @@ COMMANDS = {
     "info": "what is installed here, and which backends each op has",
     "verify": "check every op and backend against its float64 reference",
     "demo": "fuse a network on a photograph: proof, cost, one picture",
+    "compare": "time a model of your own or of a library unfused, fused and under torch.compile",
     "bench": "time the ops and networks against PyTorch eager and torch.compile",
     "tune": "measure the kernels on this GPU, for what backend='auto' takes",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 #: What the patterns know, for a report that has nothing to tell.
@@ -93,7 +93,7 @@ def following(module: Any, report: GraphReport) -> Iterator[None]:
 def table(entries: Sequence[Rewrite]) -> str:
     """Two lines a pyramid: what runs, and the user's own line."""
     lines: list[str] = []
-    for e, count in Counter(entries).items():
+    for e, count in Counter(replace(e, module="") for e in entries).items():
         times = f" x {count}" if count > 1 else ""
         lines.append(f"{'fused' if e.fused else 'left'}  {e.op}{f' ({e.shape})' if e.shape else ''}{times}: {e.detail}")
         lines.append(f"       {e.where or '(no source line)'}  {e.code}".rstrip())

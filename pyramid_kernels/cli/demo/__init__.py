@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from ... import models, testing
 from ...benchmark import timing
-from ...console import UsageError, interpret_without_gpu, progress, table, unknown
+from ...console import UsageError, check_picture, interpret_without_gpu, progress, table, unknown
 from ...fuse import fuse_
 from ...nn import ASPP
 from . import network
 from .kernels import prove_kernels
-from .model import DeepLabV3, as_batch, load_photo, require, segments, step
+from .model import DeepLabV3, as_batch, load_photo, segments, step
 
 #: The demo's own model; ``models.DeepLabV3`` is another.
 TRAINED = "deeplabv3-narrow"
@@ -86,13 +86,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(unknown("model", args.model, names))
     if not 64 <= args.side <= 2048 or args.steps < 1:
         raise UsageError(f"--side must be 64 to 2048 and --steps at least 1, got {args.side} and {args.steps}")
-    kinds = require("matplotlib.backends.backend_agg").FigureCanvasAgg.get_supported_filetypes()
-    if args.out.suffix[1:] not in kinds:
-        raise UsageError(f"--out must end in one of {', '.join(sorted(kinds))}, got {str(args.out)!r}")
-    if not args.out.absolute().parent.is_dir():
-        raise UsageError(f"--out: the folder {str(args.out.absolute().parent)!r} does not exist")
-    if args.out.is_dir():
-        raise UsageError(f"--out must be a file, got the folder {str(args.out)!r}")
+    check_picture("--out", args.out, "demo")
     if args.image and os.path.exists(args.image) and args.out.exists() and os.path.samefile(args.image, args.out):
         raise UsageError(f"--out must not be IMAGE itself, got {str(args.out)!r} for both; give --out another name")
 

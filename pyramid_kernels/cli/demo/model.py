@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import functools
 import os
 import warnings
 from pathlib import Path
@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ... import console
 from ...console import UsageError
 from ...nn import ReferenceASPP
 
 CLASSES = 5
 #: Output stride 8 and the rates that go with it.
 RATES = (12, 24, 36)
+require = functools.partial(console.require, who="demo")
 
 
 class Block(nn.Module):
@@ -130,14 +132,6 @@ def segments(photo: Any) -> Any:
         renamed = {(a if i == b else i, a if j == b else j) for i, j in edges}
         edges = {(i, j) for i, j in renamed if i != j}
     return numpy.unique(owner[labels], return_inverse=True)[1].reshape(labels.shape)
-
-
-def require(module: str) -> Any:
-    """A module of the demo extra, or one line on how to install it."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UsageError(f"demo needs {error.name}; install it with: pip install 'pyramid_kernels[demo]'") from None
 
 
 def as_image(photo: Any) -> Tensor:
