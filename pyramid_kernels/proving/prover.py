@@ -105,7 +105,7 @@ class Prover:
             results.put(trial.where, "body", trial.body, {"wrong": found.wrong})
             trial.keep(found)
         for trial in trials:
-            if trial not in jobs:
+            if first.get(trial.body) is not trial:
                 body = results.get(trial.where, "body", trial.body) or {}
                 wrong = str(body.get("wrong", ""))
                 trial.keep(Verdict(WRONG, wrong) if wrong else judged(trial.call, trial.backend))
