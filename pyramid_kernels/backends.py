@@ -36,8 +36,9 @@ MEASURED = "the fastest on this machine, for this problem or one near it"
 #: Multiply-adds over the unfused chain's at which the composed form is taken on a GPU that nothing was measured on.
 FEWER = 2 / 3
 
-#: Whether the choice is for a graph that Inductor compiles, whose code a composed form must beat, not eager's.
-for_inductor: ContextVar[bool] = ContextVar("for_inductor", default=False)
+#: Whether the choice is for a graph that Inductor compiles, whose code a composed form must beat, not eager's; None
+#: where no graph is being rewritten.
+for_inductor: ContextVar[bool | None] = ContextVar("for_inductor", default=None)
 
 #: Settings with a value they cannot have: an import raises nothing, the first use does.
 _WRONG: list[str] = []
@@ -214,9 +215,14 @@ def _selected(op: Op, problem: Problem, sizes: tuple[int, ...], backend: Backend
 
 
 def measured(op: Op, problem: Problem, sizes: tuple[int, ...]) -> Backend | None:
-    """The backend that was fastest on this machine for this problem, or one near it; None in graphs that are compiled,
-    which hold for other sizes, and whose code is another."""
-    if problem.device not in ("cpu", "cuda") or torch.compiler.is_compiling() or for_inductor.get():
+    """The backend that was fastest on this machine for this problem, or one near it.
+
+    None in code that is traced, which holds for other sizes, and for graphs that Inductor compiles into other code.
+    """
+    if problem.device not in ("cpu", "cuda") or torch.compiler.is_dynamo_compiling():
+        return None
+    compiled = for_inductor.get()
+    if compiled or (compiled is None and torch.compiler.is_compiling()):
         return None
     where = results.place(problem.device)
     if not results.entries(where):

@@ -70,7 +70,7 @@ def entries(where: str) -> dict[tuple[str, str], Entry]:
         try:
             entry = json.loads(file.read_text(encoding="utf-8"))
             found[str(entry.pop("kind")), str(entry.pop("key"))] = entry
-        except (*ledger.UNREADABLE, AttributeError, KeyError):
+        except (*ledger.UNREADABLE, AttributeError, KeyError, TypeError):
             unread += 1
     if unread:
         _warn(f"pyramid_kernels: {unread} files in {path} are ignored, they cannot be read")
