@@ -139,11 +139,12 @@ def test_fused_context_undoes_only_its_own(aspp: Any) -> None:
     assert type(model[1]) is ReferencePPM and isinstance(model[0], ASPPForward)
 
 
+@pytest.mark.parametrize("prove", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["checked", "proved"])
 @pytest.mark.parametrize("form", [lambda x: x, lambda x: (x,), lambda x: {"x": x}], ids=["tensor", "tuple", "dict"])
-def test_example_input_checks_and_restores(aspp: Any, form: Any) -> None:
+def test_example_input_checks_and_restores(aspp: Any, form: Any, prove: bool) -> None:
     aspp.train()
     state, random = copy.deepcopy(aspp.state_dict()), torch.get_rng_state()
-    assert pk.fuse_(aspp, example_input=form(X)).fused
+    assert pk.fuse_(aspp, example_input=form(X), prove=prove).entries[0].status in ("fused", *["left"] * prove)
     assert aspp.training and torch.equal(random, torch.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(state.values(), aspp.state_dict().values(), strict=True))
     assert all(p.grad is None for p in aspp.parameters())

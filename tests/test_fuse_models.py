@@ -94,7 +94,7 @@ def test_automatic_results_and_exact_undo(model: Any) -> None:
     state = copy.deepcopy(ours.state_dict())
     with torch.no_grad():
         expected = output(ours, x[:2])
-        report = pk.fuse_(ours, strict=True, example_input=x[:2])
+        report = pk.fuse_(ours, strict=True, example_input=x[:2], prove=False)
         got = output(ours, x[:2])
         assert pk.unfuse_(ours) == [e.path for e in report.fused] == paths
         undone = output(ours, x[:2])
