@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import datetime
-import platform
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from ..console import UsageError, commit, driver
+from ..proving.results import device_name as device_name
 
 
 def recordable(out: Path) -> None:
@@ -37,14 +37,6 @@ def environment(device: str) -> dict[str, Any]:
         "device": device_name(device),
         "threads": torch.get_num_threads(),
     }
-
-
-def device_name(device: str) -> str:
-    if device != "cpu":
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else None
-    return model[1].strip() if model else platform.processor() or platform.machine()
 
 
 def device_slug(device: str) -> str:
