@@ -140,11 +140,14 @@ class Lines:
         self.right = [not list(texts) for texts in columns.values()]
         self.begun = False
 
+    def head(self) -> None:
+        self.begun = True
+        self.row(list(self.widths))
+        self.row(["-" * width for width in self.widths.values()])
+
     def row(self, cells: Sequence[Any]) -> None:
         if not self.begun:
-            self.begun = True
-            self.row(list(self.widths))
-            self.row(["-" * width for width in self.widths.values()])
+            self.head()
         pairs = zip(map(str, cells), self.widths.values(), self.right, strict=True)
         say("  ".join(text.rjust(w) if right else text.ljust(w) for text, w, right in pairs).rstrip())
 

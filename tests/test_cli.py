@@ -212,18 +212,41 @@ def test_verify_records_every_dtype_and_layout_for_itself(gpu: Gpu, cli: Any) ->
     assert ledger.why_not(*question, torch.bfloat16, False, "NVIDIA H200") is None
 
 
-def test_an_error_that_stays_is_one_bodys(gpu: Gpu, cli: Any) -> None:
-    """What comes after an illegal access fails as well, and says nothing about the kernels it would have run."""
+def test_an_error_that_stays_is_one_bodys(gpu: Gpu, cli: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every op has a process of its own: an illegal access, after which all that follows fails, is its alone."""
+
+    def apart(command: list[str]) -> int:
+        gpu.lost = False
+        return main(command[3:])
+
+    monkeypatch.setattr(verify, "process", apart)
     crashing = ("dilated_branches", "triton", "float16", False)
     gpu.outcome = lambda *body: "crashes" if body == crashing else "passes"
     ops = ("channel_gate", "dilated_branches", "pyramid_pool", "upsample_merge")
-    code, out, err = cli("verify", "--backend", "triton", "--op", *ops)
-    assert code == 1 and gpu.checked[-1] == crashing
-    assert set(gpu.results("channel_gate").values()) == {"passed"} and gpu.results("upsample_merge") == {}
+    code, out, err = cli("verify", "--backend", "triton", "--op", *ops, "--json", str(tmp_path / "rows"))
+    assert code == 1 and out.count("backend") == 1
+    assert all(set(gpu.results(op).values()) == {"passed"} for op in ops if op != "dilated_branches")
+    rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
+    assert len(rows) == 3 * 8 + 3 and [row["failures"] for row in rows].count([]) == 3 * 8 + 2
     failed = {body for body, result in gpu.results("dilated_branches").items() if result != "passed"}
     assert failed == {("triton", "float16", "contiguous")}
-    assert "an illegal memory access" in err and "verify --op pyramid_pool upsample_merge" in err
-    assert "float16   contiguous" in out
+    assert "an illegal memory access" in err and "float16   contiguous" in out
+
+
+def test_an_op_that_hangs_or_ends_its_process_is_said(gpu: Gpu, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def apart(command: list[str]) -> int:
+        if "channel_gate" in command:
+            raise subprocess.TimeoutExpired(command, 1)
+        return -11 if "pyramid_pool" in command else main(command[3:])
+
+    monkeypatch.setattr(verify, "process", apart)
+    ops = ("channel_gate", "pyramid_pool", "upsample_merge")
+    code, out, err = cli("verify", "--backend", "triton", "--dtype", "bfloat16", "--op", *ops)
+    assert code == 1 and "channel_gate triton: it did not end within 30 minutes" in err
+    assert "pyramid_pool triton: its process ended with -11" in err
+    assert gpu.results("upsample_merge") == {
+        ("triton", "bfloat16", k): "passed" for k in ("contiguous", "channels_last")
+    }
 
 
 def test_a_body_that_ends_the_process_has_not_passed(gpu: Gpu, cli: Any) -> None:
