@@ -101,7 +101,7 @@ class PPMForward(Fused):
     def why_not_call(self, x: Tensor) -> str | None:
         reason = super().why_not_call(x)
         if reason is None and x.device.type == "cpu" and automatic(self.kernel_backend):
-            # Measured on one and two cores, in both layouts, in inference and training.
+            # Measured on one core, in both layouts, in inference and training.
             if x.numel() < 1 << 20:
                 return "on a CPU the unfused chain is faster on small maps"
         return reason

@@ -29,7 +29,7 @@ from .settings import Settings
 SCALAR = 128
 #: Rows of a map up to which two products take less time than its other one, too.
 FEW = 16
-#: Elements of resized NCHW maps below which the calls around the products cost more than they save.
+#: Elements of resized maps below which the calls around products and sums cost more than they save.
 SMALL = 1 << 16
 
 
@@ -50,10 +50,11 @@ def pays(problem: Problem, sizes: tuple[int, ...]) -> str | None:
     resized = [m for m in zip(rest[::3], rest[1::3], rest[2::3], strict=True) if m[1:] != (h, w)]
     if count < 2 or not resized:
         return "no map is resized beside another"
-    if problem.channels_last:
-        pays = merge == "sum" or any(rows == cols == 1 for _, rows, cols in resized)
-        return None if pays else "PyTorch's own channels_last kernels are as fast"
-    return None if n * sum(c for c, _, _ in resized) * h * w >= SMALL else "the resized maps are small"
+    if n * sum(c for c, _, _ in resized) * h * w < SMALL:
+        return "the resized maps are small"
+    if merge == "concat" and problem.channels_last and not any(rows == cols == 1 for _, rows, cols in resized):
+        return "PyTorch's own channels_last kernels are as fast"
+    return None
 
 
 def upsample_merge(
