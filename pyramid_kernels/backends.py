@@ -214,15 +214,20 @@ def _selected(op: Op, problem: Problem, sizes: tuple[int, ...], backend: Backend
     return chosen
 
 
+def for_compiler() -> bool:
+    """Whether the choice is for code that is traced, or for a graph that Inductor compiles."""
+    if torch.compiler.is_dynamo_compiling():
+        return True
+    inductor = for_inductor.get()
+    return torch.compiler.is_compiling() if inductor is None else inductor
+
+
 def measured(op: Op, problem: Problem, sizes: tuple[int, ...]) -> Backend | None:
     """The backend that was fastest on this machine for this problem, or one near it.
 
     None in code that is traced, which holds for other sizes, and for graphs that Inductor compiles into other code.
     """
-    if problem.device not in ("cpu", "cuda") or torch.compiler.is_dynamo_compiling():
-        return None
-    compiled = for_inductor.get()
-    if compiled or (compiled is None and torch.compiler.is_compiling()):
+    if problem.device not in ("cpu", "cuda") or for_compiler():
         return None
     where = results.place(problem.device)
     if not results.entries(where):

@@ -605,7 +605,7 @@ LAYOUTS: dict[str, Layout] = {
         Checkpointed,
         one(6),
         {"dilated_branches": 2, "upsample_merge": 2},
-        {"dilated_branches_train": 2, "upsample_merge": 1},
+        {"dilated_branches_train": 2, "upsample_merge": 2},
     ),  # fmt: skip
     "stages": Layout(Stages, one(8), PPM),
     "late-levels": Layout(LateLevels, one(8), {"pyramid_pool": 1, "pyramid_conv": 3}),

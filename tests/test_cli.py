@@ -38,7 +38,7 @@ BAD = {
     ("verfy",): "did you mean 'verify'?",
     ("verify", "--op", "pyramid_pol"): "did you mean 'pyramid_pool'?",
     ("verify", "--backend", "tritn"): "did you mean 'triton'?",
-    ("verify", "--op", "upsample_merge", "--backend", "composed"): "upsample_merge has no composed form",
+    ("verify", "--op", "pyramid_project", "--backend", "composed"): "pyramid_project has no composed form",
     ("info", "--jsn"): "unrecognized arguments: --jsn",
     ("bench", "--op", "pyramid_pol"): "did you mean 'pyramid_pool'?",
     ("bench", "--model", "PSPNt"): "did you mean 'PSPNet'?",
@@ -87,7 +87,7 @@ def test_info_lists_every_op_and_backend(cli: Any) -> None:
     for found in facts["ops"].values():
         assert set(found) == set(BACKENDS)
         assert found["reference"] == "available"
-    assert "no composed form" in facts["ops"]["upsample_merge"]["composed"]
+    assert "no composed form" in facts["ops"]["pyramid_project"]["composed"]
     assert facts["cuda core"].startswith(("compiled for ", "this installation has no CUDA core"))
 
 

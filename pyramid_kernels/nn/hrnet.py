@@ -154,9 +154,11 @@ class HRFuseForward(Fused):
         return around(self.kernel_backend)
 
     def problems(self, x: Any) -> Calls:
-        # The op's choice does not depend on channels: a map stands for what comes of it at the same size.
-        outputs = range(len(self.rows(self)))
-        calls = [([x[i]] * i + list(x[i:]), self._merge(x[i])) for i in outputs]
+        calls = []
+        for i in range(len(self.rows(self))):
+            n, width, *_ = x[i].shape
+            coarser = [x[i].new_empty((n, width, *m.shape[2:])) for m in x[i + 1 :]]
+            calls.append(([x[i]] * (i + 1) + coarser, self._merge(x[i])))
         return [problem for maps, how in calls for problem in problems_of(functional.upsample_merge, maps, **how)]
 
 

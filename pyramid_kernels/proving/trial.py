@@ -14,14 +14,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from .. import functional
 from ..backends import OPS, Backend, Op, Problem
+from ..ops._shared import launch
 
 #: Seconds that one trial may take, and those that a process may take to begin.
 LIMIT, BEGIN = 120.0, 120.0
@@ -143,14 +146,40 @@ def _run(folder: Path, first: int, count: int) -> str:
     return "" if _done(folder) == count else f"its process ended with {child.returncode}: {last}"
 
 
+def compile_ahead(jobs: Sequence[tuple[Call, Backend]]) -> None:
+    """Have the binaries of Triton's candidates compiled side by side, which is most of what a first trial takes."""
+    if not torch.cuda.is_available():
+        return
+    from triton import AsyncCompileMode
+
+    def warm(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], meta: dict[str, Any]) -> None:
+        kernel.warmup(*args, grid=grid, **meta)
+
+    start, launch.start = launch.start, warm
+    try:
+        with ThreadPoolExecutor() as workers, AsyncCompileMode(workers, ignore_errors=True):
+            for call, backend in jobs:
+                with contextlib.suppress(Exception):  # which the trial will find again
+                    leaves = [t for t in tree_leaves(call.arguments) if isinstance(t, Tensor) and t.requires_grad]
+                    outputs = call.run(backend) if backend == "triton" else []
+                    given = [y for y in outputs if y.requires_grad]
+                    if given:
+                        torch.autograd.grad(given, leaves, [torch.ones_like(y) for y in given], allow_unused=True)
+    finally:
+        launch.start = start
+
+
 def main(folder: str, first: str) -> int:
     from ..verification import oracle as oracle  # before the time of the first job begins
 
-    jobs = torch.load(Path(folder) / "jobs", weights_only=False)  # what this user's own process has just written
+    # What this user's own process has just written.
+    written = torch.load(Path(folder) / "jobs", weights_only=False)
+    jobs = [(Call(op, arguments, Modes(*modes)), backend) for op, arguments, modes, backend in written]
+    compile_ahead(jobs[int(first) :])
     (Path(folder) / "began").touch()
-    for i, (op, arguments, modes, backend) in enumerate(jobs):
+    for i, job in enumerate(jobs):
         if i >= int(first):
-            _write(Path(folder), i, judged(Call(op, arguments, Modes(*modes)), backend))
+            _write(Path(folder), i, judged(*job))
     return 0
 
 

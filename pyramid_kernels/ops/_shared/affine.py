@@ -92,3 +92,15 @@ def affine(y: Tensor, scale: Tensor | None, shift: Tensor | None, relu: bool = F
     if shift is not None:
         y = y + shift.view(view)
     return (y.relu() if relu else y).to(dtype)
+
+
+def affine_(y: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None, relu: bool = False) -> Tensor:
+    """``(y + bias) * scale + shift``, behind it perhaps a ReLU, in place as far as gradients allow."""
+    if any(v is not None and v.dtype != y.dtype for v in (bias, scale, shift)):
+        return affine(affine(y, None, bias), scale, shift, relu)
+    bias, scale, shift = (None if v is None else v.view(1, -1, 1, 1) for v in (bias, scale, shift))
+    y = y if bias is None else y.add_(bias)
+    if scale is not None:  # not addcmul, whose backward makes one full map more
+        y = y * scale if scale.requires_grad else y.mul_(scale)
+    y = y if shift is None else y.add_(shift)
+    return y.relu_() if relu else y

@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...backends import Problem, for_inductor
-from .._shared.affine import affine
+from .._shared.affine import affine_
 from .._shared.autocast import without_autocast
 from .._shared.finite import guarded, is_finite
 from .._shared.layout import as_map, is_channels_last
+from ..upsample_merge.composed import shares
 from ..upsample_merge.layout import leader
 from ..upsample_merge.reference import resize
 from .layout import columns, split, split_maps
@@ -106,7 +107,7 @@ def pyramid_conv(
                 y = _accumulated(y, rows[:, tap : tap + step].flatten(1), level, last)
     if mixed:
         y = guarded(y, functools.partial(_unfused, size, mode, align_corners), weight, inner, *maps)
-    return _epilogue(y, outer, scale, shift, relu).to(weight.dtype)
+    return affine_(y, outer, scale, shift, relu).to(weight.dtype)
 
 
 def _unfused(
@@ -115,18 +116,6 @@ def _unfused(
     """The chain as PyTorch has it, without its epilogue."""
     x = torch.cat([resize(m, size, mode, align_corners) for m in maps], 1)
     return F.conv2d(x, weight, bias, padding=weight.shape[2] // 2)
-
-
-def _epilogue(y: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None, relu: bool) -> Tensor:
-    """``(y + bias) * scale + shift``, behind it perhaps a ReLU, in place as far as gradients allow."""
-    if any(v is not None and v.dtype != y.dtype for v in (bias, scale, shift)):
-        return affine(affine(y, None, bias), scale, shift, relu)
-    bias, scale, shift = (None if v is None else v.view(1, -1, 1, 1) for v in (bias, scale, shift))
-    y = y if bias is None else y.add_(bias)
-    if scale is not None:  # not addcmul, whose backward makes one full map more
-        y = y * scale if scale.requires_grad else y.mul_(scale)
-    y = y if shift is None else y.add_(shift)
-    return y.relu_() if relu else y
 
 
 def _mixed(x: Tensor, weight: Tensor) -> Tensor:
@@ -182,10 +171,7 @@ def _matrices(
     device: torch.device,
 ) -> Tensor:  # fmt: skip
     """[k, full, source], permuted by ``order``."""
-    one_hot = torch.eye(source, dtype=dtype, device=device)[None]
-    linear = {"mode": "linear", "align_corners": align_corners} if mode == "bilinear" else {"mode": mode}
-    shares = one_hot if source == full else F.interpolate(one_hot, full, **linear)
-    padded = F.pad(shares[0], (k // 2, k // 2))
+    padded = F.pad(shares(source, full, mode, align_corners, dtype, device), (k // 2, k // 2))
     return torch.stack([padded[:, tap : tap + full].T for tap in range(k)]).permute(*order).contiguous()
 
 

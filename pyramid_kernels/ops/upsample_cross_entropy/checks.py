@@ -133,9 +133,9 @@ def check_labels(target: Tensor, classes: int, ignore_index: int) -> None:
     if _are_classes(target, classes):
         return
     label = target.long()  # a comparison in uint8 would wrap the other side
-    live = label[label != ignore_index]
-    if live.numel() and not _are_classes(live, classes):
-        wrong = (label != ignore_index) & ((label < 0) | (label >= classes))
+    ignored = label == ignore_index
+    if not _are_classes(label.masked_fill(ignored, 0), classes):  # several times faster than taking the others out
+        live, wrong = label[~ignored], ~ignored & ((label < 0) | (label >= classes))
         place = tuple(wrong.nonzero()[0].tolist())
         raise IndexError(
             f"target must be from 0 to {classes - 1}, as logits have {classes} classes, or ignore_index "

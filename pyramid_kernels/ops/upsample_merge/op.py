@@ -14,19 +14,21 @@ from .._shared.affine import ACTIVATIONS, dense_vectors
 from .._shared.checks import check_choice, check_vector
 from .._shared.layout import empty_map, format_of, is_channels_last
 from .._shared.precision import accumulation
-from . import reference
+from . import composed, reference
 from .checks import check_maps, output_size
 from .layout import leader
 from .settings import Settings
 
-OP = Op("upsample_merge", "memory", reference)
+OP = Op("upsample_merge", "memory", reference, composed)
 
 
 def _problems(
     maps: Sequence[Tensor], size: Any = None, *, mode: str = "bilinear", merge: str = "concat", **_: Any
 ) -> Calls:
+    """Sizes: N, H, W, then the channels, rows and columns of every map."""
     target = output_size(maps, size)
-    return [(OP, describe(maps[0], is_channels_last(leader(maps, target)), mode, merge, len(maps)), target)]
+    problem = describe(maps[0], is_channels_last(leader(maps, target)), mode, merge, len(maps))
+    return [(OP, problem, (maps[0].shape[0], *target, *(s for m in maps for s in m.shape[1:])))]
 
 
 @public(_problems)
