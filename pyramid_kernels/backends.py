@@ -233,9 +233,11 @@ def measured(op: Op, problem: Problem, sizes: tuple[int, ...]) -> Backend | None
     if not results.entries(where):
         return None
     try:
-        return cast(Backend | None, results.choice(where, op.name, problem, sizes, torch.is_grad_enabled()))
+        found = cast(Backend | None, results.choice(where, op.name, problem, sizes, torch.is_grad_enabled()))
     except TypeError:  # sizes that are symbols cannot be looked up
         return None
+    here = ("composed", "reference", *(KERNELS if problem.device == "cuda" else ()))
+    return found if found in here and cannot(op, problem, found) is None else None
 
 
 def _share(op: Op, sizes: tuple[int, ...]) -> float:

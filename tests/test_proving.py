@@ -9,11 +9,13 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 import pyramid_kernels as pk
@@ -234,22 +236,22 @@ def test_entries_of_two_processes_at_once(home: Path) -> None:
 import sys
 from pyramid_kernels.proving import results
 for i in range(30):
-    results.put("somewhere", "problem", f"{i % 20} {sys.argv[1] if i % 20 > 9 else ''}", {"choice": sys.argv[1]})
+    results.put("somewhere", "model", f"{i % 20} {sys.argv[1] if i % 20 > 9 else ''}", {"ratio": len(sys.argv)})
 """
     children = [subprocess.Popen([sys.executable, "-c", program, name]) for name in ("a", "b")]
     assert [child.wait() for child in children] == [0, 0]
     assert len(results.entries("somewhere")) == 30
     files = list(home.rglob("*.*"))
-    assert len(files) == 30 and all(json.loads(file.read_text())["choice"] in ("a", "b") for file in files)
+    assert len(files) == 30 and all(json.loads(file.read_text())["ratio"] == 2 for file in files)
 
 
 def test_files_that_cannot_be_read_are_one_warning(home: Path) -> None:
-    results.put("somewhere", "problem", "one", {"choice": "cuda"})
+    results.put("somewhere", "model", "one", {"ratio": 2.0})
     (folder := results.folder("somewhere")).joinpath("problem-2.json").write_text("{")  # type: ignore[union-attr]
     folder.joinpath("problem-3.json").write_text("[]")  # type: ignore[union-attr]
     again()
     with pytest.warns(UserWarning, match="2 files in .* are ignored") as said:
-        assert results.get("somewhere", "problem", "one") == {"choice": "cuda"}
+        assert results.get("somewhere", "model", "one") == {"ratio": 2.0}
     assert len(said) == 1
 
 
@@ -292,10 +294,8 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Ratios that modules and candidates get instead of measured ones, by the class of the module, or "op"."""
     ratios: dict[str, float] = {"op": 1.5}
 
-    def of_module(module: nn.Module, kind: str, key: str, ratio: Any) -> float:
-        return ratios.get(
-            type(getattr(module, "original", type(module)) and module).__name__.removeprefix("Reference"), 2.0
-        )
+    def of_module(device: str, kind: str, key: str, ratio: Any) -> float:
+        return ratios.get(json.loads(key)[0].rpartition(".")[2].removeprefix("Reference"), 2.0)
 
     monkeypatch.setattr(keep, "_once", of_module)
     monkeypatch.setattr(prover, "timed", lambda call, able: {b: ratios["op"] for b in able})
@@ -355,6 +355,101 @@ def test_a_second_process_finds_all(timed: dict[str, float], monkeypatch: pytest
     monkeypatch.setattr(prover, "judged", None)
     monkeypatch.setattr(prover, "tried", lambda jobs: jobs and pytest.fail("tried again"))
     assert len(pk.fuse_(Net().eval(), example_input=x).fused) == 2
+
+
+def test_only_what_is_considered_is_timed(timed: dict[str, float]) -> None:
+    """Others that are fused, before or by construction, stay as they are."""
+    x = torch.randn(2, 3, 24, 32)
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), pk.nn.ASPP(16, (2, 4), 8), Gate()).eval()
+    assert [entry.path for entry in pk.fuse_(model, only="2", example_input=x).entries] == ["2"]
+    net = Net().eval()
+    pk.fuse_(net, only="context")
+    assert [entry.path for entry in pk.fuse_(net, only="se", example_input=x).entries] == ["se"]
+    assert pk.unfuse_(net) == ["context", "se"]
+
+
+def test_what_was_fused_before_stays_so(timed: dict[str, float]) -> None:
+    model, x = Net().eval(), torch.randn(2, 3, 24, 32)
+    pk.fuse_(model, backend="composed", example_input=x)
+    with pk.testing.count_ops() as before:
+        model(x)
+    timed |= {"ASPP": 0.9, "Gate": 0.9}
+    with pk.fused(model, example_input=x) as report:
+        assert not report.fused and type(model.context) is pk.nn.ReferenceASPP
+    with pytest.raises(pk.FuseError):
+        pk.fuse_(model, example_input=x, strict=True)
+    with pk.testing.count_ops() as ops:
+        model(x)
+    assert ops == before and ops["channel_gate"] == 1
+
+
+def test_a_graph_around_a_fused_module_is_not_disturbed(timed: dict[str, float]) -> None:
+    class Mixed(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.context(self.stem(x))
+            return y * torch.sigmoid(self.se.layer(y.mean((2, 3), keepdim=True)))
+
+    model, x = Mixed().eval(), torch.randn(2, 3, 24, 32)
+    pk.fuse_(model, example_input=x)
+    with pk.testing.count_ops() as ops:
+        model(x)
+    assert ops["dilated_branches"] and ops["channel_gate"] == 1
+    torch._dynamo.reset()
+
+
+def test_a_hook_added_after_a_graph_was_read_runs(timed: dict[str, float]) -> None:
+    model, x = Net().eval(), torch.randn(2, 3, 24, 32)
+    pk.fuse_(model, example_input=x)
+    heard: list[nn.Module] = []
+    model.context.convs[0][0].register_forward_hook(lambda module, *_: heard.append(module))
+    model(x)
+    assert len(heard) == 1
+
+
+def test_checkpoints_in_training(timed: dict[str, float]) -> None:
+    class Checkpointed(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.se(torch.utils.checkpoint.checkpoint(self.context, self.stem(x), use_reentrant=True))
+
+    model = Checkpointed().train()
+    model.stem.weight.grad = torch.ones_like(model.stem.weight)
+    assert pk.fuse_(model, example_input=torch.randn(2, 3, 24, 32)).fused
+    assert [n for n, p in model.named_parameters() if p.grad is not None] == ["stem.weight"]
+    assert torch.equal(model.stem.weight.grad, torch.ones_like(model.stem.weight))
+
+
+def test_two_threads_fuse_at_once(timed: dict[str, float]) -> None:
+    models, x = [Net().eval() for _ in range(2)], torch.randn(2, 3, 24, 32)
+    with ThreadPoolExecutor(2) as workers:
+        reports = list(workers.map(lambda model: pk.fuse_(model, example_input=x), models))
+    assert [len(report.fused) for report in reports] == [2, 2]
+
+
+def test_a_trial_that_could_not_be_made_is_not_remembered(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(home / "nothing"))
+    first = Prover(False)
+    first.settle([conv()])
+    assert "could not be tried" in first.refused["pyramid_conv", "composed"] and not list(home.rglob("*.json"))
+
+
+def test_modules_of_the_working_folder_are_not_the_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "queue.py").write_text("raise RuntimeError('a script of the user')")
+    monkeypatch.chdir(tmp_path)
+    (verdict,) = trial.tried([(conv(), "composed")])
+    assert verdict.error <= 1 and not verdict.wrong
+
+
+@pytest.mark.parametrize("entry", [{"choice": "foo"}, {}, {"choice": "cuda"}, {"choice": None}], ids=str)
+def test_an_entry_of_nonsense_raises_nowhere(entry: dict[str, Any], home: Path) -> None:
+    call = conv()
+    op, problem, sizes = call.entry()
+    where, key = results.place("cpu"), results.problem_key(op.name, problem, sizes, False)
+    results.put(where, "problem", key, {"ratios": {}, **entry})
+    results.put(where, "problem", "no key", {"ratios": {}, "choice": "composed"})
+    again()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert select(op, problem, sizes, "auto") in ("reference", "composed")
 
 
 def test_a_head_whose_result_is_the_models(timed: dict[str, float]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -16,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..backends import Backend, automatic
 from ..graph import inplace
 from ..graph.report import TRAINING
-from ..nn.base import Fused, check_backend, why_not_children
+from ..nn.base import Fused, check_backend, hooked, why_not_children
 from ..nn.runs import same_modes
 from ..proving.prover import Prover
 from . import check, keep, registry
@@ -24,8 +26,6 @@ from .report import Entry, FuseError, FuseReport
 
 #: Instance attribute that a swapped module has, and a module of this package has not.
 SWAPPED = "swapped_in_place"
-#: Why a module is left that could be fused.
-SLOWER = "unfused is as fast or faster here"
 
 
 def fuse_(
@@ -74,31 +74,70 @@ def fuse_(
     registry.load_libraries()
     chosen = _chosen(model, only, filter_fn)
     prover = Prover(model.training) if prove and example_input is not None and automatic(backend) else None
+    with nullcontext() if prover is None else _PROVING:
+        return _fused(model, chosen, backend, strict, example_input, prover)
+
+
+#: One proof at a time: it looks into the calls of all fused modules.
+_PROVING = threading.RLock()
+
+
+def _fused(
+    model: nn.Module, chosen: list[tuple[str, nn.Module]], backend: Backend, strict: bool, example_input: Any,
+    prover: Prover | None,
+) -> FuseReport:  # fmt: skip
     before = None if example_input is None or prover else check.run(model, example_input)
+    already = [(module, _state(module)) for _, module in chosen if is_fused(module)]
+    considered = {module for _, module in chosen} - set(_compiled_by_others(model))
     swapped: list[nn.Module] = []
     try:
         report = FuseReport([e for path, m in chosen if (e := _consider(path, m, backend, swapped)) is not None])
         with nullcontext() if prover is None else prover.at_work():
             if prover is not None:
-                before = keep.settle(model, example_input, prover)
+                before = keep.settle(model, example_input, prover, considered)
             if chosen and not isinstance(model, Fused):
                 swapped += _consider_graphs(model, chosen, backend, report, example_input)
-        kept: dict[nn.Module, keep.Kept] = {}
-        if example_input is not None:
-            got, kept = keep.timed(model, example_input) if prover else (check.run(model, example_input), kept)
-            reason = check.difference(before, got)
-            if reason:
-                raise FuseError(f"the fused model gives another result on example_input: {reason}\n{report}")
+        if prover is not None:
+            got, kept = keep.timed(model, example_input, considered)
+        elif example_input is not None:
+            got = check.run(model, example_input)
+        if example_input is not None and (reason := check.difference(before, got)):
+            raise FuseError(f"the fused model gives another result on example_input: {reason}\n{report}")
         if prover is not None:
             report.refused = dict(prover.refused)
-            _keep_faster(model, example_input, report, kept)
+            _keep_faster(model, example_input, report, kept, considered)
         if strict and not report.fused:
             raise FuseError(f"nothing was fused:\n{report}")
     except BaseException:
         for module in swapped:
             _restore(module)
+        _put_back(already)
         raise
     return report
+
+
+def _state(module: nn.Module) -> tuple[type[nn.Module], Any, Any]:
+    """What fusing changes of a module."""
+    return type(module), vars(module).get("kernel_backend"), module._compiled_call_impl
+
+
+def _put_back(states: list[tuple[nn.Module, Any]]) -> None:
+    for module, (cls, backend, call) in states:
+        if type(module) is not cls:
+            _swap(module, cls, backend)
+        elif SWAPPED in vars(module):
+            module.kernel_backend = backend
+        module._compiled_call_impl = call
+
+
+def _compiled_by_others(model: nn.Module) -> Iterator[nn.Module]:
+    """Modules whose calls run in code that their owner compiled, where nothing of ours can be timed."""
+    for module in model.modules():
+        own = module._compiled_call_impl is not None and not isinstance(
+            module._compiled_call_impl, inplace.Compiled | inplace.FirstCall
+        )
+        if own or isinstance(module, torch._dynamo.OptimizedModule if "torch._dynamo" in sys.modules else ()):
+            yield from module.modules()
 
 
 def unfuse_(model: nn.Module) -> list[str]:
@@ -119,14 +158,16 @@ def is_fused(module: nn.Module) -> bool:
 @contextmanager
 def fused(model: nn.Module, *args: Any, **kwargs: Any) -> Iterator[FuseReport]:
     """``fuse_`` for the length of a ``with`` block, which gets the report; modules fused before it stay fused."""
-    already = {id(module) for module in model.modules() if is_fused(module)}
+    already = [(module, _state(module)) for module in model.modules() if is_fused(module)]
     report = fuse_(model, *args, **kwargs)
     try:
         yield report
     finally:
+        fused_before = {id(module) for module, _ in already}
         for module in model.modules():
-            if id(module) not in already:
+            if id(module) not in fused_before:
                 _restore(module)
+        _put_back(already)
 
 
 def _chosen(
@@ -218,26 +259,32 @@ def _consider_graphs(
     return []
 
 
-def _keep_faster(model: nn.Module, example_input: Any, report: FuseReport, kept: dict[nn.Module, keep.Kept]) -> None:
+def _keep_faster(
+    model: nn.Module, example_input: Any, report: FuseReport, kept: dict[nn.Module, keep.Kept],
+    considered: set[nn.Module],
+) -> None:  # fmt: skip
     """Undo the swaps that are not faster on ``example_input``; what a module left alone then calls may be faster."""
     paths = {module: path for path, module in model.named_modules()}
     places = {entry.path: i for i, entry in enumerate(report.entries)}
     while kept:
-        slower = [module for module, found in kept.items() if is_fused(module) and not found.wins]
+        slower = False
         for module, found in kept.items():
-            i = places[paths[module]]
+            i = places.get(paths.get(module, ""))
+            if i is None:
+                continue
             detail = f"through its graph; {found.ran}" if inplace.is_compiled(module) else found.ran
-            entry = replace(report.entries[i], detail=detail, idle=False)
-            report.entries[i] = replace(entry, ratio=found.ratio, error=found.error)
-        for module in slower:
-            _restore(module)
-            i = places[paths[module]]
-            report.entries[i] = replace(report.entries[i], fused=False, detail=SLOWER)
-            inside = [r.fused and inplace.holds(paths[module], r.module) for r in report.pyramids]
-            pairs = zip(report.pyramids, inside, strict=True)
-            report.pyramids = [replace(r, fused=False, detail=SLOWER) if within else r for r, within in pairs]
-        kept = keep.timed(model, example_input)[1] if slower else {}
-    if ran := [f"{entry.path}: {entry.detail}" for entry in report.fused]:
+            entry = replace(report.entries[i], idle=False, ratio=found.ratio, error=found.error, detail=detail)
+            if is_fused(module) and not found.wins:
+                slower = True
+                _restore(module)
+                entry = replace(entry, fused=False, detail=found.why)
+                inside = [r.fused and inplace.holds(paths[module], r.module) for r in report.pyramids]
+                pairs = zip(report.pyramids, inside, strict=True)
+                report.pyramids = [replace(r, fused=False, detail=found.why) if within else r for r, within in pairs]
+            report.entries[i] = entry
+        kept = keep.timed(model, example_input, considered)[1] if slower else {}
+    ran = [f"{entry.path}: {entry.detail}" for entry in report.fused]
+    if ran and not any(map(hooked, model.modules())):  # whose hooks would run once a round
         report.speedup = keep.speedup(model, example_input, ran)
 
 

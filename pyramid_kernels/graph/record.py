@@ -78,6 +78,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         if numpy is not None:
             numpy.random.set_state(states[1])
         for attributes, before in kept:
+            before.pop("fuse_snapshots", None)  # which may have been made while there were no hooks to see
             attributes.clear()
             attributes.update(before)
 

@@ -48,7 +48,7 @@ def noted() -> Iterator[list[Call]]:
     try:
         yield found
     finally:
-        listeners.remove(hear)
+        listeners[:] = [other for other in listeners if other is not hear]
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -77,7 +77,12 @@ class Prover:
         """Whether the fastest backend of this problem is known, or there is nothing to choose."""
         op, problem, sizes = entry
         key = results.problem_key(op.name, problem, sizes, self.training)
-        return not candidates(op, problem) or results.get(results.place(problem.device), "problem", key) is not None
+        where = results.place(problem.device)
+        for backend in candidates(op, problem):
+            found = results.get(where, "trial", f"{backend} {key}")
+            if found and found["wrong"]:
+                self.refused[op.name, backend] = str(found["wrong"])
+        return not candidates(op, problem) or results.get(where, "problem", key) is not None
 
     def settle(self, calls: Sequence[Call]) -> None:
         """Try and time what the machine does not know yet of the problems of ``calls``."""
@@ -95,14 +100,16 @@ class Prover:
                 fastest = max(found, key=found.__getitem__, default="reference")
                 choice = fastest if found.get(fastest, 0.0) >= MARGIN else "reference"
                 ratios = {b: round(ratio, 3) for b, ratio in found.items()}
-                results.put(each[0].where, "problem", key, {"choice": choice, "ratios": ratios})
+                lasting = all(t.verdict().lasting for t in each)
+                results.put(each[0].where, "problem", key, {"choice": choice, "ratios": ratios}, lasting)
 
     def _judge(self, trials: list[Trial]) -> None:
         """Have a verdict on every trial: the first of a body's on this machine from a process of its own."""
         first = {t.body: t for t in reversed(trials) if results.get(t.where, "body", t.body) is None}
         jobs = [t for t in trials if first.get(t.body) is t]
         for trial, found in zip(jobs, tried([(t.call, t.backend) for t in jobs]), strict=True):
-            results.put(trial.where, "body", trial.body, {"wrong": found.wrong})
+            if found.lasting:
+                results.put(trial.where, "body", trial.body, {"wrong": found.wrong})
             trial.keep(found)
         for trial in trials:
             if first.get(trial.body) is not trial:
@@ -127,11 +134,11 @@ class Trial(NamedTuple):
         return " ".join((self.call.op, self.backend, *layout.values(), ledger.source(self.call.op, self.backend)))
 
     def keep(self, found: Verdict) -> None:
-        results.put(self.where, "trial", f"{self.backend} {self.key}", found._asdict())
+        results.put(self.where, "trial", f"{self.backend} {self.key}", found._asdict(), found.lasting)
 
     def verdict(self) -> Verdict:
         found = results.get(self.where, "trial", f"{self.backend} {self.key}")
-        return Verdict(0.0) if found is None else Verdict(float(found["error"]), str(found["wrong"]))
+        return Verdict(0.0) if found is None else Verdict(found["error"], found["wrong"], found["lasting"])
 
 
 #: The prover at work in this context, if there is one.
@@ -156,10 +163,15 @@ def _step(call: Call, backend: Backend) -> Callable[[], None]:
 
 
 def backward(outputs: Any, leaves: Sequence[Tensor]) -> None:
-    """The gradients of all outputs that have some, with respect to ``leaves``, which keep none."""
+    """The gradients of all outputs that have some; ``leaves`` keep those that they had."""
     given = [y for y in _tensors(outputs) if y.requires_grad]
-    if given and leaves:
-        torch.autograd.grad(given, leaves, [torch.ones_like(y) for y in given], allow_unused=True)
+    kept = [t.grad for t in leaves]
+    for t in leaves:
+        t.grad = None
+    if given:  # not by ``grad``, which checkpoints refuse
+        torch.autograd.backward(given, [torch.ones_like(y) for y in given])
+    for t, before in zip(leaves, kept, strict=True):
+        t.grad = before
 
 
 def void(_: Any) -> None:

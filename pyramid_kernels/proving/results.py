@@ -23,8 +23,8 @@ import torch
 
 from ..verification import ledger
 
-#: How far from a measured problem one of other sizes may be, in powers of two of their product: twice as high and wide.
-NEAR = 2.0
+#: How far from a measured problem one of other sizes may be, in powers of two of every one of them.
+NEAR = 1.0
 
 Entry = dict[str, Any]
 
@@ -69,7 +69,10 @@ def entries(where: str) -> dict[tuple[str, str], Entry]:
     for file in sorted(path.glob("*.json")) if path else ():
         try:
             entry = json.loads(file.read_text(encoding="utf-8"))
-            found[str(entry.pop("kind")), str(entry.pop("key"))] = entry
+            kind, key = entry.pop("kind"), entry.pop("key")
+            if not isinstance(key, str) or not _holds(kind, key, entry):
+                raise ValueError
+            found[kind, key] = entry
         except (*ledger.UNREADABLE, AttributeError, KeyError, TypeError):
             unread += 1
     if unread:
@@ -77,17 +80,33 @@ def entries(where: str) -> dict[tuple[str, str], Entry]:
     return found
 
 
+#: What an entry of each kind has, and of which type.
+_FIELDS: dict[str, dict[str, Any]] = {
+    "body": {"wrong": str},
+    "trial": {"error": int | float, "wrong": str, "lasting": bool},
+    "problem": {"choice": str, "ratios": dict},
+    "module": {"ratio": int | float},
+    "model": {"ratio": int | float},
+}
+
+
+def _holds(kind: str, key: str, entry: Entry) -> bool:
+    """Whether an entry is one of this version."""
+    whole = all(isinstance(entry.get(name), of) for name, of in _FIELDS[kind].items())
+    return whole and (kind != "problem" or len(json.loads(key)) == 5)
+
+
 def get(where: str, kind: str, key: str) -> Entry | None:
     return entries(where).get((kind, key))
 
 
-def put(where: str, kind: str, key: str, entry: Entry) -> None:
-    """Keep an entry: for this process in any case, for later ones where the folder can be written."""
+def put(where: str, kind: str, key: str, entry: Entry, lasting: bool = True) -> None:
+    """Keep an entry: for this process in any case, a ``lasting`` one for later ones where the folder can be written."""
     entries(where)[kind, key] = entry
     for memory in ledger.forget:
         memory()
     path = folder(where)
-    if path is None:
+    if path is None or not lasting:
         return
     half = path / f"{kind}-{_hash(key)}.{os.getpid()}"
     try:
@@ -143,10 +162,10 @@ def _of(where: str, op: str, problem: Any, training: bool) -> dict[tuple[int, ..
 
 
 def _apart(a: tuple[int, ...], b: tuple[int, ...]) -> float:
-    """How far apart two sizes of one problem are, in powers of two of how much there is."""
-    if len(a) != len(b) or not (math.prod(a) and math.prod(b)):
+    """The largest factor, in powers of two, between sizes of two problems that are one but for these."""
+    if len(a) != len(b):
         return math.inf
-    return abs(math.log2(math.prod(a) / math.prod(b)))
+    return max((0.0 if p == q else abs(math.log2(p / q)) if p and q else math.inf) for p, q in zip(a, b, strict=True))
 
 
 ledger.forget += [choice.cache_clear, _of.cache_clear]

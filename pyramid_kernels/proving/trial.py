@@ -1,6 +1,6 @@
 """Candidates tried on a model's own calls, each in a process that may crash or hang instead of the user's.
 
-``python -m pyramid_kernels.proving.trial FOLDER FIRST`` is that process.
+``main`` is what such a process runs.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ class Modes(NamedTuple):
     def on(self) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(self.grad))
-            for device, dtype in self.autocast:
-                stack.enter_context(torch.autocast(device, dtype))
+            on = dict(self.autocast)
+            for device in ("cpu", "cuda"):
+                stack.enter_context(torch.autocast(device, on.get(device), enabled=device in on))
             yield
 
 
@@ -84,6 +85,7 @@ class Verdict(NamedTuple):
 
     error: float
     wrong: str = ""
+    lasting: bool = True  # nothing but other sources changes it: no shortage of memory, no process that would not start
 
 
 def judged(call: Call, backend: Backend) -> Verdict:
@@ -93,7 +95,10 @@ def judged(call: Call, backend: Backend) -> Verdict:
     _, problem, _ = call.entry()
     with call.modes.on():
         try:
-            report = oracle.check_arguments(call.op, call.arguments, backend, problem.dtype)
+            with torch.device("cpu"):  # whatever the default is
+                report = oracle.check_arguments(call.op, call.arguments, backend, problem.dtype)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            return Verdict(WRONG, f"{type(error).__name__}", lasting=False)
         except Exception as error:  # whatever a compiler, a driver or an op throws is this candidate's result
             return Verdict(WRONG, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
     return Verdict(min(report.worst, WRONG), "; ".join(report.failures()[:1]))
@@ -101,13 +106,23 @@ def judged(call: Call, backend: Backend) -> Verdict:
 
 def tried(jobs: Sequence[tuple[Call, Backend]]) -> list[Verdict]:
     """The verdict on every job, in order, from processes of their own."""
+    try:
+        return _tried(jobs)
+    except OSError as error:  # no room for files, or no interpreter to start
+        untried = Verdict(WRONG, f"it could not be tried: {type(error).__name__}: {error}", lasting=False)
+        return [untried] * len(jobs)
+
+
+def _tried(jobs: Sequence[tuple[Call, Backend]]) -> list[Verdict]:
+    if not jobs:
+        return []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         torch.save([(call.op, call.arguments, tuple(call.modes), backend) for call, backend in jobs], folder / "jobs")
         while (first := _done(folder)) < len(jobs):
             wrong = _run(folder, first, len(jobs))
             if wrong and (stopped := _done(folder)) < len(jobs):
-                _write(folder, stopped, Verdict(WRONG, wrong))
+                _write(folder, stopped, Verdict(WRONG, wrong, (folder / "began").exists()))
         return [Verdict(*json.loads((folder / f"{i}.json").read_text())) for i in range(len(jobs))]
 
 
@@ -123,9 +138,10 @@ def _write(folder: Path, i: int, verdict: Verdict) -> None:
 
 def _run(folder: Path, first: int, count: int) -> str:
     """Run jobs from ``first`` on in a process until all are done or one ends it; why it ended."""
-    package = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", __name__, str(folder), str(first)]
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(Path(__file__).parents[2]))))
+    # Not -m, which would look for modules in the working folder first.
+    code = f"import sys; sys.path[:1] = []; from {__name__} import main; sys.exit(main(*sys.argv[1:]))"
+    command = [sys.executable, "-c", code, str(folder), str(first)]
     began, said = folder / "began", folder / "said"
     began.unlink(missing_ok=True)
     done, since = first, time.monotonic()
@@ -181,7 +197,3 @@ def main(folder: str, first: str) -> int:
         if i >= int(first):
             _write(Path(folder), i, judged(*job))
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(*sys.argv[1:]))

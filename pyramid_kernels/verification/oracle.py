@@ -148,7 +148,7 @@ def _own(op: str, given: Arguments, backend: str, dys: list[Tensor], sliced: boo
             different = [name for name in ours.results if not _same(ours, another, name)]
             ours.broken.extend(f"a {way} run differs in {name}" for name in different)
     after = zip(leaves(given), before, strict=True)
-    ours.broken.extend(f"{name} was changed" for (name, t), b in after if not torch.equal(t, b))
+    ours.broken.extend(f"{name} was changed" for (name, t), b in after if not _equal(t, b))
     return ours
 
 
@@ -336,6 +336,10 @@ def _by_kernel(launches: Counter[tuple[str, str]]) -> Counter[str]:
     for (kernel, _), count in launches.items():
         total[kernel] += count
     return total
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a.isnan(), b.isnan())
 
 
 def _same(a: Run, b: Run, name: str) -> bool:

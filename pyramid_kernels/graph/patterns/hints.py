@@ -28,7 +28,8 @@ def _gated(node: Node) -> Left | None:
     for x, weights in itertools.permutations(factors(node), 2):
         if is_call(weights, "expand"):
             weights = weights.args[0]
-        if is_map(x) and is_tensor(weights) and all(s == 1 for s in shape(weights)[2:]):
+        pixel = is_map(weights) and all(s == 1 for s in shape(weights)[2:])
+        if pixel and is_map(x) and any(s != 1 for s in shape(x)[2:]):
             made_of = _behind(weights, x)
             if x in made_of and any(
                 "conv" in str(n.target) or "linear" in str(n.target) for n in made_of if n is not x
@@ -48,7 +49,7 @@ def _behind(node: Node, end: Node) -> list[Node]:
 
 def _met(node: Node) -> Left | None:
     """A map resized to the size of another one that ``node`` reads as well, but in no way that the ops have."""
-    maps = [m for m in node.all_input_nodes if is_map(m)]
+    maps = [m for m in node.all_input_nodes if is_map(m)] if is_map(node) else []
     for m in maps:
         if not any(same(shape(m)[2:], shape(other)[2:]) for other in maps if other is not m):
             continue
@@ -57,9 +58,10 @@ def _met(node: Node) -> Left | None:
             m, source = source, _changed(source)
         if not isinstance(found := upsampling(m), Upsampling) or is_call(found.nodes[-1], "expand", "repeat"):
             continue
-        if m is not last:
+        merges = is_call(node, "add", "add_", "sub", "cat", "stack")
+        if merges and m is not last:
             return Left("upsample_merge", node, f"{last.name} stands between a resized map and {node.name}")
-        if not is_call(node, "add", "add_", "sub", "cat", "stack"):
+        if not merges and m is last:
             return Left(
                 "upsample_merge", node, f"{node.name} reads a resized map, and is no sum, concat or convolution"
             )
@@ -76,6 +78,6 @@ def _changed(node: Any) -> Any:
 def _unjoined(node: Node) -> Left | None:
     """Two and more max pools of stride 1 of ``node``."""
     pools = [reader for reader in node.users if (found := pool(reader)) is not None and found[0] is node]
-    if len(pools) < 2 or any(is_call(reader, "cat") for p in pools for reader in p.users):
+    if len(pools) < 2 or any(is_call(reader, "cat", "sub") for p in pools for reader in p.users):
         return None
     return Left("max_pool_pyramid", pools[0], "its max pools are not concatenated")

@@ -54,7 +54,7 @@ BENCH = [
 ]
 
 #: What the check of labels calls on a CPU, where it reads them ahead of the kernels.
-COPIES = ("aminmax", "item", "_local_scalar_dense", "_to_copy", "ne", "index")
+COPIES = ("aminmax", "item", "_local_scalar_dense", "_to_copy", "eq", "masked_fill")
 
 
 def launches(case: Case, channels_last: bool, backend: str) -> tuple[dict[str, int], dict[str, int]]:
