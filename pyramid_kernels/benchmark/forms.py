@@ -209,10 +209,10 @@ class _Forms:
 
     def _samples(self, calls: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
         """Seconds of every round, with the allocator as the user has it; on a GPU those whose median is larger."""
-        kinds = [timing.interleaved(calls, self.device, ROUNDS, SECONDS, keep=False)]
+        kinds = [timing.interleaved(calls, self.device, ROUNDS, SECONDS)]
         if self.device != "cpu":
             walled = {form: _finished(call) for form, call in calls.items()}
-            kinds.append(timing.interleaved(walled, "cpu", ROUNDS, SECONDS, keep=False))
+            kinds.append(timing.interleaved(walled, "cpu", ROUNDS, SECONDS))
         rounds = min(len(kind["unfused"]) for kind in kinds)
         return {form: max((kind[form][:rounds] for kind in kinds), key=statistics.median) for form in calls}
 

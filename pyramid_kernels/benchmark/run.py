@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "in rows that no table is made of")  # fmt: skip
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--no-verify", action="store_true", help="time ops that have been verified apart")
+    parser.add_argument("--keep-memory", action="store_true", help="let the C library keep what is freed")
     parser.add_argument("--out", type=Path, metavar="DIR",
                         help="add the rows to a CSV in this folder; without it nothing is written")  # fmt: skip
 
@@ -64,6 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     check(args, device)
+    if args.keep_memory:
+        timing.keep_freed_memory()
     dtype = DTYPES[args.dtype or ("float32" if device == "cpu" else "bfloat16")]
     torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 0
     if args.model:

@@ -37,21 +37,13 @@ class Stats(NamedTuple):
 
 
 def interleaved(
-    calls: Mapping[str, Call],
-    device: str,
-    rounds: int,
-    budget: float,
-    cold: bool = False,
-    least: int = 3,
-    keep: bool = True,
+    calls: Mapping[str, Call], device: str, rounds: int, budget: float, cold: bool = False, least: int = 3
 ) -> dict[str, list[float]]:
     """Seconds of every call, one sample of each per round: a drifting clock then slows all of them alike.
 
     At most ``rounds`` rounds and about ``budget`` seconds, but ``least`` rounds in any case; ``cold`` empties a GPU's
-    L2 first; ``keep`` lets a CPU's allocator keep what is freed, from here on.
+    L2 first.
     """
-    if keep and device == "cpu":
-        keep_freed_memory()
     end = time.perf_counter() + budget
     first = {name: [sample(call, device, cold)] for name, call in calls.items()}
     if least == 1 and time.perf_counter() > end:
@@ -70,7 +62,7 @@ def interleaved(
 
 @functools.lru_cache
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed: mapping every large result anew costs more than the op that fills it."""
+    """Let glibc keep what is freed; else it maps every large result anew, which may cost more than what fills it."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
