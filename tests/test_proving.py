@@ -66,6 +66,12 @@ def wrong(y): return y + 1e-3
 def raises(y): raise RuntimeError("no such thing")
 def hangs(y): time.sleep(1000)
 def dies(y): os.kill(os.getpid(), signal.SIGSEGV)
+def loses(y):
+    # As an illegal access: it, and all that comes after it in this process, fails.
+    import torch
+    from pyramid_kernels.proving import trial
+    torch.cuda.is_available, trial.lost, trial.judged = lambda: True, lambda device: "lost", lambda *job: raises(job)
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 class Faults(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
@@ -120,6 +126,17 @@ def test_every_kind_of_fault_is_its_candidates_alone(faulty: Callable[[str], Non
     assert hung == Verdict(trial.WRONG, "it did not end within 5 s")
     assert died == Verdict(trial.WRONG, "its process ended by SIGSEGV")
     assert right.error <= 1 and not right.wrong
+
+
+@pytest.mark.slow
+def test_a_lost_gpu_is_its_candidates_alone(faulty: Callable[[str], None]) -> None:
+    faulty("pyramid_conv:loses")
+    lost, right = trial.tried([(conv(), "composed"), (at_pool(), "composed")])
+    assert "illegal memory access" in lost.wrong and right.error <= 1 and not right.wrong
+
+
+def at_pool() -> Call:
+    return Call("pyramid_pool", {"x": torch.randn(1, 6, 16, 16), "bins": [1, 2]}, Modes(False, ()))
 
 
 def test_a_wrong_candidate_is_said_and_not_taken_again(faulty: Callable[[str], None]) -> None:

@@ -19,6 +19,7 @@ from ..fuse import FuseError, fuse_, unfuse_
 from ..fuse.check import as_arguments, difference
 from ..nn.base import Fused
 from ..nn.runs import preserved
+from ..proving.trial import copied
 from . import timing
 from .compare import WHOLE, Comparison, Row
 from .rows import device_name
@@ -69,7 +70,7 @@ class _Inputs:
     def record(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """A pre-hook of ``module``."""
         self.versions = [t._version for t in _tensors((args, kwargs))]
-        self.calls.append(tree_map(_kept, (args, kwargs)))
+        self.calls.append(copied((args, kwargs)))
 
     def check(self, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
         """A hook of ``module``."""
@@ -78,10 +79,6 @@ class _Inputs:
 
 def _apply(module: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return module(*args, **kwargs)
-
-
-def _kept(leaf: Any) -> Any:
-    return leaf.detach().clone().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
 
 
 class _Forms:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from ..backends import OPS
 from ..graph import inplace
@@ -19,15 +19,13 @@ from ..nn.base import Fused
 from ..nn.runs import preserved
 from ..nn.snapshot import properties
 from ..proving import results
-from ..proving.prover import MARGIN, Prover, backward, noted, speedups, verdict_of
-from ..proving.trial import Call, Modes
+from ..proving.prover import MARGIN, Prover, noted, speedups, verdict_of
+from ..proving.trial import Call, Modes, backward, copied, tensors
 from ..verification import ledger
 from . import check
 
 #: About how many seconds the whole model is timed.
 SECONDS = 2.0
-
-
 #: Why a module is left that could be fused.
 SLOWER = "unfused is as fast or faster here"
 
@@ -142,8 +140,7 @@ def _note(
     """The first call of a ``considered`` module, copied into ``given``; None of any other."""
     if module in given or module not in considered:
         return None
-    args, named = tree_map(lambda t: _copy(t) if isinstance(t, Tensor) else t, (args, named))
-    given[module] = Given(args, named, Modes.now(), [])
+    given[module] = Given(copied(args), copied(named), Modes.now(), [])
     return given[module]
 
 
@@ -156,10 +153,6 @@ def _noted(one: Given | None) -> Iterator[None]:
     with noted() as calls:
         yield
     one.calls.extend(calls)
-
-
-def _copy(t: Tensor) -> Tensor:
-    return t.detach().clone().requires_grad_(t.requires_grad)
 
 
 def _timed(module: nn.Module, given: Given) -> Kept:
@@ -175,7 +168,7 @@ def _timed(module: nn.Module, given: Given) -> Kept:
 
     def ratio() -> float:
         parameters = [p for p in module.parameters() if p.requires_grad]
-        inputs = [t for t in tree_leaves((given.args, given.named)) if isinstance(t, Tensor) and t.requires_grad]
+        inputs = [t for t in tensors((given.args, given.named)) if t.requires_grad]
 
         def step(form: Callable[..., Any]) -> Callable[[], None]:
             def run() -> None:
@@ -237,8 +230,7 @@ def _once(device: str, kind: str, key: str, ratio: Callable[[], float]) -> float
 
 
 def _device(module: nn.Module, given: Any = ()) -> str:
-    tensors = [t for t in (*module.parameters(), *tree_leaves(given)) if isinstance(t, Tensor)]
-    return tensors[0].device.type if tensors else "cpu"
+    return next((t.device.type for t in (*module.parameters(), *tensors(given))), "cpu")
 
 
 def _key(module: nn.Module, given: Any, ran: list[str]) -> str:

@@ -8,19 +8,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from operator import truediv
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .. import functional
 from ..backends import KERNELS, Backend, Op, Problem, cannot, select
 from ..ops._shared.shortcuts import calls as listeners
 from ..verification import ledger
 from . import results
-from .trial import WRONG, Call, Modes, Verdict, judged, tried
+from .trial import WRONG, Call, Modes, Verdict, copied, judged, tensors, tried
 
 #: How much faster than the unfused chain a candidate, or a swapped module, must be to be kept: times vary.
 MARGIN = 1.05
@@ -38,21 +37,14 @@ def noted() -> Iterator[list[Call]]:
     def hear(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments = inspect.signature(getattr(functional, name)).bind(*args, **kwargs).arguments
         arguments.pop("backend", None)
-        wanted = torch.is_grad_enabled() and any(t.requires_grad for t in _tensors(arguments))
-        copied = tree_map_only(
-            Tensor, lambda t: t.detach().clone().requires_grad_(wanted and t.requires_grad), arguments
-        )
-        found.append(Call(name, copied, Modes.now()._replace(grad=wanted)))
+        wanted = torch.is_grad_enabled() and any(t.requires_grad for t in tensors(arguments))
+        found.append(Call(name, copied(arguments, wanted), Modes.now()._replace(grad=wanted)))
 
     listeners.append(hear)
     try:
         yield found
     finally:
         listeners[:] = [other for other in listeners if other is not hear]
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    return [t for t in tree_leaves(value) if isinstance(t, Tensor)]
 
 
 class Prover:
@@ -153,29 +145,8 @@ def candidates(op: Op, problem: Problem) -> list[Backend]:
 
 def timed(call: Call, backends: Sequence[Backend]) -> dict[str, float]:
     """The unfused chain's time over that of each of ``backends``."""
-    steps: dict[str, Callable[[], None]] = {b: _step(call, b) for b in ("reference", *backends)}
+    steps: dict[str, Callable[[], None]] = {b: partial(call.step, b) for b in ("reference", *backends)}
     return speedups(steps, call.entry()[1].device)
-
-
-def _step(call: Call, backend: Backend) -> Callable[[], None]:
-    leaves = [t for t in _tensors(call.arguments) if t.requires_grad]
-    return lambda: backward(call.run(backend), leaves) if call.training else void(call.run(backend))
-
-
-def backward(outputs: Any, leaves: Sequence[Tensor]) -> None:
-    """The gradients of all outputs that have some; ``leaves`` keep those that they had."""
-    given = [y for y in _tensors(outputs) if y.requires_grad]
-    kept = [t.grad for t in leaves]
-    for t in leaves:
-        t.grad = None
-    if given:  # not by ``grad``, which checkpoints refuse
-        torch.autograd.backward(given, [torch.ones_like(y) for y in given])
-    for t, before in zip(leaves, kept, strict=True):
-        t.grad = before
-
-
-def void(_: Any) -> None:
-    pass
 
 
 def speedups(calls: dict[str, Callable[[], None]], device: str, seconds: float = SECONDS) -> dict[str, float]:

@@ -103,7 +103,7 @@ def get(where: str, kind: str, key: str) -> Entry | None:
 def put(where: str, kind: str, key: str, entry: Entry, lasting: bool = True) -> None:
     """Keep an entry: for this process in any case, a ``lasting`` one for later ones where the folder can be written."""
     entries(where)[kind, key] = entry
-    for memory in ledger.forget:
+    for memory in ledger.forget if kind == "problem" else ():  # nothing else decides
         memory()
     path = folder(where)
     if path is None or not lasting:

@@ -20,16 +20,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .. import functional
 from ..backends import OPS, Backend, Op, Problem
 from ..ops._shared import launch
+from ..verification.rows import lost
 
 #: Seconds that one trial may take, and those that a process may take to begin.
 LIMIT, BEGIN = 120.0, 120.0
-
-
 #: The error of what gives no result, or another one.
 WRONG = 1e9
 
@@ -55,6 +54,27 @@ class Modes(NamedTuple):
             yield
 
 
+def tensors(value: Any) -> list[Tensor]:
+    return [t for t in tree_leaves(value) if isinstance(t, Tensor)]
+
+
+def copied(value: Any, grad: bool = True) -> Any:
+    """``value`` with every tensor as a new leaf, which wants its gradient as before, or without ``grad`` none."""
+    return tree_map_only(Tensor, lambda t: t.detach().clone().requires_grad_(grad and t.requires_grad), value)
+
+
+def backward(outputs: Any, leaves: Sequence[Tensor]) -> None:
+    """The gradients of all outputs that have some; ``leaves`` keep those that they had."""
+    given = [y for y in tensors(outputs) if y.requires_grad]
+    kept = [t.grad for t in leaves]
+    for t in leaves:
+        t.grad = None
+    if given:  # not by ``grad``, which checkpoints refuse
+        torch.autograd.backward(given, [torch.ones_like(y) for y in given])
+    for t, before in zip(leaves, kept, strict=True):
+        t.grad = before
+
+
 class Call(NamedTuple):
     """One call of an op's public function: its arguments by name, and what is on around it."""
 
@@ -78,6 +98,12 @@ class Call(NamedTuple):
         with self.modes.on():
             y = getattr(functional, self.op)(**self.arguments, backend=backend)
         return [y] if isinstance(y, Tensor) else list(y)
+
+    def step(self, backend: Backend) -> None:
+        """The call, and its backward where a gradient is wanted."""
+        outputs = self.run(backend)
+        if self.training:
+            backward(outputs, [t for t in tensors(self.arguments) if t.requires_grad])
 
 
 class Verdict(NamedTuple):
@@ -120,7 +146,7 @@ def _tried(jobs: Sequence[tuple[Call, Backend]]) -> list[Verdict]:
         folder = Path(name)
         torch.save([(call.op, call.arguments, tuple(call.modes), backend) for call, backend in jobs], folder / "jobs")
         while (first := _done(folder)) < len(jobs):
-            wrong = _run(folder, first, len(jobs))
+            wrong = _run(folder, first)
             if wrong and (stopped := _done(folder)) < len(jobs):
                 _write(folder, stopped, Verdict(WRONG, wrong, (folder / "began").exists()))
         return [Verdict(*json.loads((folder / f"{i}.json").read_text())) for i in range(len(jobs))]
@@ -136,8 +162,8 @@ def _write(folder: Path, i: int, verdict: Verdict) -> None:
     half.replace(folder / f"{i}.json")
 
 
-def _run(folder: Path, first: int, count: int) -> str:
-    """Run jobs from ``first`` on in a process until all are done or one ends it; why it ended."""
+def _run(folder: Path, first: int) -> str:
+    """Run jobs from ``first`` on in a process until it ends; why, if that is the fault of the job that it was at."""
     path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(Path(__file__).parents[2]))))
     # Not -m, which would look for modules in the working folder first.
     code = f"import sys; sys.path[:1] = []; from {__name__} import main; sys.exit(main(*sys.argv[1:]))"
@@ -148,18 +174,22 @@ def _run(folder: Path, first: int, count: int) -> str:
     with said.open("w") as errors:
         environment = os.environ | {"PYTHONPATH": path}
         child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
-        while child.poll() is None:
-            time.sleep(0.02)
-            if done < (now := _done(folder) + began.exists()):
-                done, since = now, time.monotonic()
-            if time.monotonic() - since > (LIMIT if began.exists() else BEGIN):
-                child.kill()
-                child.wait()
-                return f"it did not end within {LIMIT:g} s"
+        try:
+            while child.poll() is None:
+                time.sleep(0.02)
+                if done < (now := _done(folder) + began.exists()):
+                    done, since = now, time.monotonic()
+                if time.monotonic() - since > (LIMIT if began.exists() else BEGIN):
+                    return f"it did not end within {LIMIT:g} s"
+        finally:  # Ctrl-C included
+            child.kill()
+            child.wait()
     if child.returncode < 0:
         return f"its process ended by {signal.Signals(-child.returncode).name}"
+    if child.returncode == 0 and _done(folder) > first:
+        return ""
     last = (said.read_text().strip().splitlines() or [""])[-1]
-    return "" if _done(folder) == count else f"its process ended with {child.returncode}: {last}"
+    return f"its process ended with {child.returncode}: {last}"
 
 
 def compile_ahead(jobs: Sequence[tuple[Call, Backend]]) -> None:
@@ -175,12 +205,9 @@ def compile_ahead(jobs: Sequence[tuple[Call, Backend]]) -> None:
     try:
         with ThreadPoolExecutor() as workers, AsyncCompileMode(workers, ignore_errors=True):
             for call, backend in jobs:
-                with contextlib.suppress(Exception):  # which the trial will find again
-                    leaves = [t for t in tree_leaves(call.arguments) if isinstance(t, Tensor) and t.requires_grad]
-                    outputs = call.run(backend) if backend == "triton" else []
-                    given = [y for y in outputs if y.requires_grad]
-                    if given:
-                        torch.autograd.grad(given, leaves, [torch.ones_like(y) for y in given], allow_unused=True)
+                if backend == "triton":
+                    with contextlib.suppress(Exception):  # which the trial will find again
+                        call.step(backend)
     finally:
         launch.start = start
 
@@ -196,4 +223,6 @@ def main(folder: str, first: str) -> int:
     for i, job in enumerate(jobs):
         if i >= int(first):
             _write(Path(folder), i, judged(*job))
+            if torch.cuda.is_available() and lost("cuda"):
+                break  # what follows would fail as well, and is no candidate's fault: the next process takes it up
     return 0
