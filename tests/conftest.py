@@ -1,5 +1,6 @@
 """Set-up of the whole suite, and the list of kernels that it must have launched."""
 
+import gc
 import os
 import tempfile
 from collections import Counter
@@ -82,6 +83,13 @@ def pytest_collection_modifyitems(items: list[Any]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+def pytest_collection_finish() -> None:
+    """A tenth of the time went into looking for garbage, most of it among libraries and items that stay to the end."""
+    gc.freeze()
+    gc.set_threshold(10_000, 20)
+    gc.enable()
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A worker hands its launches on; the controller of a whole run fails on a kernel that nobody launched."""
     config = session.config
@@ -102,6 +110,7 @@ _MISSING = pytest.StashKey[list[tuple[str, str, str]]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # until all is collected
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_Workers())
 

@@ -50,7 +50,7 @@ def no_dropout(module: Any) -> Any:
     return module
 
 
-@pytest.mark.parametrize("backend", ["reference", "composed"])
+@pytest.mark.parametrize("backend", [pytest.param("reference", marks=pytest.mark.slow), "composed"])
 @pytest.mark.parametrize("mode", MODES)
 @every
 def test_agrees(name: str, mode: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:

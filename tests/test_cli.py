@@ -550,7 +550,9 @@ def test_demo_of_a_network(
     assert main(["demo", "--model", "Narrow", "--side", "64", "--out", str(tmp_path / "x.doc")]) == 2
 
 
-@pytest.mark.parametrize("name", models.networks())
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if i % 3 else []) for i, n in enumerate(models.networks())]
+)
 def test_demo_gives_a_network_a_size_that_it_takes(name: str, monkeypatch: pytest.MonkeyPatch, cli: Any) -> None:
     """Its whole form, at the default side, without the arithmetic."""
 

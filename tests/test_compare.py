@@ -341,7 +341,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, "SECONDS", 0.0)
 
 
-def test_the_command(short: None, tmp_path: Path, cli: Any) -> None:
+def test_the_command(short: None, tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib", reason="needs matplotlib")
     files = tmp_path / "c.json", tmp_path / "c.png"
     code, out, _ = cli(*SMALL, "--layout", "channels_last", "--json", str(files[0]), "--out", str(files[1]))
@@ -349,6 +349,7 @@ def test_the_command(short: None, tmp_path: Path, cli: Any) -> None:
         "tests.test_compare:net, forward in evaluation: 1x3x32x48 channels_last, float32, "
     )
     assert json.loads(files[0].read_text())["rows"][0]["cls"] == "Net" and files[1].stat().st_size > 10_000
+    monkeypatch.setattr(forms, "fuse_", functools.partial(pk.fuse_, prove=False))
     code, out, _ = cli(*SMALL, "--training", "--dtype", "bfloat16")
     assert code == 0 and out.startswith(
         "tests.test_compare:net, forward and backward in training: 2x3x32x48, bfloat16, "

@@ -5,7 +5,7 @@ Numbers and memory are tests/test_ops.py's.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -28,15 +28,18 @@ MAPS = ("map", "distinct")
 BATCHED = (*MAPS, "cells", "labels")
 
 
-def contract(*names: str, gradients: bool = False) -> Any:
+def contract(*names: str, gradients: bool = False, slow: Sequence[str] = ()) -> Any:
     """Parametrises over (op, backend) with the op's cheapest case, for the named backends or all.
 
-    ``gradients``: for the ops that have some.
+    ``gradients``: for the ops that have some. ``slow``: backends left to `make test-all`.
     """
     ops = [op for op in specified_ops() if not gradients or any(a.grad for a in arguments_of(cases(op)[0]))]
     found = [(op, backend) for op in ops for backend in ("reference", *backends(op))]
     chosen = [pair for pair in found if not names or pair[1] in names]
-    return pytest.mark.parametrize("op,backend", chosen, ids=["-".join(pair) for pair in chosen])
+    marks = {backend: [pytest.mark.slow] for backend in slow}
+    return pytest.mark.parametrize(
+        "op,backend", [pytest.param(*p, marks=marks.get(p[1], []), id="-".join(p)) for p in chosen]
+    )
 
 
 def cheapest(op: str, backend: str, count: int = 1) -> list[Case]:
@@ -149,7 +152,7 @@ def test_functional_gradient(op: str, backend: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
-@contract()
+@contract(slow=["reference", "composed"])
 @torch.fx.experimental._config.patch(use_duck_shape=False)  # sizes that happen to be equal are not one size
 def test_compiles_whole_with_dynamic_shapes(op: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One graph without breaks, forward and backward; at most two graphs for five shapes."""
@@ -175,7 +178,7 @@ def test_compiles_whole_with_dynamic_shapes(op: str, backend: str, monkeypatch: 
     assert counter.frame_count <= 2
 
 
-@contract()
+@contract(slow=["reference"])
 @pytest.mark.parametrize("recording", [True, False])
 def test_compiles_whole_without_gradients(
     op: str, backend: str, recording: bool, monkeypatch: pytest.MonkeyPatch
@@ -254,7 +257,7 @@ def test_shapes_propagate_without_data(op: str, fake: bool, monkeypatch: pytest.
     fake tensor stands for one of its device, and what cannot run there refuses it."""
     monkeypatch.setattr(decisions, "_STRICT", True)
     decisions.resolve.cache_clear()
-    for place, case in enumerate(cases(op)):
+    for place, case in list(enumerate(cases(op)))[:: 3 if fake else 1]:
         last = place % 2 == 1
         real = materialise(case, F32, DEVICE, last)
         expected = [(y.dtype, y.shape, y.stride()) for y in oracle.call(op, real, "reference")]

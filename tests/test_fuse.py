@@ -155,7 +155,7 @@ def test_example_input_mismatch_undoes_the_swap(aspp: Any, monkeypatch: pytest.M
     real = ASPPForward.fused_forward
     monkeypatch.setattr(ASPPForward, "fused_forward", lambda self, x: real(self, x) * (1 + (len(x) == 8) / 10))
     with pytest.raises(pk.FuseError, match="another result on example_input"):
-        pk.fuse_(aspp.eval(), example_input=X)
+        pk.fuse_(aspp.eval(), example_input=X, prove=False)
     assert type(aspp) is deeplabv3.ASPP and strides == [p.stride() for p in aspp.parameters()]
 
 

@@ -15,7 +15,13 @@ import pyramid_kernels as pk
 from tests.layouts import LAYOUTS, build
 from tests.modules import assert_same
 
-every = pytest.mark.parametrize("name", LAYOUTS)
+#: Of the two ways in, `make test` takes one for each layout.
+first, second = (
+    pytest.mark.parametrize(
+        "name", [pytest.param(n, marks=[pytest.mark.slow] if i % 2 == left else []) for i, n in enumerate(LAYOUTS)]
+    )
+    for left in (0, 1)
+)
 MODES = pytest.mark.parametrize("mode", ["eval", pytest.param("train", marks=pytest.mark.slow)])
 
 
@@ -52,7 +58,7 @@ def expected_ops(name: str, module: nn.Module) -> dict[str, int]:
 
 @pytest.mark.parametrize("backend", ["composed", pytest.param("reference", marks=pytest.mark.slow)])
 @MODES
-@every
+@first
 def test_layout_through_dynamo(name: str, mode: str, backend: str) -> None:
     if (name, mode) == ("checkpointed", "train"):
         mode = "eval"  # PyTorch's own backend "eager" raises there: a norm's counter is written twice
@@ -67,7 +73,7 @@ def test_layout_through_dynamo(name: str, mode: str, backend: str) -> None:
     assert all(line.where.startswith((files[0], files[1].removesuffix(".py"))) for line in ours.report.entries)
 
 
-@every
+@second
 def test_layout_through_fuse(name: str) -> None:
     module, inputs = build(name)
     module.train()

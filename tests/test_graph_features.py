@@ -20,10 +20,11 @@ from pyramid_kernels.graph.report import GraphReport
 from tests import layouts
 from tests.layouts import LAYOUTS, build, up
 from tests.modules import assert_same
-from tests.test_graph import compiled, every, expected_ops, forgotten, outcome
+from tests.test_graph import compiled, expected_ops, forgotten, outcome
 
 __all__ = ["forgotten"]
 
+every = pytest.mark.parametrize("name", LAYOUTS)
 #: One layout of each shape of subgraph; the others are slow.
 FEW = ("numbered", "stages", "token-head", "exchange", "cascade", "gated-sum", "loss")
 few = pytest.mark.parametrize("name", [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in LAYOUTS])

@@ -95,8 +95,14 @@ def test_hooks_of_the_layers_run_and_those_of_the_pools_keep_the_own_forward() -
     assert seen == ["conv", "conv", "pool", "pool", "pool"]
 
 
-@pytest.mark.parametrize("folds", [False, True], ids=["trained", "folded"])
-@pytest.mark.parametrize("name", ["yolov8n", "yolo11n", pytest.param("yolo26n", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name,folds",
+    [("yolov8n", False), ("yolo11n", True)]
+    + [
+        pytest.param(*more, marks=pytest.mark.slow)
+        for more in (("yolov8n", True), ("yolo11n", False), ("yolo26n", False), ("yolo26n", True))
+    ],
+)
 def test_ultralytics_own_networks(name: str, folds: bool) -> None:
     model = ultralytics("nn.tasks").DetectionModel(f"{name}.yaml", verbose=False).eval()
     if folds:

@@ -166,7 +166,7 @@ def test_upsampled_logits_never_exist(layout: torch.memory_format) -> None:
 
 # VmHWM and not getrusage: the latter's peak is inherited from the process that started this one.
 MEASURED = """
-import re, sys, time
+import re, sys
 from pathlib import Path
 import torch
 from pyramid_kernels.functional import upsample_cross_entropy
@@ -179,27 +179,18 @@ step(logits[:, :, :8, :8], target[:, :64, :64])
 Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
 before = resident("VmRSS")
 step(logits, target)
-memory = resident("VmHWM") - before
-times = []
-for _ in range(5):
-    start = time.process_time()
-    step(logits, target)
-    times.append(time.process_time() - start)
-print(memory, min(times))
+print(resident("VmHWM") - before)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
-def test_composed_takes_a_tenth_of_the_memory_and_no_more_time() -> None:
-    def measured(backend: str) -> tuple[float, float]:
+def test_composed_takes_a_tenth_of_the_memory() -> None:
+    def measured(backend: str) -> int:
         # What is freed goes back at once: what glibc keeps differs by megabytes from one process to the next.
         done = python("-c", MEASURED, backend, OMP_NUM_THREADS="1", MALLOC_MMAP_THRESHOLD_="65536")
-        memory, seconds = map(float, done.stdout.split())
-        return memory, seconds
+        return int(done.stdout)
 
-    ours, eager = measured("composed"), measured("reference")
-    assert ours[0] > 0 and 10 * ours[0] <= eager[0], (ours, eager)
-    assert ours[1] <= eager[1], (ours, eager)
+    assert 0 < 10 * measured("composed") <= measured("reference")
 
 
 @pytest.mark.parametrize("reduction,expected", [("mean", 1), ("sum", 1), ("none", 2)])
