@@ -98,14 +98,14 @@ def _launch(op: str, source: str, dtype: torch.dtype, kernels: set[str], start: 
 
     launch.start = start
     spec = oracle.spec(op)
-    cases = [
-        case
-        for case in getattr(spec, source)
-        if kernels & set().union(*spec.launches(case, True, "triton"))
-        and not oracle.cannot_check(op, case, "triton", dtype, True, "cpu")
-    ]
     precisions = (True, False) if dtype == torch.float32 else (True,)
     with FakeTensorMode(allow_non_fake_inputs=True), Seen(inside=True):
+        cases = [
+            case
+            for case in getattr(spec, source)
+            if kernels & set().union(*spec.launches(case, True, "triton"))
+            and not oracle.cannot_check(op, case, "triton", dtype, True, "cpu")
+        ]
         for case, tf32, channels_last in product(cases, precisions, (True, False)):
             torch.backends.cudnn.allow_tf32 = tf32
             arguments = materialise(case, dtype, "cpu", channels_last)
