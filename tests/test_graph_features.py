@@ -6,6 +6,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 import pyramid_kernels as pk
 from pyramid_kernels.graph import backend
+from pyramid_kernels.graph.inplace import FirstCall
 from pyramid_kernels.graph.report import GraphReport
 from tests import layouts
 from tests.layouts import LAYOUTS, build, up
@@ -399,3 +401,21 @@ def test_through_inductor(name: str, mode: str) -> None:
     unfused = copy.deepcopy(module)
     ours = torch.compile(module, backend="pyramid_kernels", options={"backend": "composed"})
     assert_same(outcome(module, inputs, ours), outcome(unfused, inputs), 1e-7)
+
+
+def test_of_two_threads_one_looks() -> None:
+    """The other waits, and runs what was found."""
+    model, looked = nn.ReLU(), list[threading.Thread]()
+
+    def look(*_: Any) -> None:
+        looked.append(threading.current_thread())
+        if len(looked) == 1:
+            other.start()
+            other.join(0.2)  # it is at the lock, or has looked as well
+
+    first = FirstCall(model, look, lambda: None)
+    model._compiled_call_impl = first
+    other = threading.Thread(target=lambda: first(torch.zeros(1)))
+    model(torch.zeros(1))
+    other.join()
+    assert looked == [threading.current_thread()] and model._compiled_call_impl is None

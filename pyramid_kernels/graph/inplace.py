@@ -113,17 +113,21 @@ class FirstCall:
         self, model: nn.Module, look: Callable[[tuple[Any, ...], dict[str, Any]], Any], wait: Callable[[], None]
     ) -> None:
         self.model, self.look, self.wait = model, look, wait
+        self.lock = threading.Lock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         called = _called(self.model)
         if called is not self.model or torch.compiler.is_compiling() or torch.jit.is_tracing() or transform():
             return called._call_impl(*args, **kwargs)
-        self.model._compiled_call_impl = None
-        found = self.look(args, kwargs)
+        with self.lock:
+            is_first = self.model._compiled_call_impl is self  # which no other thread was while this one waited
+            if is_first:
+                self.model._compiled_call_impl = None
+                found = self.look(args, kwargs)
         try:
             return self.model._wrapped_call_impl(*args, **kwargs)
         except Exception:
-            if found is None:
+            if is_first and found is None:
                 self.model._compiled_call_impl = self
                 self.wait()
             raise
