@@ -120,10 +120,11 @@ def _unfused(
 
 def _mixed(x: Tensor, weight: Tensor) -> Tensor:
     """A 1x1 convolution. Of an NCHW map on a CPU a compiler would make a channels_last copy; a product takes it as it
-    is."""
+    is. Its result is channels_last, as what follows is laid out where a convolution reads it.
+    """
     compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
     if compiled and x.device.type == "cpu" and not is_channels_last(x):
-        return torch.matmul(weight.flatten(1), x.flatten(2)).unflatten(2, x.shape[2:])
+        return torch.matmul(x.flatten(2).mT, weight.flatten(1).T).mT.unflatten(2, x.shape[2:])
     return F.conv2d(x, weight)
 
 
