@@ -167,6 +167,13 @@ def test_a_backend_that_cannot_run_undoes_the_swap(aspp: Any) -> None:
         pk.fuse_(aspp, backend="trition")
 
 
+def test_an_example_is_run_on_values(aspp: Any) -> None:
+    for model, x in ((aspp, X.to("meta")), (copy.deepcopy(aspp).to("meta"), X)):
+        with pytest.raises(ValueError, match="is on meta; leave it out, or load values first"):
+            pk.fuse_(model, example_input={"input": x})
+        assert type(model) is deeplabv3.ASPP
+
+
 def test_refuses_what_is_no_model_or_already_wrapped(aspp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TypeError, match="model must be a torch.nn.Module, got list"):
         pk.fuse_([aspp])  # type: ignore[arg-type]

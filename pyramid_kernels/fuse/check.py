@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -76,6 +77,12 @@ def why_unchecked(module: nn.Module) -> str | None:
         return None
     size = sum(t.numel() for t in _tensors(module))
     return f"unchecked: {size} values on meta" if size > LARGEST_ON_META else None
+
+
+def holds_no_values(model: nn.Module, example_input: Any) -> bool:
+    """Whether the model cannot be run on ``example_input`` because a tensor of either is on meta, or fake."""
+    given = (t for t in tree_leaves(example_input) if isinstance(t, Tensor))
+    return any(map(_is_empty, chain(_tensors(model), given)))
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
