@@ -71,7 +71,7 @@ def fuse_(
     if any(isinstance(m, DistributedDataParallel) for m in model.modules()):
         raise ValueError("model is already wrapped in DistributedDataParallel; call fuse_ before wrapping it")
     if example_input is not None and check.holds_no_values(model, example_input):
-        raise ValueError("example_input is to be run, but it or the model is on meta; leave it out, or load values first")
+        raise ValueError("example_input is run, but it or the model is on meta; leave it out, or load values first")
     check_backend(backend)
     registry.load_libraries()
     chosen = _chosen(model, only, filter_fn)
