@@ -135,6 +135,27 @@ def test_a_lost_gpu_is_its_candidates_alone(faulty: Callable[[str], None]) -> No
     assert "illegal memory access" in lost.wrong and right.error <= 1 and not right.wrong
 
 
+def test_where_no_process_begins_nothing_is_to_blame(
+    faulty: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty("")
+    (tmp_path / "faulty" / "sitecustomize.py").write_text(
+        f"open({str(tmp_path / 'starts')!r}, 'a').write('x'); exit('no')"
+    )
+    both = trial.tried([(conv(), "composed"), (at_pool(), "composed")])
+    assert both == [Verdict(trial.WRONG, "its process ended with 1: SystemExit: no", lasting=False)] * 2
+    assert (tmp_path / "starts").read_text() == "x"
+
+    # As where another process has the GPU to itself.
+    torch.save([], tmp_path / "jobs")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(trial, "compile_ahead", lambda jobs: None)
+    monkeypatch.setattr(trial, "lost", lambda device: "devices are busy")
+    with pytest.raises(SystemExit, match="devices are busy"):
+        trial.main(str(tmp_path), "0")
+    assert not (tmp_path / "began").exists()
+
+
 def at_pool() -> Call:
     return Call("pyramid_pool", {"x": torch.randn(1, 6, 16, 16), "bins": [1, 2]}, Modes(False, ()))
 

@@ -146,9 +146,12 @@ def _tried(jobs: Sequence[tuple[Call, Backend]]) -> list[Verdict]:
         folder = Path(name)
         torch.save([(call.op, call.arguments, tuple(call.modes), backend) for call, backend in jobs], folder / "jobs")
         while (first := _done(folder)) < len(jobs):
-            wrong = _run(folder, first)
-            if wrong and (stopped := _done(folder)) < len(jobs):
-                _write(folder, stopped, Verdict(WRONG, wrong, (folder / "began").exists()))
+            wrong, began = _run(folder, first), (folder / "began").exists()
+            stopped = _done(folder)
+            for i in range(stopped, len(jobs) if wrong else stopped):
+                _write(folder, i, Verdict(WRONG, wrong, lasting=began))
+                if began:
+                    break  # the next process takes up what follows; one that never began would not either
         return [Verdict(*json.loads((folder / f"{i}.json").read_text())) for i in range(len(jobs))]
 
 
@@ -219,6 +222,8 @@ def main(folder: str, first: str) -> int:
     written = torch.load(Path(folder) / "jobs", weights_only=False)
     jobs = [(Call(op, arguments, Modes(*modes)), backend) for op, arguments, modes, backend in written]
     compile_ahead(jobs[int(first) :])
+    if torch.cuda.is_available() and (reason := lost("cuda")):  # as where the GPU is one process's alone
+        raise SystemExit(reason)
     (Path(folder) / "began").touch()
     for i, job in enumerate(jobs):
         if i >= int(first):
