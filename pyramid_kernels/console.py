@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import importlib
 import json
@@ -70,6 +71,17 @@ def check_file(option: str, path: Path) -> None:
         raise UsageError(f"{option}: the folder {str(path.absolute().parent)!r} does not exist")
     if path.is_dir():
         raise UsageError(f"{option} must be a file, got the folder {str(path)!r}")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="add every row to this file, a line of JSON each")
+
+
+def add_row(file: Path | None, row: dict[str, Any]) -> None:
+    """Add ``row`` to the file of ``--json``, if there is one."""
+    if file is not None:
+        with file.open("a") as rows:
+            rows.write(json.dumps(row) + "\n")
 
 
 def check_picture(option: str, path: Path, who: str) -> None:

@@ -271,6 +271,11 @@ def test_rows_come_one_by_one(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("command", ["verify", "tune"])
+def test_rows_need_a_folder(command: str, refused: Callable[..., str]) -> None:
+    assert "--json: the folder" in refused(command, "--json", "no/such/folder/rows")
+
+
+@pytest.mark.parametrize("command", ["verify", "tune"])
 def test_results_that_cannot_be_kept_are_said_before_the_work(
     command: str, gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Any
 ) -> None:
@@ -279,13 +284,17 @@ def test_results_that_cannot_be_kept_are_said_before_the_work(
     assert "set PYRAMID_KERNELS_HOME to another folder" in refused(command, "--op", "pyramid_pool") and not gpu.checked
 
 
-def test_tune_records_every_dtype_and_layout_for_itself(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tune_records_every_dtype_and_layout_for_itself(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def slowest(op: str, dtype: torch.dtype, channels_last: bool) -> dict[str, tuple[float, str]]:
         return {"triton": (0.5 if dtype == torch.bfloat16 and channels_last else 1.5, op)}
 
     monkeypatch.setattr(tune, "slowest", slowest)
     assert main(POOL) == 0
-    assert main(["tune", "--op", "pyramid_pool"]) == 0
+    assert main(["tune", "--op", "pyramid_pool", "--json", str(tmp_path / "rows")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
+    assert [row["ratio"] for row in rows] == [1.5] * 5 + [0.5] and rows[5]["dtype"] == "bfloat16"
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         for last in (False, True):
             reason = ledger.why_not("pyramid_pool", "gemm", "triton", 90, dtype, last, "NVIDIA H200")

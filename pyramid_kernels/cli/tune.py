@@ -9,7 +9,7 @@ import torch
 
 from ..backends import KERNELS
 from ..benchmark import subjects, timing
-from ..console import Lines, UsageError, gpu_facts, op_name, progress
+from ..console import Lines, UsageError, add_json, add_row, check_file, gpu_facts, op_name, progress
 from ..ops import all_ops
 from ..verification import ledger
 
@@ -22,9 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--op", type=op_name, nargs="+", help="only these ops")
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", help=f"these dtypes (default: {', '.join(USUAL)})")
     parser.add_argument("--layout", choices=LAYOUTS, nargs="+", help="only these layouts (default: both)")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.json:
+        check_file("--json", args.json)
     if not torch.cuda.is_available():
         raise UsageError("tune measures kernels on a GPU, and PyTorch sees none here; on a CPU nothing is tuned")
     ledger.record("ratios")  # where nothing can be written, say so before the work
@@ -36,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         for backend, (ratio, work) in slowest(op, DTYPES[dtype], layout == "channels_last").items():
             body = {"op": op, "backend": backend, "dtype": dtype, "layout": layout}
             lines.row([*body.values(), f"{ratio:.2f}", work])
+            add_row(args.json, {**body, "ratio": ratio, "slowest on": work})
             ledger.record("ratios", {**body, **facts, "ratio": ratio})
     print(f"\nRecorded in {ledger.user_file()}.")
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,19 @@ from typing import Any
 
 from .. import _native
 from ..backends import BACKENDS, KERNELS
-from ..console import Lines, UsageError, backend_name, gpu_facts, interpret_without_gpu, op_name, progress, say
+from ..console import (
+    Lines,
+    UsageError,
+    add_json,
+    add_row,
+    backend_name,
+    check_file,
+    gpu_facts,
+    interpret_without_gpu,
+    op_name,
+    progress,
+    say,
+)
 from ..ops import all_ops
 from ..verification import ledger
 from ..verification.rows import DTYPES, HEADER, LAYOUTS, Job, Row, chosen, jobs_of, lost, printed, reason, row_of
@@ -25,11 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--op", type=op_name, nargs="+", help="only these ops")
     parser.add_argument("--backend", type=backend_name, help="only this backend")
     parser.add_argument("--dtype", choices=NAMES, nargs="+", help="only these dtypes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="add every row to this file, a line of JSON each")
+    add_json(parser)
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)  # rows that continue another's table
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.json:
+        check_file("--json", args.json)
     device = interpret_without_gpu()
     ops = [all_ops()[name] for name in args.op or all_ops()]
     jobs = [job for op in ops for job in jobs_of(op, [args.backend] if args.backend else None)]
@@ -90,9 +103,7 @@ def _check_all(jobs: list[Job], device: str, file: Path | None, bare: bool) -> b
         row = row_of(job, cases, device)
         failed = bool(failed or row.failures)
         lines.row(printed(row))
-        if file is not None:
-            with file.open("a") as rows:
-                rows.write(json.dumps(row._asdict()) + "\n")
+        add_row(file, row._asdict())
         for failure in row.failures:
             say(f"{job} {failure}", sys.stderr)
         _record(job, facts, "failed" if row.failures else "passed", row)
