@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -31,28 +32,30 @@ T = TypeVar("T")
 
 #: Multiprocessors that the whole case is planned for.
 PROCESSORS = 132
-
-
 #: Arguments that grow with the image.
 MAPS = "map", "distinct", "labels"
+ALL = 1 << 30
 
 
 class Cut(NamedTuple):
-    """Most channels of a map, at least 32 vectors of 16 bytes, and most pixels of the largest."""
+    """The most that is left of a case: pixels of its largest map, channels of each, outputs of each weight.
 
-    channels: int
-    pixels: int
+    Where lanes lie along channels, there must be at least 32 vectors of 16 bytes left, or fewer lanes are at work.
+    """
+
+    pixels: int = 1 << 11
+    channels: int = ALL
+    outputs: int = ALL
 
 
-#: Only where no weight has a map's channels are they cut.
 CUTS = {
-    "pyramid_pool": Cut(256, 1 << 13),
-    "max_pool_pyramid": Cut(512, 1 << 11),
-    "upsample_merge": Cut(512, 1 << 12),
+    "pyramid_pool": Cut(1 << 13, 256),
+    "max_pool_pyramid": Cut(channels=512),
+    "upsample_merge": Cut(1 << 12, 512),
+    "upsample_cross_entropy": Cut(1 << 15),
+    "upsample_argmax": Cut(1 << 15),
+    "dilated_branches": Cut(channels=128, outputs=64),
 }
-OTHERS = Cut(1 << 30, 1 << 11)
-#: Maps that convolutions or wide classes make slow; labels and logits at their own size.
-PIXELS = {"upsample_cross_entropy": 1 << 15, "upsample_argmax": 1 << 15, "pyramid_conv": 1 << 11}
 
 COUNTS = (
     "requests", "lanes", "bytes", "largest", "sectors", "ideal", "lines", "block", "new",
@@ -89,25 +92,25 @@ class Profile(NamedTuple):
 
 
 def cut(op: str, case: Case) -> Smaller:
-    most = CUTS.get(op, OTHERS)
-    pixels = PIXELS.get(op, most.pixels)
+    most = CUTS.get(op, Cut())
     sides = [a.shape[-2:] for a in arguments_of(case) if a.kind in MAPS]
     sides.append(case.args.get("size", (1, 1)))
     factor = 1
-    while max(prod(_side(s, factor) for s in pair) for pair in sides) > pixels:
+    while max(prod(_side(s, factor) for s in pair) for pair in sides) > most.pixels:
         factor *= 2
 
     def smaller(a: Arg) -> Arg:
+        first, *rest = a.shape
         if a.kind == "labels":
-            return Arg((1, *(_side(s, factor) for s in a.shape[1:])), *_rest(a))
-        if a.kind not in MAPS:
-            return a
-        return Arg((1, min(a.shape[1], most.channels), *(_side(s, factor) for s in a.shape[2:])), *_rest(a))
+            return replace(a, shape=(1, *(_side(s, factor) for s in rest)))
+        if a.kind in MAPS:
+            return replace(a, shape=(1, min(rest[0], most.channels), *(_side(s, factor) for s in rest[1:])))
+        return replace(a, shape=(min(first, most.outputs), *(min(s, most.channels) for s in rest)))  # weights, vectors
 
     args = {name: map_args(smaller, value) for name, value in case.args.items()}
     if "size" in args:
         args["size"] = tuple(_side(s, factor) for s in args["size"])
-    small = Case(case.id, args, case.exact)
+    small = replace(case, args=args)
     share = _elements(small) / _elements(case)
     return Smaller(small, share, max(1, round(PROCESSORS * share)))
 
@@ -117,10 +120,6 @@ def _side(length: int, factor: int) -> int:
     if length <= 8:
         return length
     return max(1, (length - 1) // factor + 1 if length % 2 else length // factor)
-
-
-def _rest(a: Arg) -> tuple[Any, ...]:
-    return a.kind, a.grad, a.classes, a.dtype, a.ignored
 
 
 def _elements(case: Case) -> int:
