@@ -115,9 +115,8 @@ def _lines(rows: list[Row], top: int) -> list[list[str]]:
     where = traffic.places(rows)
     joined: dict[tuple[str, str, str, int], Counter[str]] = {}
     for row in rows:
-        if row.buffer != "?":
-            key = where.get(row.code, "?"), row.kind, row.buffer, row.counts["largest"]
-            joined.setdefault(key, Counter()).update(row.counts)
+        key = where.get(row.code, "?"), row.kind, row.buffer, row.counts["largest"]
+        joined.setdefault(key, Counter()).update(row.counts)
     costly = sorted(joined.items(), key=lambda item: -(item[1]["sectors"] + item[1]["wavefronts"]))[:top]
     return [_cells(*key, counts) for key, counts in costly]
 
@@ -179,13 +178,14 @@ def _measured(op: str | None) -> Iterator[tuple[str, Entry]]:
         yield f"{name}/{case.id}/{dtype}/{layout}", _entry(taken)
 
 
-def _recorded(op: str | None) -> dict[str, Entry]:
-    everything: dict[str, Entry] = json.loads(BUDGETS.read_text()) if BUDGETS.exists() else {}
-    return {key: entry for key, entry in everything.items() if not op or key.startswith(f"{op}/")}
+def recorded() -> dict[str, Any]:
+    """The "compiler" that joined the loads, and its "profiles"."""
+    found: dict[str, Any] = json.loads(BUDGETS.read_text()) if BUDGETS.exists() else {"profiles": {}}
+    return found
 
 
 def record(op: str | None) -> int:
-    kept = {key: entry for key, entry in _recorded(None).items() if op and not key.startswith(f"{op}/")}
+    kept = {key: entry for key, entry in recorded()["profiles"].items() if op and not key.startswith(f"{op}/")}
     BUDGETS.write_text(_json(kept | dict(_measured(op))))
     return 0
 
@@ -195,39 +195,42 @@ def check(op: str | None) -> int:
     if op and op not in RECORDED:
         print(f"bench.profile: nothing is recorded of {op}", file=sys.stderr)
         return 2
-    recorded = _recorded(op)
+    known = recorded()
+    before = {key: entry for key, entry in known["profiles"].items() if not op or key.startswith(f"{op}/")}
     measured = dict(_measured(op))
-    wrong = [f"{key}: not profiled any more" for key in recorded if key not in measured]
+    wrong = [f"{key}: not profiled any more" for key in before if key not in measured]
     better = 0
     for key, entry in measured.items():
-        if key not in recorded:
+        if key not in before:
             wrong.append(f"{key}: not recorded")
             continue
-        worse, fewer = compare(recorded[key]["kernels"], entry["kernels"])
+        worse, fewer = compare(before[key]["kernels"], entry["kernels"])
         wrong += [f"{key}: {line}" for line in worse]
         better += fewer
     print(*wrong, f"{len(measured)} profiles, {len(wrong)} worse, {better} numbers better than recorded", sep="\n")
+    if wrong and known.get("compiler") != traffic.compiler():
+        print(f"recorded with {known.get('compiler')}, this is {traffic.compiler()}", file=sys.stderr)
     if wrong or better:
         print("python -m bench.profile --record writes what is now, to be committed with the change", file=sys.stderr)
     return bool(wrong)
 
 
-def compare(recorded: Numbers, measured: Numbers) -> tuple[list[str], int]:
+def compare(was: Numbers, now: Numbers) -> tuple[list[str], int]:
     """What is worse, a line each, and how many numbers are better."""
-    worse = [f"{kernel}: not launched any more" for kernel in recorded if kernel not in measured]
+    worse = [f"{kernel}: not launched any more" for kernel in was if kernel not in now]
     better = 0
-    for kernel, sums in measured.items():
-        before = recorded.get(kernel)
+    for kernel, sums in now.items():
+        before = was.get(kernel)
         if before is None:
             worse.append(f"{kernel}: not recorded")
             continue
         for name in sorted(before.keys() | sums.keys()):
             if "ideal" in name:
                 continue
-            was, now = before.get(name, 0), sums.get(name, 0)
-            better += now < was * (1 - SLACK)
-            if now > was * (1 + SLACK):
-                worse.append(f"{kernel}: {name} {was} -> {now}" + (f" ({now / was:.2f}x)" if was else ""))
+            old, new = before.get(name, 0), sums.get(name, 0)
+            better += new < old * (1 - SLACK)
+            if new > old * (1 + SLACK):
+                worse.append(f"{kernel}: {name} {old} -> {new}" + (f" ({new / old:.2f}x)" if old else ""))
     return worse, better
 
 
@@ -238,7 +241,7 @@ def _json(entries: dict[str, Entry]) -> str:
         kernels = ",\n".join(f"    {json.dumps(name)}: {json.dumps(sums)}" for name, sums in entry["kernels"].items())
         head = json.dumps({name: value for name, value in entry.items() if name != "kernels"}).removesuffix("}")
         blocks.append(f'  {json.dumps(key)}: {head}, "kernels": {{\n{kernels}\n  }}}}')
-    return "{\n" + ",\n".join(blocks) + "\n}\n"
+    return f'{{"compiler": {json.dumps(traffic.compiler())}, "profiles": {{\n' + ",\n".join(blocks) + "\n}}\n"
 
 
 if __name__ == "__main__":

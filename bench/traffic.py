@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.overrides import BaseTorchFunctionMode
 
 from pyramid_kernels import _native
 from pyramid_kernels.ops import spec
@@ -69,7 +70,7 @@ class Row(NamedTuple):
     kernel: str
     code: int  # its offset in the module
     kind: str  # "LDG", "STG", "ATOMG", "LDS", "STS", "ATOMS"
-    buffer: str  # "shared"; "?" for memory that is no tensor's
+    buffer: str  # "shared", or a tensor's name
     counts: Counter[str]
 
 
@@ -160,6 +161,11 @@ class Simulator:
                 self._library.hostsim_profile_buffer(name.encode(), storage.data_ptr(), storage.nbytes())
 
 
+def compiler() -> str:
+    command = [hostsim.compiler() or "c++", "--version"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+
+
 @functools.cache
 def simulator() -> Simulator:
     return Simulator()
@@ -208,10 +214,14 @@ def _counted(arguments: dict[str, Any], fn: Callable[[], T]) -> tuple[T, list[Ro
     simulator().start()
     launch.local.recorder = _Names(arguments)  # type: ignore[assignment]
     try:
-        result = fn()
+        with BaseTorchFunctionMode():  # watched, a call takes no short way in, which would not name its tensors
+            result = fn()
     finally:
         launch.local.recorder = None
         rows = simulator().stop()
+    if stray := [row for row in rows if row.buffer == "?"]:
+        where = ", ".join(f"{row.kernel} at {places(stray)[row.code]}" for row in stray)
+        raise RuntimeError(f"touched memory is no tensor of the launch: {where}")
     return result, rows
 
 
@@ -219,8 +229,6 @@ def totals(rows: list[Row]) -> dict[str, dict[str, int]]:
     """Per kernel what a prediction and a budget take: global requests and sectors, DRAM bytes, shared wavefronts."""
     kernels: dict[str, Counter[str]] = {}
     for row in rows:
-        if row.buffer == "?":
-            continue
         sums = kernels.setdefault(row.kernel, Counter())
         side = "shared" if row.buffer == "shared" else "load" if row.kind == "LDG" else "store"
         sums[f"{side}_requests"] += row.counts["requests"]

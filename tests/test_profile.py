@@ -1,6 +1,5 @@
 """``bench.profile``: what is cut, compared and recorded, and planted slowdowns. Known answers are in hostsim/tests."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -34,7 +33,7 @@ def test_worse_numbers_have_a_line_each() -> None:
 
 
 def test_all_that_is_checked_is_recorded() -> None:
-    recorded = json.loads(profile.BUDGETS.read_text())
+    recorded = profile.recorded()["profiles"]
     wanted = [
         f"{op}/{case}/{dtype}/{layout}"
         for op, cases in profile.RECORDED.items()
