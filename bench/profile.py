@@ -24,7 +24,7 @@ from pyramid_kernels.ops._shared.spec import Case
 from . import traffic
 from .traffic import Profile, Row
 
-#: What is recorded, in both layouts and ``DTYPES``: memory-bound ops, a case for each way through their kernels.
+#: What is recorded, in both layouts and ``RECORDED_DTYPES``: memory-bound ops, a case for each way through their kernels.
 RECORDED = {
     "pyramid_pool": ("psp-60x60", "global-33x33", "spp-13x13"),
     "max_pool_pyramid": ("sppf-1x512-20x20", "sppf-16x512-20x20", "yolo-16x512-20x20"),
@@ -35,9 +35,10 @@ RECORDED = {
     "pyramid_conv": ("deeplabv3plus-129x129", "segformer-b0-128x128"),
     "dilated_branches": ("32x32-n1",),
 }
-#: Of these the body for older GPUs is counted, whose copies the compiler sees; its float32 products take minutes.
-GENERAL, SLOW = ("dilated_branches",), ("dilated_branches/float32",)
+#: Of these the body for older GPUs is counted, whose copies the simulator tells of, in TF32 as PyTorch's convolutions.
+GENERAL = ("dilated_branches",)
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+RECORDED_DTYPES = "bfloat16", "float32"
 LAYOUTS = {"contiguous": False, "channels_last": True}
 BUDGETS = Path(__file__).parent / "results" / "profile.json"
 #: Numbers may grow by this share before they count as worse: another compiler joins other loads.
@@ -169,8 +170,7 @@ def _measured(op: str | None) -> Iterator[tuple[str, Entry]]:
         (name, case, dtype, layout)
         for name in ([op] if op else RECORDED)
         for case in _cases(name, RECORDED.get(name))
-        for dtype in ("bfloat16", "float32")
-        if f"{name}/{dtype}" not in SLOW
+        for dtype in RECORDED_DTYPES
         for layout in LAYOUTS
     ]
     for name, case, dtype, layout in progress(runs, "profiles", lambda run: "/".join((run[0], run[1].id, *run[2:]))):
