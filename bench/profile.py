@@ -24,7 +24,7 @@ from pyramid_kernels.ops._shared.spec import Case
 from . import traffic
 from .traffic import Profile, Row
 
-#: What is recorded, in both layouts and ``RECORDED_DTYPES``: memory-bound ops, a case for each way through their kernels.
+#: What is recorded, in both layouts and ``RECORDED_DTYPES``: a case for each way through memory-bound kernels.
 RECORDED = {
     "pyramid_pool": ("psp-60x60", "global-33x33", "spp-13x13"),
     "max_pool_pyramid": ("sppf-1x512-20x20", "sppf-16x512-20x20", "yolo-16x512-20x20"),
