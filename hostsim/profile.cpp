@@ -5,6 +5,8 @@
 #include <link.h>
 #include <pthread.h>
 
+#include <stdexcept>
+
 #include "hostsim/engine.h"
 #include "hostsim/requests.h"
 
@@ -53,6 +55,7 @@ class Traces : public Profiler {
     void start() {
         forget_counts();
         module_ = module_range();
+        if (module_.bytes >> (32 - event_bits)) throw std::length_error("a module's code must lie within 256 MB");
         stack_ = stack_range();
         blocks_ = 0;
     }
