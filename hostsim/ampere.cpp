@@ -69,12 +69,14 @@ void move_matrices(Lanes& lanes) {
 }
 
 template <bool Store>
-void matrices(const char* what, uint32_t* r, int count, bool transposed, uint32_t address, const Site& site) {
+void matrices(const char* what, uint32_t* r, int count, bool transposed, uint32_t address, const Site& site,
+              const void* code) {
     Rows own{nullptr, r};
     if (engine.current->lane < 8 * count) {
         if (address % 16) stop(text(what, " at ", place(site), ": row address ", address, " is not 16-byte aligned"));
         own.row = shared_pointer(address, 16, what, site);
         (Store ? note_write : note_read)(own.row, 16, site);
+        if (profiler) profiler->access(own.row, 16, Store ? Access::write : Access::read, code);
     }
     warp_operation(what, move_matrices<Store>, ~0u, reinterpret_cast<uint64_t>(&own), count | transposed << 3, site);
 }
@@ -94,6 +96,10 @@ void cp_async(uint32_t to, const void* from, int bytes, int valid, Site site) {
     const Copy copy{shared_pointer(to, bytes, "cp.async", site), static_cast<const unsigned char*>(from), bytes, valid};
     check_global(from, valid, "cp.async", site);
     note_write(copy.to, bytes, site);
+    if (profiler) {
+        profiler->access(copy.to, bytes, Access::write, __builtin_return_address(0));
+        if (valid) profiler->access(copy.from, valid, Access::read, __builtin_return_address(0));
+    }
     if (run_now()) {
         execute(copy);
     } else {
@@ -107,11 +113,11 @@ void cp_async_commit() { engine.current->copies.commit(); }
 void cp_async_wait(int groups) { engine.current->copies.wait(groups, execute); }
 
 void ldmatrix(uint32_t* r, int count, bool transposed, uint32_t address, Site site) {
-    matrices<false>("ldmatrix", r, count, transposed, address, site);
+    matrices<false>("ldmatrix", r, count, transposed, address, site, __builtin_return_address(0));
 }
 
 void stmatrix(const uint32_t* r, int count, bool transposed, uint32_t address, Site site) {
-    matrices<true>("stmatrix", const_cast<uint32_t*>(r), count, transposed, address, site);
+    matrices<true>("stmatrix", const_cast<uint32_t*>(r), count, transposed, address, site, __builtin_return_address(0));
 }
 
 void raise_flag(uint64_t* flag, uint64_t value, Site site) {

@@ -69,7 +69,9 @@ std::string run_cluster() {
     engine.cluster = {};
     engine.yields = 0;
     if (racing) begin_clocks();
+    if (profiler) profiler->begin();
     run_all_threads();
+    if (profiler) profiler->end();
     for (const Block& block : engine.blocks) {
         if (!engine.error.empty()) break;
         blockIdx = block.index;

@@ -12,6 +12,7 @@
 
 #include "hostsim/fiber.h"
 #include "hostsim/hostsim.h"
+#include "hostsim/profile.h"
 #include "hostsim/race.h"
 
 namespace hostsim {

@@ -14,7 +14,11 @@
 #define __global__ inline
 #define __device__
 #define __host__
+#if defined(HOSTSIM_PROFILE)  // whose callbacks do not see what a function takes by value, unless it is inlined
+#define __forceinline__ inline __attribute__((always_inline))
+#else
 #define __forceinline__ inline
+#endif
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))

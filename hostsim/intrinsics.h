@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "hostsim/profile.h"
+
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
@@ -28,9 +30,11 @@ inline void __threadfence() {}
 inline void __nanosleep(unsigned) {}
 
 // One fiber runs at a time and leaves only where it waits: a plain read, change and write is atomic. Out of line and
-// unseen by the race build, which would take them for ordinary accesses.
+// unseen by the instrumented builds, which would take them for ordinary accesses.
 template <class T>
-__attribute__((noinline, no_sanitize("thread"))) T atomicAdd(T* p, std::type_identity_t<T> v) {
+__attribute__((noinline, no_sanitize("thread"), no_sanitize_coverage)) T atomicAdd(T* p, std::type_identity_t<T> v) {
+    if (hostsim::profiler)
+        hostsim::profiler->access(p, sizeof(T), hostsim::Access::atomic, __builtin_return_address(0));
     const T old = *p;
     *p = old + v;
     return old;

@@ -77,6 +77,7 @@ void meet(Lanes& lanes) { meet_lanes(lanes.mask); }
 }  // namespace
 
 void barrier(const char* what, int id, int threads, bool, Site site) {
+    if (profiler) profiler->meet();
     Barrier& meeting = arrive(what, id, threads, site);
     if (!complete(meeting)) wait_in(meeting.waiting, what, site);
     acquire(meeting.clock);
@@ -86,6 +87,7 @@ void barrier_arrive(int id, int threads, Site site) { complete(arrive("barrier a
 
 uint64_t warp_operation(const char* what, WarpOperation operation, unsigned mask, uint64_t value, int argument,
                         const Site& site) {
+    if (profiler && mask == ~0u) profiler->meet();
     Thread& self = *engine.current;
     Warp& warp = self.block->warps[self.warp];
     const unsigned own = 1u << self.lane;

@@ -303,7 +303,7 @@ def found_by(fault: Fault) -> tuple[bool, str]:
             return False, f"the line is no longer in {fault.file}: {fault.line.strip()}"
         path.write_text(text.replace(fault.line, fault.patch, 1))
         try:
-            module = _linked(folder, [_compiled(folder, unit) for unit in _units(fault)])
+            module = linked(folder, [compiled(folder, unit) for unit in _units(fault)])
         except RuntimeError as error:  # a fault that must not compile; any other is planted wrongly
             return "static assertion failed" in str(error), str(error)
         return found_in(fault, "cuda", {"PYTHONPATH": str(ROOT), hostsim.SIMULATOR: str(module)})
@@ -322,21 +322,22 @@ def _units(fault: Fault) -> list[Path]:
     return [unit for unit in units if reads(unit)]
 
 
-def _compiled(folder: Path, unit: Path) -> Path:
-    """The object of ``unit`` with the sources in ``folder``, by the simulator's command but the optimiser's time."""
-    command = next(c["command"] for c in _commands() if c["file"] == str(unit) and "kernels_host" in c["output"])
+def compiled(folder: Path, unit: Path, flavour: str = "host") -> Path:
+    """The object of ``unit`` with the sources in ``folder``, by the simulator's command; "host" without optimising."""
+    command = next(c["command"] for c in _commands() if c["file"] == str(unit) and f"kernels_{flavour}." in c["output"])
     target = folder / f"{unit.stem}.o"
     arguments = shlex.split(command.replace(str(ROOT / "csrc"), str(folder / "csrc")))
     arguments[arguments.index("-o") + 1] = str(target)
-    _run([*arguments, "-O0"])
+    _run([*arguments, *(["-O0"] if flavour == "host" else [])])
     return target
 
 
-def _linked(folder: Path, objects: list[Path]) -> Path:
+def linked(folder: Path, objects: list[Path], flavour: str = "host") -> Path:
     """A copy of the simulator's module in which ``objects`` come before their like in the library of kernels."""
     module = folder / hostsim.MODULE.name
     bindings = [hostsim.BUILD / c["output"] for c in _commands() if "_hostsim.dir" in c["output"]]
-    libraries = [next(hostsim.BUILD.glob(f"**/{name}")) for name in ("libkernels_host.a", "libhostsim.a")]
+    names = [f"kernels_{flavour}", *(["callbacks_profile"] if flavour == "profile" else []), "hostsim"]
+    libraries = [next(hostsim.BUILD.glob(f"**/lib{name}.a")) for name in names]
     compiler = hostsim.compiler() or "c++"
     _run([compiler, "-shared", "-o", str(module), *map(str, [*bindings, *objects, *libraries])])
     return module

@@ -2,7 +2,7 @@
 
 ``python -m tests.hostsim`` builds it and nothing else. ``python -m tests.hostsim sanitized`` builds the module whose
 kernels are compiled with AddressSanitizer and UBSan, ``race`` the one that is watched for races on shared memory, and
-runs on it a share of the CUDA kernels' tests, in about two minutes.
+runs on it a share of the CUDA kernels' tests, in about two minutes. ``bench.profile`` builds ``profile`` for itself.
 """
 
 import os

@@ -48,8 +48,8 @@ def forward(
     x: Tensor, layers: Layers, y: Tensor, mean: Tensor, hidden: Tensor, gate: Tensor, settings: Settings
 ) -> None:
     """Fill ``y`` (N, C, H, W), dense in its memory format, and ``mean`` (N, C), ``hidden`` (N, K), ``gate`` (N, C)."""
-    how = settings, is_channels_last(x)
-    launch_native("channel_gate_fwd", how, x, list(layers), _part(x), mean, hidden, gate, y)
+    how, part = (settings, is_channels_last(x)), _part(x)
+    launch_native("channel_gate_fwd", how, x, list(layers), part, mean, hidden, gate, y)
 
 
 def backward(
@@ -58,8 +58,9 @@ def backward(
 ) -> None:  # fmt: skip
     """Fill ``dx`` and ``gradients``, of weight1, weight2 and all vectors, where given; ``dy`` is dense as y is."""
     dmean, dhidden, dz = map(torch.empty_like, saved)
+    part = _part(x)
     dweight1, dweight2, dvectors = gradients or (None, None, None)
     launch_native(
-        "channel_gate_bwd", (settings, is_channels_last(x)), x, list(layers), _part(x), *saved, dy, dz, dhidden, dmean,
+        "channel_gate_bwd", (settings, is_channels_last(x)), x, list(layers), part, *saved, dy, dz, dhidden, dmean,
         dx, dweight1, None if layers[6] is None else dweight2, dvectors,
     )  # fmt: skip
