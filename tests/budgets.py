@@ -14,6 +14,8 @@ from typing import Any
 from tests.processes import ROOT
 
 FOLDER = ROOT / "tests" / "budgets"
+#: Bytes that an access should have, and how many narrower ones are no matter.
+FLOOR, FEW = 8, 8
 MORE_IS_BETTER = ("flight", "ctas")
 _ACCESS = re.compile(r"(load|store|lds|sts)(\d+)")
 Rows = dict[str, dict[str, Any]]
@@ -99,3 +101,20 @@ def flat(row: dict[str, Any]) -> dict[str, int]:
                     key = f"{place}{access[1]} of at most {width} bytes"
                     found[key] = found.get(key, 0) + value
     return found
+
+
+def debts(rows: Rows) -> list[str]:
+    """Triton kernels most of whose loads or stores are below FLOOR: a line for each layout, of its worst dtype."""
+    found: dict[tuple[str, str, str], tuple[int, int, int]] = {}
+    for group, row in sorted(rows.items()):
+        kernel, _, layout, _ = group.split()
+        for kind in ("load", "store"):
+            widths = {int(m[2]): n for k, n in row.items() if (m := _ACCESS.fullmatch(k)) and m[1] == kind}
+            narrow, every = sum(n for width, n in widths.items() if width < FLOOR), sum(widths.values())
+            if narrow >= FEW and 2 * narrow > every:
+                key = (kernel, layout, kind)
+                found[key] = max(found.get(key, (0, 0, 0)), (narrow, -min(widths), every))
+    return [
+        f"known debt: {kernel} in {layout}: {narrow} of {every} {kind}s below {FLOOR} bytes, the least {-least}"
+        for (kernel, layout, kind), (narrow, least, every) in found.items()
+    ]

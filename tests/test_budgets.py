@@ -1,5 +1,6 @@
 """The gates on SASS: planted slowdowns worsen a recorded number, and what cannot be read is an error with a name."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import setup  # the build script at the root of the tree
-from tests import budgets
+from tests import aot, budgets
 from tests.cubins import Kernel, Unreadable, kernels, split
 from tests.flow import Flow
 from tests.sass_reader import numbers, read
@@ -126,6 +127,27 @@ def test_other_compilers_are_not_compared(tmp_path: Path, capsys: pytest.Capture
 def test_one_wide_access_is_better_than_narrow_ones() -> None:
     narrow, wide = {"load2": 8, "loops": {}}, {"load16": 1, "loops": {}}
     assert budgets.changes(narrow, wide)[0] == [] and budgets.changes(wide, narrow)[1] == []
+
+
+def test_narrow_accesses_of_triton_kernels_are_known_debt() -> None:
+    rows = {"a_kernel bfloat16 nchw 90a": {"load2": 96, "load16": 8, "store16": 4, "store4": 1, "loops": {}}}
+    rows |= {
+        "a_kernel float32 nchw 90a": {"load4": 64, "loops": {}},
+        "b_kernel float32 nchw 90a": {"load16": 9, "loops": {}},
+    }
+    assert budgets.debts(rows) == ["known debt: a_kernel in nchw: 96 of 104 loads below 8 bytes, the least 2"]
+
+
+def test_what_triton_compiled_worse_than_recorded_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aot, "BUDGETS", tmp_path / "aot.json")
+    (part := tmp_path / "part.json").write_text(
+        json.dumps([["a float32 nchw 90a", {"instructions": 9, "load16": 2, "loops": {}}]])
+    )
+    (worse := tmp_path / "worse.json").write_text(
+        json.dumps([["a float32 nchw 90a", {"instructions": 9, "load2": 2, "loops": {}}]])
+    )
+    assert aot.budget([part], record=True) == 0 == aot.budget([part], record=False)
+    assert aot.budget([part, worse], record=False) == 1
 
 
 # The reader, on text as nvdisasm prints it.
