@@ -211,6 +211,8 @@ def gate(capability: int, quick: bool, share: int, rows: Path) -> int:
     entries = recorded(capability)
     one_each = list({(e.kernel.__name__, e.dtype): e for e in reversed(entries)}.values())
     counted = set(map(id, one_each if capability == RECORDED_QUICK else [] if quick else entries))
+    if not counted:
+        print(f"compute capability {capability / 10:.1f}: budgets are of all bodies, not compared with --quick")
     mine = (one_each if quick else entries)[share::SHARES]
     used = [compiled(entry, capability) for entry in mine]
     print(f"compute capability {capability / 10:.1f}, share {share + 1} of {SHARES}: {len(used)} bodies")

@@ -55,7 +55,11 @@ def compare(path: Path, versions: dict[str, str], rows: Rows) -> list[str]:
     both = {name: changes(known[name], rows[name]) for name in sorted(rows.keys() & known.keys())}
     wrong += [f"{name}: {', '.join(worse)}" for name, (worse, _) in both.items() if worse]
     improved = [f"better {name}: {', '.join(better)}" for name, (_, better) in both.items() if better]
-    print(*improved, f"{path.name}: {len(both)} bodies compared, {len(improved)} better in something", sep="\n")
+    others = len(recorded["bodies"]) - len(known)
+    said = f"{len(improved)} better in something" + (
+        f"; {others} of other architectures not compared" if others else ""
+    )
+    print(*improved, f"{path.name}: {len(both)} bodies compared, {said}", sep="\n")
     return [f"{line} (--record keeps it)" for line in wrong]
 
 

@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,6 +93,12 @@ def read_all(module: Path) -> dict[tuple[str, str], Numbers]:
     return rows
 
 
+def unread(found: list[Body], rows: Collection[tuple[str, str]]) -> list[str]:
+    """Kernels that the module holds and of which no body was read."""
+    have = {(body.split("<")[0], arch) for body, arch in rows}
+    return [f"{kernel} on {arch}: not read" for kernel, arch in sorted({(b.kernel, b.arch) for b in found} - have)]
+
+
 def demangled(names: list[str]) -> dict[str, str]:
     """Kernels by their mangled names, without namespaces: ``max_pool_pyramid_fwd_kernel<bf16,true,false>``."""
     text = subprocess.run(["c++filt", "-p"], input="\n".join(names), capture_output=True, text=True, check=True).stdout
@@ -145,11 +152,11 @@ def main(argv: list[str]) -> int:
     module = setup.compile_core(nvcc, setup.architectures(nvcc))
     found = bodies(module)
     show(found)
-    read = read_all(module)
-    wrong = complaints(found) + missing(read)
+    sass = read_all(module)
+    wrong = complaints(found) + unread(found, sass) + missing(sass)
     for command in commands(module.parent):
         wrong += serialised(command, module.parent)
-    rows = {f"{body} {arch}": row.recorded for (body, arch), row in read.items()}
+    rows = {f"{body} {arch}": row.recorded for (body, arch), row in sass.items()}
     versions = {"nvcc": nvcc.version, "nvdisasm": version()}
     wrong += budgets.write(BUDGETS, versions, rows) if record else budgets.compare(BUDGETS, versions, rows)
     for line in wrong:

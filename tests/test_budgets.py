@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import setup  # the build script at the root of the tree
-from tests import aot, budgets
+from tests import aot, budgets, sass
 from tests.cubins import Kernel, Unreadable, kernels, split
 from tests.flow import Flow
 from tests.sass_reader import numbers, read
@@ -103,11 +103,17 @@ def test_bodies_come_and_go_by_name(tmp_path: Path) -> None:
     assert [line.split(" (")[0] for line in said] == ["here 90a: loops none instead of 0"]
 
 
-def test_other_architectures_are_kept(tmp_path: Path) -> None:
+def test_other_architectures_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = recorded(tmp_path / "sass.json", {"here 80": ROW, "here 90a": ROW})
     assert budgets.compare(path, VERSIONS, {"here 80": ROW}) == []
+    assert "1 bodies compared, 0 better in something; 1 of other architectures" in capsys.readouterr().out
     recorded(path, {"new 80": ROW})
     assert budgets.compare(path, VERSIONS, {"new 80": ROW, "here 90a": ROW}) == []
+
+
+def test_a_kernel_of_which_nothing_was_read_is_named() -> None:
+    found = [sass.Body(arch, "void pk::small_kernel<float>(int)", 40, 0, 0, 0) for arch in ("80", "90a")]
+    assert sass.unread(found, [("small_kernel<float>", "80")]) == ["small_kernel on 90a: not read"]
 
 
 def test_several_bodies_are_as_the_worst_of_them() -> None:
