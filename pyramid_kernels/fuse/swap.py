@@ -134,11 +134,10 @@ def _put_back(states: list[tuple[nn.Module, Any]]) -> None:
 
 def _compiled_by_others(model: nn.Module) -> Iterator[nn.Module]:
     """Modules whose calls run in code that their owner compiled, where nothing of ours can be timed."""
+    wrappers = (torch._dynamo.OptimizedModule,) if "torch._dynamo" in sys.modules else ()
     for module in model.modules():
-        own = module._compiled_call_impl is not None and not isinstance(
-            module._compiled_call_impl, inplace.Compiled | inplace.FirstCall
-        )
-        if own or isinstance(module, torch._dynamo.OptimizedModule if "torch._dynamo" in sys.modules else ()):
+        ours = isinstance(module._compiled_call_impl, inplace.Compiled | inplace.FirstCall | None)
+        if not ours or isinstance(module, wrappers):
             yield from module.modules()
 
 
