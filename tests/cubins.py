@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import triton
-
 #: Attributes of ``.nv.info``: threads per CTA (at most, exactly), registers, targets of indirect branches.
 MAX_THREADS, EXACT_THREADS, REGISTERS, TARGETS = 0x05, 0x10, 0x2F, 0x34
 FUNCTION = 2  # a kind of symbol
@@ -27,6 +25,8 @@ _LINE = re.compile(
 
 def tool(name: str) -> Path:
     """One of those in Triton's wheel."""
+    import triton  # not before whoever compiles has said that nothing is to be interpreted
+
     return Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
 
 
