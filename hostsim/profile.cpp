@@ -193,8 +193,6 @@ void __tsan_func_entry(void*) {
 void __tsan_func_exit() {
     if (hostsim::watching()) hostsim::traces.add(hostsim::leave, nullptr);
 }
-void __tsan_vptr_update(void**, void*) {}
-void __tsan_vptr_read(void**) {}
 void __sanitizer_cov_trace_pc() {
     if (hostsim::watching()) hostsim::traces.add(hostsim::block_entry, __builtin_return_address(0));
 }
@@ -223,16 +221,5 @@ void __tsan_read_range(void* memory, size_t bytes) {
 }
 void __tsan_write_range(void* memory, size_t bytes) {
     if (hostsim::watching()) hostsim::traces.record(memory, bytes, hostsim::Access::write, __builtin_return_address(0));
-}
-
-// Launchers' own atomics, not the kernels'.
-unsigned char __tsan_atomic8_load(const volatile unsigned char* memory, int) {
-    return __atomic_load_n(memory, __ATOMIC_SEQ_CST);
-}
-void __tsan_atomic8_store(volatile unsigned char* memory, unsigned char value, int) {
-    __atomic_store_n(memory, value, __ATOMIC_SEQ_CST);
-}
-unsigned long __tsan_atomic64_fetch_add(volatile unsigned long* memory, unsigned long value, int) {
-    return __atomic_fetch_add(memory, value, __ATOMIC_SEQ_CST);
 }
 }

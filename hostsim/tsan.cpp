@@ -19,8 +19,6 @@ extern "C" {
 void __tsan_init() { hostsim::racing = true; }
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit(void*) {}
-void __tsan_vptr_update(void**, void*) {}
-void __tsan_vptr_read(void**) {}
 void __tsan_read_range(void* memory, size_t bytes) { read(memory, bytes); }
 void __tsan_write_range(void* memory, size_t bytes) { write(memory, bytes); }
 
@@ -37,15 +35,4 @@ HOSTSIM_ACCESS(4)
 HOSTSIM_ACCESS(8)
 HOSTSIM_ACCESS(16)
 #undef HOSTSIM_ACCESS
-
-// Launchers' own atomics, not the kernels'.
-unsigned char __tsan_atomic8_load(const volatile unsigned char* memory, int) {
-    return __atomic_load_n(memory, __ATOMIC_SEQ_CST);
-}
-void __tsan_atomic8_store(volatile unsigned char* memory, unsigned char value, int) {
-    __atomic_store_n(memory, value, __ATOMIC_SEQ_CST);
-}
-unsigned long __tsan_atomic64_fetch_add(volatile unsigned long* memory, unsigned long value, int) {
-    return __atomic_fetch_add(memory, value, __ATOMIC_SEQ_CST);
-}
 }
