@@ -36,7 +36,7 @@ RECORDED = {
     "dilated_branches": ("32x32-n1",),
 }
 #: Of these the body for older GPUs is counted, whose copies the simulator tells of, in TF32 as PyTorch's convolutions.
-GENERAL = ("dilated_branches",)
+GENERAL = "dilated_branches", "dilated_branches_train"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 RECORDED_DTYPES = "bfloat16", "float32"
 LAYOUTS = {"contiguous": False, "channels_last": True}
@@ -96,7 +96,7 @@ def _arch(op: str) -> int:
 def _entry(taken: Profile) -> Entry:
     kernels = {
         f"{which} {kernel}": sums
-        for which, rows in taken.passes.items()
+        for which, (rows, *_) in taken.passes.items()
         for kernel, sums in traffic.totals(rows).items()
     }
     return {"cut": str(taken.cut), "share": taken.cut.share, "floor_bytes": taken.floor, "kernels": kernels}
@@ -105,7 +105,7 @@ def _entry(taken: Profile) -> Entry:
 def report(title: str, taken: Profile, top: int) -> str:
     """Each kernel's sums and its most expensive lines."""
     lines = [f"\n{title}: {taken.cut}; floor of the forward {taken.floor / 1e6:.3f} MB"]
-    for which, rows in taken.passes.items():
+    for which, (rows, *_) in taken.passes.items():
         for kernel, sums in traffic.totals(rows).items():
             lines += ["", f"{which} {kernel}", *_summary(sums, taken.floor)]
             lines.append(table(HEADER, _lines([row for row in rows if row.kernel == kernel], top)))

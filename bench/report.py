@@ -22,6 +22,8 @@ from pyramid_kernels.benchmark.subjects import MODES, SAME, op_names
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.verification import ledger
 
+from . import predict
+
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 HEADER = (
@@ -51,6 +53,7 @@ def generated() -> dict[Path, Callable[[], str]]:
     return {
         ROOT / "README.md": readme,
         docs / "gpu-ledger.md": gpu_ledger,
+        docs / "predicted.md": predict.page,
         docs / "models.md": lambda: fill(docs / "models.md", sizes=networks.sizes()),
     }
 

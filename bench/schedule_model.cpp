@@ -158,8 +158,8 @@ int main(int argc, char** argv) {
         most = std::max(most, share(s, w).size());
         fewest = std::min(fewest, share(s, w).size());
     }
-    std::printf("%.4f %zu %zu %.1f", longest(s) * s.workers / (s.total + EPILOGUE * units), fewest, most,
-                once * p.channels * 2 / 1e6);
+    std::printf("%.1f %.4f %zu %zu %.1f", longest(s), longest(s) * s.workers / (s.total + EPILOGUE * units), fewest,
+                most, once * p.channels * 2 / 1e6);
     for (const int megabytes : MEGABYTES) std::printf(" %.1f", dram(p, megabytes));
     std::printf("\n");
 }

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -29,12 +29,15 @@ from pyramid_kernels.ops._shared.spec import Arg, Case, arguments_of, map_args, 
 from pyramid_kernels.verification.oracle import call, leaves
 from tests import hostsim
 
+from .aten import Work, watched
+
 T = TypeVar("T")
 
 #: Multiprocessors that the whole case is planned for.
 PROCESSORS = 132
-#: Arguments that grow with the image.
+#: Arguments that grow with the image, and those of which there is one for each.
 MAPS = "map", "distinct", "labels"
+INPUTS = *MAPS, "cells"
 ALL = 1 << 30
 
 
@@ -56,6 +59,7 @@ CUTS = {
     "upsample_cross_entropy": Cut(1 << 15),
     "upsample_argmax": Cut(1 << 15),
     "dilated_branches": Cut(channels=128, outputs=64),
+    "dilated_branches_train": Cut(channels=128, outputs=64),
 }
 
 COUNTS = (
@@ -68,7 +72,8 @@ class Row(NamedTuple):
     """What one instruction of a kernel did to one buffer."""
 
     kernel: str
-    code: int  # its offset in the module
+    body: int  # the kernel's offset in the module: it has several bodies of that name
+    code: int  # the instruction's
     kind: str  # "LDG", "STG", "ATOMG", "LDS", "STS", "ATOMS"
     buffer: str  # "shared", or a tensor's name
     counts: Counter[str]
@@ -82,12 +87,26 @@ class Smaller(NamedTuple):
     processors: int  # that it is planned for
 
     def __str__(self) -> str:
-        shapes = " ".join("x".join(map(str, a.shape)) for a in arguments_of(self.case) if a.kind in MAPS)
+        shapes = " ".join("x".join(map(str, a.shape)) for a in arguments_of(self.case) if a.kind in INPUTS)
         return f"{shapes}, {self.share:.3g} of the data, planned for {self.processors} multiprocessors"
 
 
+class Launch(NamedTuple):
+    kernel: str
+    body: int
+    ctas: int
+    threads: int  # of a CTA
+    shared: int  # dynamic, bytes
+
+
+class Pass(NamedTuple):
+    rows: list[Row]
+    launches: list[Launch]
+    library: Work  # PyTorch's own operators
+
+
 class Profile(NamedTuple):
-    passes: dict[str, list[Row]]  # "forward" and, where there is one, "backward"
+    passes: dict[str, Pass]  # "forward" and, where there is one, "backward"
     cut: Smaller
     floor: int  # bytes that its forward must move
 
@@ -106,6 +125,8 @@ def cut(op: str, case: Case) -> Smaller:
             return replace(a, shape=(1, *(_side(s, factor) for s in rest)))
         if a.kind in MAPS:
             return replace(a, shape=(1, min(rest[0], most.channels), *(_side(s, factor) for s in rest[1:])))
+        if a.kind == "cells":
+            return replace(a, shape=(1, *rest))
         return replace(a, shape=(min(first, most.outputs), *(min(s, most.channels) for s in rest)))  # weights, vectors
 
     args = {name: map_args(smaller, value) for name, value in case.args.items()}
@@ -113,7 +134,7 @@ def cut(op: str, case: Case) -> Smaller:
         args["size"] = tuple(_side(s, factor) for s in args["size"])
     small = replace(case, args=args)
     share = _elements(small) / _elements(case)
-    return Smaller(small, share, max(1, round(PROCESSORS * share)))
+    return Smaller(small, share, max(2, round(PROCESSORS * share)))
 
 
 def _side(length: int, factor: int) -> int:
@@ -124,7 +145,7 @@ def _side(length: int, factor: int) -> int:
 
 
 def _elements(case: Case) -> int:
-    return sum(prod(a.shape) for a in arguments_of(case) if a.kind in MAPS)
+    return sum(prod(a.shape) for a in arguments_of(case) if a.kind in INPUTS)
 
 
 class Simulator:
@@ -140,15 +161,17 @@ class Simulator:
         self._library = ctypes.CDLL(str(self.path))
         if not hasattr(self._library, "hostsim_profile_start"):
             raise RuntimeError(f"{self.path} is not a profile build; unset {_native.SIMULATOR}")
-        self._library.hostsim_profile_stop.restype = ctypes.c_char_p
+        for text in (self._library.hostsim_profile_stop, self._library.hostsim_profile_launches):
+            text.restype = ctypes.c_char_p
         self._library.hostsim_profile_buffer.argtypes = ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t
 
     def start(self) -> None:
         self._library.hostsim_profile_start()
 
-    def stop(self) -> list[Row]:
-        lines = self._library.hostsim_profile_stop().decode().splitlines()
-        return [_row(*line.split("\t")) for line in lines]
+    def stop(self) -> tuple[list[Row], list[Launch]]:
+        rows = [_row(*line.split("\t")) for line in self._library.hostsim_profile_stop().decode().splitlines()]
+        launches = [line.split("\t") for line in self._library.hostsim_profile_launches().decode().splitlines()]
+        return rows, [Launch(name, *map(int, numbers)) for name, *numbers in launches]
 
     def name(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Of the next launch's memory, by its storage, which a device allocates at a multiple of 512 bytes."""
@@ -171,8 +194,8 @@ def simulator() -> Simulator:
     return Simulator()
 
 
-def _row(kernel: str, code: str, kind: str, buffer: str, *counts: str) -> Row:
-    return Row(kernel, int(code), kind, buffer, Counter(dict(zip(COUNTS, map(int, counts), strict=True))))
+def _row(kernel: str, body: str, code: str, kind: str, buffer: str, *counts: str) -> Row:
+    return Row(kernel, int(body), int(code), kind, buffer, Counter(dict(zip(COUNTS, map(int, counts), strict=True))))
 
 
 class _Names:
@@ -210,19 +233,19 @@ def profile(op: str, case: Case, dtype: torch.dtype, channels_last: bool, archit
     return Profile(passes, small, spec(op).cost(small.case, dtype.itemsize).floor_bytes)
 
 
-def _counted(arguments: dict[str, Any], fn: Callable[[], T]) -> tuple[T, list[Row]]:
+def _counted(arguments: dict[str, Any], fn: Callable[[], T]) -> tuple[T, Pass]:
     simulator().start()
     launch.local.recorder = _Names(arguments)  # type: ignore[assignment]
     try:
         with BaseTorchFunctionMode():  # watched, a call takes no short way in, which would not name its tensors
-            result = fn()
+            result, library = watched(fn)
     finally:
         launch.local.recorder = None
-        rows = simulator().stop()
+        rows, launches = simulator().stop()
     if stray := [row for row in rows if row.buffer == "?"]:
         where = ", ".join(f"{row.kernel} at {places(stray)[row.code]}" for row in stray)
         raise RuntimeError(f"touched memory is no tensor of the launch: {where}")
-    return result, rows
+    return result, Pass(rows, launches, library)
 
 
 def totals(rows: list[Row]) -> dict[str, dict[str, int]]:
@@ -253,23 +276,33 @@ HELPERS = (
     "ldmatrix.cuh",
     "hostsim.h",
     "launch.cuh",
+    "device_atomic_functions.hpp",
 )
 
 
 def places(rows: list[Row]) -> dict[int, str]:
     """The source line of each row's instruction: "outer.cuh:12 < vec.cuh:31" where a helper was inlined."""
-    command = ["addr2line", "-i", "-a", "-e", str(simulator().path)]
-    asked = "\n".join(hex(code) for code in sorted({row.code for row in rows}))
-    text = subprocess.run(command, input=asked, capture_output=True, text=True, check=True).stdout
-    chains: dict[int, list[str]] = {}
-    for line in text.splitlines():
+    found = {}
+    for code, chain in frames({row.code for row in rows}).items():
+        own, inner = outer([place for _, place in chain]), chain[0][1]
+        found[code] = own if own == inner else f"{own} < {inner}"
+    return found
+
+
+def frames(codes: Iterable[int]) -> dict[int, list[tuple[str, str]]]:
+    """Of each offset in the module the functions that hold it with a line of each, the innermost first."""
+    command = ["addr2line", "-i", "-a", "-f", "-e", str(simulator().path)]
+    asked = "\n".join(map(hex, sorted(codes)))
+    text = iter(subprocess.run(command, input=asked, capture_output=True, text=True, check=True).stdout.splitlines())
+    found: dict[int, list[tuple[str, str]]] = {}
+    for line in text:
         if line.startswith("0x"):
-            chain = chains.setdefault(int(line, 16), [])
+            chain = found.setdefault(int(line, 16), [])
         else:
-            chain.append(line.split(" ")[0].rsplit("/", 1)[-1])
-    return {code: _place(chain) for code, chain in chains.items()}
+            chain.append((line, next(text).split(" ")[0].rsplit("/", 1)[-1]))
+    return found
 
 
-def _place(chain: list[str]) -> str:
-    outer = next((place for place in chain if not place.startswith(HELPERS)), chain[0])
-    return outer if outer == chain[0] else f"{outer} < {chain[0]}"
+def outer(chain: Sequence[str]) -> str:
+    """The innermost place that is in no helper."""
+    return next((place for place in chain if not place.startswith(HELPERS)), chain[0])

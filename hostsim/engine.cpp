@@ -112,10 +112,11 @@ uint64_t seed_of(const Launch& launch) {
 }
 
 std::string execute(const Launch& launch) {
-    const auto& [name, grid, block, cluster, shared, early, body] = launch;
+    const auto& [name, kernel, grid, block, cluster, shared, early, body] = launch;
     std::string error = refuse(grid, block, cluster, shared);
     if (!error.empty()) return text(name, ": ", error);
     engine.name = name;
+    engine.kernel = kernel;
     engine.body = &body;
     engine.shared = shared;
     engine.early = early;

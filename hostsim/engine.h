@@ -177,6 +177,7 @@ struct Flag {
 
 struct Engine {
     const char* name = "";
+    const void* kernel = nullptr;
     const std::function<void()>* body = nullptr;
     size_t shared = 0;                     // bytes of dynamic shared memory
     size_t shared_start = 0;               // where it begins in a block's window

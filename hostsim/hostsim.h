@@ -40,6 +40,7 @@ inline unsigned char* dynamic_shared() { return dynamic_base; }
 
 struct Launch {
     const char* name;
+    const void* kernel;
     dim3 grid, block, cluster;
     size_t shared;
     bool early;                  // its threads must wait for earlier grids before they touch global memory

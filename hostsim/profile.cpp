@@ -58,12 +58,21 @@ class Traces : public Profiler {
         if (module_.bytes >> (32 - event_bits)) throw std::length_error("a module's code must lie within 256 MB");
         stack_ = stack_range();
         blocks_ = 0;
+        launches_.clear();
     }
+
+    /// A line for each launch: kernel, body, blocks, threads in a block, bytes of dynamic shared memory.
+    const std::string& launches() const { return launches_; }
 
     void begin() override {
         const uint3& first = engine.blocks[0].index;
-        if (first.x + first.y + first.z == 0) begin_kernel(engine.name);
         threads_ = engine.blocks[0].threads.size();
+        if (first.x + first.y + first.z == 0) {
+            const uint32_t body = offset(engine.kernel);
+            begin_kernel(engine.name, body);
+            launches_ += text(engine.name, '\t', body, '\t', size_t{gridDim.x} * gridDim.y * gridDim.z, '\t', threads_,
+                              '\t', engine.shared, '\n');
+        }
         traces_.resize(engine.blocks.size() * threads_);
         for (Trace& trace : traces_) {
             trace.words.clear();
@@ -114,9 +123,12 @@ class Traces : public Profiler {
         return traces_[thread.block->rank * threads_ + static_cast<size_t>(thread.id)];
     }
 
+    uint32_t offset(const void* code) const {
+        return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(code) - module_.begin);
+    }
+
     uint32_t word(uint32_t event, const void* code) const {
-        const uintptr_t offset = code ? reinterpret_cast<uintptr_t>(code) - module_.begin : 0;
-        return static_cast<uint32_t>(offset) << event_bits | event;
+        return (code ? offset(code) : 0) << event_bits | event;
     }
 
     void add_access(uint32_t event, uint64_t address, size_t bytes, const void* code) {
@@ -139,19 +151,20 @@ class Traces : public Profiler {
     std::vector<Trace> traces_;  // of the cluster's threads
     size_t threads_ = 0;         // of a block
     uint32_t blocks_ = 0;        // that have run
+    std::string launches_;
 };
 
 Traces traces;
 
 bool watching() { return profiler && engine.current; }
 
-/// A line per row: kernel, offset, event, buffer, counts.
+/// A line per row: kernel, body, offset, event, buffer, counts.
 std::string table_text() {
     constexpr const char* event_names[] = {"", "LDG", "STG", "ATOMG", "LDS", "STS", "ATOMS"};
     std::string lines;
     for (const Row& row : counted()) {
         const Traffic& c = row.counts;
-        lines += text(row.kernel, '\t', row.code - 1, '\t', event_names[row.event], '\t', row.buffer);
+        lines += text(row.kernel, '\t', row.body, '\t', row.code - 1, '\t', event_names[row.event], '\t', row.buffer);
         for (uint64_t value : {c.requests, c.lanes, c.bytes, c.largest, c.sectors, c.ideal_sectors, c.lines,
                                c.block_sectors, c.new_sectors, c.wavefronts, c.ideal_wavefronts})
             lines += text('\t', value);
@@ -181,6 +194,7 @@ HOSTSIM_VISIBLE const char* hostsim_profile_stop() {
     lines = hostsim::table_text();
     return lines.c_str();
 }
+HOSTSIM_VISIBLE const char* hostsim_profile_launches() { return hostsim::traces.launches().c_str(); }
 HOSTSIM_VISIBLE void hostsim_profile_forget_buffers() { hostsim::forget_buffers(); }
 HOSTSIM_VISIBLE void hostsim_profile_buffer(const char* name, uintptr_t memory, size_t bytes) {
     hostsim::add_buffer(name, reinterpret_cast<const void*>(memory), bytes);

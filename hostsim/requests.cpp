@@ -54,7 +54,7 @@ std::vector<uint32_t> seen[2];
 uint64_t device_end = alignment;
 
 using Table = std::map<std::pair<size_t, uint32_t>, Traffic>;  // by name of the buffer and word
-std::map<std::string, Table> tables;
+std::map<std::pair<std::string, uint32_t>, Table> tables;  // by kernel and body
 Table* table = nullptr;  // of the running kernel
 uint32_t first_block = 0, running_block = 0;
 bool is_first_block = false;
@@ -253,8 +253,8 @@ void add_buffer(const char* name, const void* memory, size_t bytes) {
     for (auto& blocks : seen) blocks.resize(device_end / sector);
 }
 
-void begin_kernel(const char* name) {
-    table = &tables[name];
+void begin_kernel(const char* name, uint32_t body) {
+    table = &tables[{name, body}];
     runs.clear();
     is_first_block = true;
 }
@@ -263,8 +263,8 @@ std::vector<Row> counted() {
     std::vector<Row> rows;
     for (const auto& [kernel, by_code] : tables)
         for (const auto& [key, counts] : by_code)
-            rows.push_back({kernel, key.second >> event_bits, static_cast<Event>(key.second & ((1u << event_bits) - 1)),
-                            names[key.first], counts});
+            rows.push_back({kernel.first, kernel.second, key.second >> event_bits,
+                            static_cast<Event>(key.second & ((1u << event_bits) - 1)), names[key.first], counts});
     return rows;
 }
 

@@ -43,6 +43,7 @@ struct Traffic {
 /// What one instruction did to one buffer.
 struct Row {
     std::string kernel;
+    uint32_t body;  // offset in its file of the kernel, one of those of that name
     uint32_t code;  // offset in its file of the instruction behind it
     Event event;
     std::string buffer;  // "shared"; "?" where none was named
@@ -56,8 +57,8 @@ void forget_buffers();
 /// A tensor's memory, which a device allocates at a multiple of 512 bytes: addresses are taken from its start.
 void add_buffer(const char* name, const void* memory, size_t bytes);
 
-/// What is counted from here on belongs to a launch of this kernel.
-void begin_kernel(const char* name);
+/// What is counted from here on belongs to a launch of this kernel; `body`: its offset in its file.
+void begin_kernel(const char* name, uint32_t body);
 /// Merge the traces of a warp's `lanes` lanes, count their requests and drop them. `block`: a number of its own.
 void replay(Trace* traces, int lanes, uint32_t block);
 

@@ -37,14 +37,19 @@ class Flow:
         self.next: list[list[int]] = []
         self.roots = {0}
         block = {start: b for b, start in enumerate(self.starts)}
+        calls: dict[int, list[int]] = {}
         for b, end in enumerate(self.ends):
             last, to = code[end - 1], [block[t] for t in targets.get(end - 1, ())]
             if last.op.startswith("CALL"):
-                self.roots |= set(to)
-                to = []
+                calls[b], to = to, []
             ends = re.match(r"(BRA|JMP|BRXU?|EXIT|RET|KILL)\b", last.text) and last.guard in ("", "PT")
             falls = [] if ends and not _FORKS.match(last.text) else [b + 1]
             self.next.append([t for t in dict.fromkeys([*to, *falls]) if t < len(self.starts)])
+        for b, to in calls.items():
+            if all(self._returns(t) for t in to):
+                self.roots |= set(to)
+            else:  # a call that is a jump: how 8.x leaves a loop whose lanes have met
+                self.next[b] = [*to, *(self.next[b] if code[self.ends[b] - 1].guard not in ("", "PT") else [])]
         self.order = self._postorder(self.roots, set(range(len(self.starts))), self.next)[::-1]
         self.place = {b: n for n, b in enumerate(self.order)}
         for b in set(range(len(self.starts))) - set(self.order):
@@ -69,6 +74,11 @@ class Flow:
         if not found or not all(t % BYTES == 0 and t // BYTES < len(self.code) for t in found):
             raise Unreadable(f"{self.name}: the targets of {ins.text!r} at {i * BYTES:#x} are unknown")
         return [t // BYTES for t in found]
+
+    def _returns(self, block: int) -> bool:
+        """Whether the code there is a function: some of its ways end in a return."""
+        reached = self._postorder({block}, range(len(self.starts)), self.next)
+        return any(self.code[self.ends[b] - 1].op.startswith("RET") for b in reached)
 
     @staticmethod
     def _postorder(roots: Collection[int], nodes: Collection[int], edges: list[list[int]]) -> list[int]:

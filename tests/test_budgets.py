@@ -220,6 +220,12 @@ def test_calls_are_apart_and_divisions_of_64_bits_are_counted() -> None:
     assert numbers(kernel, found.code).recorded["loops"]["0"] == {"longest": 2, "div64": 1}
 
 
+def test_a_call_of_what_never_returns_is_a_jump() -> None:
+    """How compilers leave a loop on 8.x."""
+    found = flow("NOP", "@P1 CALL.REL.NOINC #3", "BRA #0", "@P0 BRA #0", "EXIT")
+    assert found.roots == {0} and [found.longest(loop) for loop in found.loops] == [3]
+
+
 @pytest.mark.parametrize(
     "lines,message",
     [

@@ -131,7 +131,8 @@ Status launch(const char* name, Dtype dtype, void (*kernel)(Params...), const Sh
 #else
     // Parameters are in no memory of a device's: reading them is no access that an instrumented build should hear of.
     const auto body = [kernel, ... copies = args]() __attribute__((no_sanitize("thread"))) { kernel(copies...); };
-    return {hostsim::run({name, shape.grid, shape.block, shape.cluster, shape.shared, shape.early, body})};
+    const void* code = reinterpret_cast<const void*>(kernel);
+    return {hostsim::run({name, code, shape.grid, shape.block, shape.cluster, shape.shared, shape.early, body})};
 #endif
 }
 
