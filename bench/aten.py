@@ -23,6 +23,10 @@ class Work(NamedTuple):
     bytes: int  # of operators that multiply no matrices
     flops: int  # of those that do
 
+    def scaled(self, factor: float) -> Work:
+        """Of a call on that many times the data."""
+        return Work(self.ops, round(self.bytes * factor), round(self.flops * factor))
+
     def __add__(self, other: Work) -> Work:  # type: ignore[override]
         return Work(*(a + b for a, b in zip(self, other, strict=True)))
 

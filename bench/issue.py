@@ -38,7 +38,6 @@ _AT = re.compile(r"\s+/\*([0-9a-f]{4,})\*/")
 NEAR = 4, 16
 #: Instructions that a byte costs which no way through a kernel moves: more than any way.
 UNEXPLAINED = 1e3
-
 #: Pipeline stages that asynchronous copies run ahead.
 STAGES = 2
 
@@ -122,7 +121,7 @@ def least(
     for near in NEAR:
         needed = _needed(code, classes, places, accesses, near)
         x, left, order = _flows(kernel, flow, code, needed, warps)
-        unexplained = sum(left) / max(1, sum(every for _, every in needed))
+        unexplained = float(sum(left)) / max(1, sum(every for _, every in needed))
         if unexplained < 0.02:
             break
     runs = {b: x[n] for n, b in enumerate(order)}
@@ -130,20 +129,28 @@ def least(
     for b in order:
         for i in flow.positions([b]):
             totals[classes[i]] += runs[b]
-    read = {loop.name: Counter[tuple[str, int]]() for loop in [flow.outside, *flow.loops]}
-    for loop in [flow.outside, *flow.loops]:
+    counted = {name: float(round(value)) for name, value in sorted(totals.items()) if round(value)}
+    flight, size = _under_way(flow, code, classes, runs)
+    return Issued({"all": float(round(sum(totals.values()))), **counted}, flight, size * LANES, round(unexplained, 3))
+
+
+def _under_way(
+    flow: Flow, code: Sequence[Instruction], classes: Sequence[str], runs: Mapping[int, float]
+) -> tuple[int, int]:
+    """In the loop that reads most, how many of the loads that bring most are under way at once, and bytes of each."""
+    read: dict[str, Counter[tuple[str, int]]] = {}
+    for loop in (loops := [flow.outside, *flow.loops]):
+        own = read[loop.name] = Counter()
         for b in loop.own:
             for i in flow.positions([b]):
                 if KINDS.get(classes[i]) == "load":
-                    read[loop.name][classes[i], bytes_of(code[i])] += round(runs[b] * bytes_of(code[i]))
-    main = max([flow.outside, *flow.loops], key=lambda loop: read[loop.name].total())
+                    own[classes[i], bytes_of(code[i])] += round(runs[b] * bytes_of(code[i]))
+    main = max(loops, key=lambda loop: read[loop.name].total())
     kind, size = max(read[main.name], key=read[main.name].__getitem__, default=("load", 0))
     alike = {i for i in flow.positions(main.own) if classes[i] == kind and bytes_of(code[i]) == size}
-    waited = {i for i in alike if code[i].sets != NONE}
-    flight = STAGES * len(alike) if kind == "copy" else flow.in_flight(main, waited)
-    counted = {name: float(round(value)) for name, value in sorted(totals.items()) if round(value)}
-    every = {"all": float(round(sum(totals.values()))), **counted}
-    return Issued(every, flight, size * LANES, round(float(unexplained), 3))
+    if kind == "copy":
+        return STAGES * len(alike), size
+    return flow.in_flight(main, {i for i in alike if code[i].sets != NONE}), size
 
 
 def bytes_of(ins: Instruction) -> int:
@@ -209,7 +216,7 @@ def _flows(
     place = {b: n for n, b in enumerate(order)}
     edges = [(place[b], place[t]) for b in order for t in flow.next[b]]
     ends = [n for n, b in enumerate(order) if re.match(r"EXIT|RET|KILL", code[flow.ends[b] - 1].op) or not flow.next[b]]
-    block_at = {flow.starts[b]: place[b] for b in order}
+    functions = {flow.starts[b]: place[b] for b in flow.roots if b}
     # Unknowns: the runs of each block, of each edge, of each end; bytes of each place that no run of a block explains.
     blocks, flows = len(order), len(order) + len(edges) + len(ends)
     count = flows + len(needed)
@@ -219,21 +226,16 @@ def _flows(
         cells += [(n, n, -1.0), (blocks + n, n, -1.0)]  # what comes in runs, what runs goes on
         last = code[flow.ends[b] - 1]
         callee = address(last) if last.op.startswith("CALL") else None
-        if callee is not None and callee // BYTES in block_at:
-            cells.append((block_at[callee // BYTES], n, 1.0))
+        if callee is not None and callee // BYTES in functions:
+            cells.append((functions[callee // BYTES], n, 1.0))
     for e, (a, b) in enumerate(edges, blocks):
         cells += [(b, e, 1.0), (blocks + a, e, 1.0)]
     cells += [(blocks + n, e, 1.0) for e, n in enumerate(ends, blocks + len(edges))]
     right[place[min(order, key=flow.starts.__getitem__)]] = -warps
     rows, columns, values = zip(*cells, strict=True)
     equal = coo_matrix((values, (rows, columns)), shape=(2 * blocks, count))
-    block_of = {i: place[b] for b in order for i in flow.positions([b])}
-    moved = [
-        (n, block_of[i], -float(size))
-        for n, (some, _) in enumerate(needed)
-        for i, size in some.items()
-        if i in block_of
-    ]
+    held = {i: place[b] for b in order for i in flow.positions([b])}
+    moved = [(n, held[i], -float(size)) for n, (some, _) in enumerate(needed) for i, size in some.items() if i in held]
     moved += [(n, flows + n, -1.0) for n in range(len(needed))]
     cost = np.full(count, UNEXPLAINED)
     cost[blocks:flows] = 0

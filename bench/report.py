@@ -1,5 +1,5 @@
-"""``python -m bench.report [--write]``: the README's tables and docs/gpu-ledger.md, from what was measured, and
-docs/models.md, from the networks.
+"""``python -m bench.report [--write]``: the README's table and picture, docs/measured.md and docs/gpu-ledger.md, from
+what was measured, docs/predicted.md from what was predicted, and docs/models.md from the networks.
 
 Without ``--write`` it changes nothing and exits with 1 where a file differs from what it would generate.
 """
@@ -17,19 +17,20 @@ from typing import Any
 
 from pyramid_kernels.backends import KERNELS
 from pyramid_kernels.benchmark import networks
-from pyramid_kernels.benchmark.modules import MODULES
-from pyramid_kernels.benchmark.subjects import MODES, SAME, op_names
+from pyramid_kernels.benchmark.subjects import MODES, op_names
 from pyramid_kernels.ops import all_ops
 from pyramid_kernels.verification import ledger
 
-from . import predict
+from . import headline, predict
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 HEADER = (
-    "op or module", "case", "mode", "dtype", "path of `auto`", "auto ms", "eager ms", "compile ms", "eager / auto",
-    "auto MB", "eager MB", "commit",
+    "op or module", "case", "mode", "dtype", "layout", "threads", "path of `auto`", "auto ms", "eager ms", "compile ms",
+    "eager / auto", "auto MB", "eager MB", "commit",
 )  # fmt: skip
+#: What a row is one of; ``provider`` tells its forms apart.
+KEYS = "op", "case", "mode", "dtype", "layout", "threads"
 Row = dict[str, str]
 
 
@@ -51,15 +52,12 @@ def generated() -> dict[Path, Callable[[], str]]:
     """What makes every generated file's content."""
     docs = ROOT / "docs"
     return {
-        ROOT / "README.md": readme,
+        ROOT / "README.md": lambda: fill(ROOT / "README.md", headline=headline.table_of()),
         docs / "gpu-ledger.md": gpu_ledger,
+        docs / "measured.md": lambda: fill(docs / "measured.md", measured=measured()),
         docs / "predicted.md": predict.page,
         docs / "models.md": lambda: fill(docs / "models.md", sizes=networks.sizes()),
     }
-
-
-def readme() -> str:
-    return fill(ROOT / "README.md", measured=measured())
 
 
 def fill(page: Path, **tables: str) -> str:
@@ -84,51 +82,33 @@ def _files() -> list[Path]:
 
 
 def newest(path: Path) -> list[Row]:
-    """The last row of every op, case, dtype, layout, mode and provider; none of ``--quick``."""
-    keys = ("op", "case", "dtype", "layout", "mode", "provider")
+    """The last row of everything that ``KEYS`` tell apart, and provider; none of ``--quick``."""
     with path.open(newline="") as file:
-        rows = [_renamed(row) for row in csv.DictReader(file) if row.get("quick") != "yes"]
-    return list({tuple(row[key] for key in keys): row for row in rows}.values())
-
-
-def _renamed(row: Row) -> Row:
-    """Rows without "quick" are older, and do not say how many images a module took: in a forward it was one."""
-    if row.get("quick") or row["op"] not in MODULES:
-        return row
-    shape, images = {"n1": ("512-12x16", 1), "n16": ("512-12x16", 16)}.get(row["case"], (row["case"], 0))
-    build = next(build for build in MODULES[row["op"]] if build.shape == shape)
-    return row | {"case": f"{shape}-n{1 if row['mode'] == 'forward' else images or build.images}"}
+        rows = [row for row in csv.DictReader(file) if row["quick"] != "yes"]
+    return list({tuple(row[key] for key in (*KEYS, "provider")): row for row in rows}.values())
 
 
 def grouped(rows: list[Row]) -> dict[tuple[str, ...], dict[str, Row]]:
-    """(op, case, mode, dtype) -> provider -> its row, where both sides of the ratio are there."""
+    """By ``KEYS``, provider -> its row, where both sides of the ratio are there."""
     groups: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in rows:
-        groups.setdefault(tuple(row[k] for k in ("op", "case", "mode", "dtype")), {})[row["provider"]] = row
+        groups.setdefault(tuple(row[key] for key in KEYS), {})[row["provider"]] = row
     return {key: by for key, by in groups.items() if {"auto", "eager"} <= by.keys()}
-
-
-def ratio(by: dict[str, Row]) -> str:
-    """Eager's time over that of ``auto``; of the medians where older rows name none, both having run the same code."""
-    auto, eager = by["auto"], by["eager"]
-    if auto["vs_eager"] == SAME.strip():
-        return f"{float(eager['median_ms']) / float(auto['median_ms']):.2f}{SAME}"
-    return auto["vs_eager"]
 
 
 def _device(rows: list[Row]) -> str:
     groups = grouped(rows)
     order = op_names()
-    keys = sorted(groups, key=lambda k: (order.index(k[0]), k[1], MODES.index(k[2]), k[3]))
+    keys = sorted(groups, key=lambda k: (order.index(k[0]), k[1], MODES.index(k[2]), *k[3:]))
     sample = rows[-1]
     driver = f", CUDA {sample['cuda']}, driver {sample['driver']}" if sample["driver"] else ""
     lines = [
-        f"**{sample['device']}**, {sample['threads']} threads, torch {sample['torch']}{driver}",
+        f"**{sample['device']}**, torch {sample['torch']}{driver}",
         "",
         *remarks(groups),
         "",
         f"| {' | '.join(HEADER)} |",
-        "|---|---|---|---|---|--:|--:|--:|--:|--:|--:|---|",
+        "|---|---|---|---|---|--:|---|--:|--:|--:|--:|--:|--:|---|",
     ]
     lines += [_line(key, groups[key]) for key in keys]
     return "\n".join(lines) + "\n"
@@ -137,7 +117,7 @@ def _device(rows: list[Row]) -> str:
 def _line(key: tuple[str, ...], by: dict[str, Row]) -> str:
     ours, eager = by["auto"], by["eager"]
     compiled = by["compile"]["median_ms"] if "compile" in by else ""
-    cells = [*key, ours["path"], ours["median_ms"], eager["median_ms"], compiled, ratio(by)]
+    cells = [*key, ours["path"], ours["median_ms"], eager["median_ms"], compiled, ours["vs_eager"]]
     return f"| {' | '.join([*cells, ours['peak_mb'], eager['peak_mb'], ours['commit']])} |"
 
 
@@ -154,7 +134,7 @@ def remarks(groups: dict[tuple[str, ...], dict[str, Row]]) -> list[str]:
         most = max(faster, key=lambda key: timed[key])
         lines.append(
             f"`torch.compile` is faster than `auto` in {len(faster)} of the {len(timed)} rows that timed it, most in "
-            f"{' '.join(most[:3])}: {timed[most]:.1f} times."
+            f"{' '.join(most[:3])}, {most[4]}: {timed[most]:.1f} times."
         )
     if len(timed) < len(groups):
         lines.append("Where the column of compile is empty it was not timed.")

@@ -179,17 +179,12 @@ def test_the_report_never_reads_quick_rows(results: Path) -> None:
     assert report.measured() == before and "| 0.80 same path |" in before
 
 
-def test_the_report_names_older_rows_by_what_ran(results: Path) -> None:
-    """Their file has no column "quick", their modules' forwards took one image, and "same path" hid the ratio."""
-    columns = [column for column in run.COLUMNS if column != "quick"]
-    sides = {"auto": {}, "eager": {"provider": "eager", "median_ms": "1.5", "vs_eager": "1.00"}}
-    older = [row(case=case, mode=mode, **side) for case in ("n1", "n16") for mode in ("forward", "training")
-             for side in sides.values()]  # fmt: skip
-    rows.keep(results, [{k: v for k, v in r.items() if k in columns} for r in older], columns)
-    lines = [line for line in report.measured().splitlines() if line.startswith("| nn.DSPP")]
-    cases = [tuple(line.split(" | ")[1:3]) for line in lines]
-    assert cases == [("512-12x16-n1", "forward"), ("512-12x16-n1", "training"), ("512-12x16-n16", "training")]
-    assert all("| 0.75 same path |" in line for line in lines)
+def test_the_report_keeps_layouts_and_threads_apart(results: Path) -> None:
+    for layout, threads in (("channels_last", "1"), ("contiguous", "1"), ("channels_last", "2")):
+        auto = row(layout=layout, threads=threads, quick="no")
+        rows.keep(results, [auto, auto | {"provider": "eager", "vs_eager": "1.00"}], run.COLUMNS)
+    lines = [line.split(" | ")[4:6] for line in report.measured().splitlines() if line.startswith("| nn.DSPP")]
+    assert lines == [["channels_last", "1"], ["channels_last", "2"], ["contiguous", "1"]]
 
 
 def test_the_report_says_where_compile_wins_and_what_cannot_be_redone(results: Path) -> None:
@@ -198,9 +193,8 @@ def test_the_report_says_where_compile_wins_and_what_cannot_be_redone(results: P
         found = [row(case=case, provider=p, median_ms=sides[p], vs_eager="1.25", quick="no") for p in providers]
         rows.keep(results, found, run.COLUMNS)
     text = report.measured()
-    assert (
-        "faster than `auto` in 1 of the 1 rows that timed it, most in nn.DSPP 512-12x16-n1 forward: 2.0 times" in text
-    )
+    faster = "faster than `auto` in 1 of the 1 rows that timed it, most in nn.DSPP 512-12x16-n1 forward, channels_last"
+    assert f"{faster}: 2.0 times" in text
     assert "compile is empty" in text and "-dirty" not in text
     rows.keep(results, [f | {"commit": "0123abc-dirty", "dtype": "float64"} for f in found], run.COLUMNS)
     assert "came from a tree with changes" in (text := report.measured()) and "| 0123abc-dirty |" in text

@@ -1,11 +1,13 @@
 """``bench.profile``: what is cut, compared and recorded, and planted slowdowns. Known answers are in hostsim/tests."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from bench import profile, traffic
+import setup  # the build script at the root of the tree
+from bench import predict, profile, traffic
 from pyramid_kernels import _native
 from pyramid_kernels.ops import spec
 from tests import hostsim
@@ -70,3 +72,16 @@ def test_a_planted_slowdown_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
     found = done.stdout.splitlines()
     assert any("psp-60x60/bfloat16/channels_last: forward pyramid_pool_fwd_kernel: load_sectors" in x for x in found)
     assert any("psp-60x60/float32/contiguous: forward pyramid_pool_fwd_kernel: shared_wavefronts" in x for x in found)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hostsim.compiler(), reason="no C++ compiler")
+def test_a_case_is_predicted_from_its_accesses_and_its_sass() -> None:
+    if isinstance(nvcc := setup.find_nvcc(), str):
+        pytest.skip(f"needs nvcc: {nvcc}")
+    done = python("-m", "bench.predict", "--op", "upsample_argmax", "--case", "voc-513x513")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(predict.RECORD.read_text())["upsample_argmax/voc-513x513/bfloat16/channels_last"]
+    lines = done.stdout.splitlines()
+    for row in predict.shown(found):
+        assert any(all(cell in line for cell in row) for line in lines), row

@@ -9,12 +9,11 @@ Status launch_dilated_branches_bwd_dz(const DilatedBranchesBwdDzParams& params, 
     DilatedBranchesBwdDzParams p = params;
     PK_TRY(check(p.branches));
     const Extent map = p.branches.map;
-    const int y =
-        number_blocks(p.branches, p.first_block, [](BranchShape s) { return ceil_div(s.o, BranchDzBlock::CHANNELS); });
-    const dim3 grid(ceil_div<long long>(1LL * map.n * map.h * map.w, BranchDzBlock::PIXELS), y);
+    const int y = number_blocks(p.branches, p.first_block, [](BranchShape s) { return ceil_div(s.o, 64); });
+    const dim3 grid(ceil_div<long long>(1LL * map.n * map.h * map.w, dz_pixels), y);
     return visit_element(p.branches, [&]<class T>(Type<T>) {
         return launch("dilated_branches_bwd_dz_kernel", p.branches.dtype, dilated_branches_bwd_dz_kernel<T>,
-                      Shape{grid, dim3(BranchDzBlock::THREADS)}, queue, p);
+                      Shape{grid, dim3(Slab<T>::THREADS)}, queue, p);
     });
 }
 

@@ -2,88 +2,104 @@
 // of gain, bias and batch statistics are made of; and the gradient of the image bias. All bound by bandwidth.
 #pragma once
 
-#include "common/norm.cuh"
-#include "common/scalar.cuh"
 #include "dilated_branches/dilated_branches.h"
+#include "dilated_branches/slab.cuh"
 
 namespace pk {
 
-struct BranchDzBlock {
-    static constexpr int PIXELS = dz_pixels, CHANNELS = 64, THREADS = 256, PITCH = CHANNELS + 1;
-};
-
-/// Copy 64 pixels x 64 channels to s_tile [PIXELS][PITCH], neighbouring threads along whichever is contiguous.
-template <class T, class At>
-__device__ __forceinline__ void load_tile(const T* g, bool channels_inside, int pixels, int channels, float* s_tile,
-                                          At&& at) {
-    using B = BranchDzBlock;
-    for (int e = threadIdx.x; e < B::PIXELS * B::CHANNELS; e += B::THREADS) {
-        const int pixel = channels_inside ? e / B::CHANNELS : e % B::PIXELS;
-        const int channel = channels_inside ? e % B::CHANNELS : e / B::PIXELS;
-        if (pixel < pixels && channel < channels) s_tile[pixel * B::PITCH + channel] = widen(g[at(pixel, channel)]);
-    }
-}
-
-/// Owns: a block owns 64 pixels and 64 channels of one branch. Both maps pass through shared memory, so that either
-/// layout is read along its contiguous side. Four threads share a channel; their sums are added in order.
-/// Grid: x blocks of pixels, y blocks of channels of all branches. Shared bytes: 33,280 + 2,048.
+/// Owns: a CTA owns 64 pixels and 64 channels of one branch; a thread takes V channels of every 32nd (fp32: 16th)
+/// pixel. Sums over pixels: a thread's own, then lanes of a warp, then warps, in this order. Grid: x CTAs of pixels, y
+/// CTAs of channels of all branches.
 template <class T>
-__global__ void __launch_bounds__(BranchDzBlock::THREADS)
+__global__ void __launch_bounds__(Slab<T>::THREADS)
     dilated_branches_bwd_dz_kernel(const __grid_constant__ DilatedBranchesBwdDzParams p) {
-    using B = BranchDzBlock;
-    __shared__ float s_dy[B::PIXELS * B::PITCH], s_saved[B::PIXELS * B::PITCH], s_sums[2][B::THREADS];
+    using S = Slab<T>;
+    constexpr int V = S::V, WARPS = S::THREADS / 32;
+    __shared__ long long s_dy_at[S::PIXELS], s_saved_at[S::PIXELS];
+    __shared__ SlabNorm<T> s_norm;
+    __shared__ __align__(16) float s_share[S::CHANNELS], s_mean_g[S::CHANNELS];
+    __shared__ __align__(16) T s_dy[S::PIXELS * S::PITCH], s_saved[S::PIXELS * S::PITCH];
+    __shared__ float s_sums[WARPS][2][S::CHANNELS];
     const Extent map = p.branches.map;
-    const int b = branch_of(p.first_block, p.branches.count, blockIdx.y);
+    const int b = branch_of(p.first_block, p.branches.count, blockIdx.y), thread = threadIdx.x;
     const Branch& branch = p.branches.branch[b];
-    const int o0 = (blockIdx.y - p.first_block[b]) * B::CHANNELS, channels = smaller(B::CHANNELS, branch.shape.o - o0);
-    const long long p0 = 1LL * blockIdx.x * B::PIXELS, all = 1LL * map.n * map.h * map.w;
-    const int pixels = static_cast<int>(smaller<long long>(B::PIXELS, all - p0));
-    const auto at = [&](int pixel, int channel, int c0, long long n, long long c, long long h, long long w) {
-        const long long i = p0 + pixel;
-        return i / (1LL * map.h * map.w) * n + i / map.w % map.h * h + i % map.w * w + (c0 + channel) * c;
-    };
-    const int out0 = (p.sum ? 0 : branch.first) + o0;
-    load_tile(static_cast<const T*>(p.dy), p.dy_c <= p.dy_w, pixels, channels, s_dy,
-              [&](int pixel, int channel) { return at(pixel, channel, out0, p.dy_n, p.dy_c, p.dy_h, p.dy_w); });
-    if (p.saved) {
-        const int saved0 = p.kept ? branch.first + o0 : out0;
-        load_tile(static_cast<const T*>(p.saved), p.s_c <= p.s_w, pixels, channels, s_saved,
-                  [&](int pixel, int channel) { return at(pixel, channel, saved0, p.s_n, p.s_c, p.s_h, p.s_w); });
+    const int o0 = (blockIdx.y - p.first_block[b]) * S::CHANNELS, first = branch.first + o0;
+    const long long p0 = 1LL * blockIdx.x * S::PIXELS, all = 1LL * map.n * map.h * map.w;
+    const S slab{static_cast<int>(smaller<long long>(S::PIXELS, all - p0)), smaller(S::CHANNELS, branch.shape.o - o0)};
+
+    // Prologue: where the pixels are, what the channels are multiplied by.
+    const int out0 = p.sum ? o0 : first, saved0 = p.kept ? first : out0;
+    S::locate(thread, p0, map, p.dy_n, p.dy_h, p.dy_w, s_dy_at);
+    if (p.saved) S::locate(thread - 64, p0, map, p.s_n, p.s_h, p.s_w, s_saved_at);
+    s_norm.fill(thread - 128, branch.norm, o0, slab.channels);
+    if (const int c = thread - 192; c >= 0 && c < slab.channels) {
+        s_share[c] = p.sums ? p.sums[first + c] / all : 0;
+        s_mean_g[c] = p.sums ? p.sums[p.branches.channels + first + c] / all : 0;
     }
     __syncthreads();
+    const T* g_dy = static_cast<const T*>(p.dy) + out0 * p.dy_c;
+    const T* g_saved = static_cast<const T*>(p.saved) + saved0 * p.s_c;
+    const bool dy_vectors = slab.in_vectors(g_dy, p.dy_n, p.dy_c, p.dy_h, p.dy_w);
+    const bool saved_vectors = !p.saved || slab.in_vectors(g_saved, p.s_n, p.s_c, p.s_h, p.s_w);
+    if (!dy_vectors)
+        slab.each(p.dy_c <= p.dy_w, [&](int pixel, int channel) {
+            s_dy[pixel * S::PITCH + channel] = g_dy[s_dy_at[pixel] + channel * p.dy_c];
+        });
+    if (!saved_vectors)
+        slab.each(p.s_c <= p.s_w, [&](int pixel, int channel) {
+            s_saved[pixel * S::PITCH + channel] = g_saved[s_saved_at[pixel] + channel * p.s_c];
+        });
+    if (!dy_vectors || !saved_vectors) __syncthreads();
 
-    const int channel = threadIdx.x % B::CHANNELS, quarter = threadIdx.x / B::CHANNELS, o = o0 + channel;
-    float weighted = 0, plain = 0;
-    if (channel < channels) {
-        const float center = vector_or<T>(branch.norm.mean, o, 0), deviation = inverse_deviation<T>(branch.norm, o);
-        const float gain = vector_or<T>(branch.norm.gain, o, 1), bias = vector_or<T>(branch.norm.bias, o, 0);
-        float share = 0, mean_g = 0;
-        if (p.sums) {
-            share = p.sums[branch.first + o] / all;
-            mean_g = p.sums[p.branches.channels + branch.first + o] / all;
-        }
-        for (int pixel = quarter; pixel < pixels; pixel += B::THREADS / B::CHANNELS) {
-            float g = s_dy[pixel * B::PITCH + channel], normal = g;
-            const float saved = p.saved ? s_saved[pixel * B::PITCH + channel] : 1;
-            if (p.kept) normal = (saved - center) * deviation;
-            if (p.relu && (p.kept ? normal * gain + bias : saved) <= 0) g = 0;  // where it is NaN, g passes
-            weighted += p.kept ? g * normal : 0;
-            plain += g;
-            if (p.sums) g = g - mean_g - normal * share;
-            if (p.dz)
-                static_cast<T*>(p.dz)[(p0 + pixel) * p.branches.channels + branch.first + o] =
-                    narrow<T>(g * (gain * deviation));
+    const int c0 = S::channel();
+    float weighted[V] = {}, plain[V] = {};
+    if (c0 < slab.channels) {
+        Vec<T> dy[S::EACH], saved[S::EACH] = {};
+        slab.take(g_dy, s_dy_at, s_dy, dy_vectors, dy);
+        if (p.saved) slab.take(g_saved, s_saved_at, s_saved, saved_vectors, saved);
+        T* g_dz = static_cast<T*>(p.dz) + p0 * p.branches.channels + first + c0;
+        const bool aligned = is_aligned(g_dz, 16, p.branches.channels * static_cast<int>(sizeof(T)));
+#pragma unroll
+        for (int i = 0; i < S::EACH; ++i) {
+            if (S::pixel(i) >= slab.pixels) break;
+            Vec<T> dz;
+#pragma unroll
+            for (int v = 0; v < V; ++v) {
+                const int c = c0 + v;
+                const float deviation = s_norm.deviation[c], gain = s_norm.gain[c];
+                float g = widen(dy[i][v]), normal = g;
+                const float kept = p.saved ? widen(saved[i][v]) : 1;
+                if (p.kept) normal = (kept - s_norm.mean[c]) * deviation;
+                if (p.relu && (p.kept ? normal * gain + s_norm.bias[c] : kept) <= 0)
+                    g = 0;  // where it is NaN, g passes
+                weighted[v] += p.kept ? g * normal : 0;
+                plain[v] += g;
+                if (p.sums) g = g - s_mean_g[c] - normal * s_share[c];
+                dz[v] = narrow<T>(g * (gain * deviation));
+            }
+            if (p.dz) store_vec(g_dz + 1LL * S::pixel(i) * p.branches.channels, dz, slab.channels - c0, aligned, 1);
         }
     }
     if (!p.part) return;
-    s_sums[0][threadIdx.x] = weighted, s_sums[1][threadIdx.x] = plain;
-    __syncthreads();
-    if (quarter != 0 || channel >= channels) return;
-    for (int which = 0; which < 2; ++which) {
-        float sum = 0;
-        for (int q = 0; q < B::THREADS / B::CHANNELS; ++q) sum += s_sums[which][q * B::CHANNELS + channel];
-        p.part[(2LL * blockIdx.x + which) * p.branches.channels + branch.first + o] = sum;
+
+    // Epilogue: the CTA's sums of each channel.
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+        for (int step = S::LANES; step < 32; step *= 2) {
+            weighted[v] += __shfl_xor_sync(~0u, weighted[v], step);
+            plain[v] += __shfl_xor_sync(~0u, plain[v], step);
+        }
+        if (thread % 32 < S::LANES) {
+            s_sums[thread / 32][0][c0 + v] = weighted[v];
+            s_sums[thread / 32][1][c0 + v] = plain[v];
+        }
     }
+    __syncthreads();
+    const int which = thread / S::CHANNELS, channel = thread % S::CHANNELS;
+    if (which > 1 || channel >= slab.channels) return;
+    float sum = 0;
+    for (int warp = 0; warp < WARPS; ++warp) sum += s_sums[warp][which][channel];
+    p.part[(2LL * blockIdx.x + which) * p.branches.channels + first + channel] = sum;
 }
 
 /// Partial sums [tiles, length] -> [length]. Owns: a block owns 32 sums; eight threads share one, each with every
@@ -102,24 +118,37 @@ __global__ void __launch_bounds__(256)
     p.sums[i] = sum;
 }
 
-/// The image bias's gradient: dz summed over the pixels whose tap lies inside the map. Owns: a block owns 64 channels
-/// of one tap of one image; four threads share a channel and are added in order.
+/// The image bias's gradient: dz summed over the pixels whose tap lies inside the map. Owns: a CTA owns 64 channels of
+/// one tap of one image; a thread takes V channels of every 32nd (fp32: 16th) pixel, and rows are added in order.
 template <class T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(Slab<T>::THREADS)
     dilated_branches_bwd_dimage_kernel(const __grid_constant__ DilatedBranchesBwdDimageParams p) {
-    __shared__ float s_sums[256];
+    using S = Slab<T>;
+    constexpr int V = S::V;
+    __shared__ float s_sums[S::ROWS][S::CHANNELS];
     const int taps = p.shape.side * p.shape.side, tap = blockIdx.x % taps, image = blockIdx.x / taps;
-    const int channel = threadIdx.x % 64, quarter = threadIdx.x / 64, o = blockIdx.y * 64 + channel;
+    const int thread = threadIdx.x, row = thread / S::LANES, c0 = S::channel(), o0 = blockIdx.y * S::CHANNELS;
     const TapRectangle area(p.map, p.shape, tap);
-    const T* g_dz = static_cast<const T*>(p.dz) + image * p.dz_n + o;
-    float sum = 0;
-    if (o < p.shape.o)
-        for (int i = quarter; i < area.rows * area.cols; i += 4)
-            sum += widen(g_dz[(area.y0 + i / area.cols) * p.dz_h + (area.x0 + i % area.cols) * p.dz_w]);
-    s_sums[threadIdx.x] = sum;
+    const T* g_dz = static_cast<const T*>(p.dz) + image * p.dz_n + o0 + c0;
+    constexpr int bytes = sizeof(T);
+    const bool aligned = is_aligned(g_dz, 16, p.dz_h * bytes, p.dz_w * bytes);
+    const int count = p.shape.o - o0 - c0;
+    float sums[V] = {};
+    for (int x = row, y = 0; count > 0 && area.cols > 0; x += S::ROWS) {
+        for (; x >= area.cols; x -= area.cols) ++y;
+        if (y >= area.rows) break;
+        const Vec<T> dz =
+            load_vec<V>(g_dz + (area.y0 + y) * p.dz_h + (area.x0 + x) * p.dz_w, count, aligned, 1, narrow<T>(0.f));
+#pragma unroll
+        for (int v = 0; v < V; ++v) sums[v] += widen(dz[v]);
+    }
+#pragma unroll
+    for (int v = 0; v < V; ++v) s_sums[row][c0 + v] = sums[v];
     __syncthreads();
-    if (quarter != 0 || o >= p.shape.o) return;
-    for (int other = 1; other < 4; ++other) sum += s_sums[other * 64 + channel];
+    const int o = o0 + thread;
+    if (thread >= S::CHANNELS || o >= p.shape.o) return;
+    float sum = 0;
+    for (int other = 0; other < S::ROWS; ++other) sum += s_sums[other][thread];
     static_cast<T*>(p.dimage)[(1LL * image * p.shape.o + o) * taps + tap] = narrow<T>(sum);
 }
 

@@ -1,8 +1,7 @@
 // Batch statistics from those of tiles, and the norm that uses them. Both bound by bandwidth.
 #pragma once
 
-#include "common/norm.cuh"
-#include "common/vec.cuh"
+#include "dilated_branches/slab.cuh"
 #include "dilated_branches_train/dilated_branches_train.h"
 
 namespace pk {
@@ -39,42 +38,60 @@ __global__ void __launch_bounds__(32 * SHARES)
     p.var[c] = squares / count;
 }
 
-/// y from z. Owns: a block owns 64 pixels and 64 channels of one branch; neighbouring threads take neighbours along
-/// y's contiguous side, and z passes through shared memory where that is not its own.
+/// y from z. Owns: a CTA owns 64 pixels and 64 channels of one branch; a thread takes V channels of every 32nd (fp32:
+/// 16th) pixel, and y passes through shared memory where its pixels are inside.
 template <class T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(Slab<T>::THREADS)
     dilated_branches_train_normalise_kernel(const __grid_constant__ DilatedBranchesNormaliseParams p) {
-    constexpr int SIDE = 64, PITCH = SIDE + 1;
-    __shared__ float s_z[SIDE * PITCH];
+    using S = Slab<T>;
+    constexpr int V = S::V;
+    __shared__ long long s_z_at[S::PIXELS], s_y_at[S::PIXELS];
+    __shared__ SlabNorm<T> s_norm;
+    __shared__ __align__(16) T s_copy[S::PIXELS * S::PITCH];
     const Extent map = p.branches.map;
-    const int b = branch_of(p.first_block, p.branches.count, blockIdx.y);
+    const int b = branch_of(p.first_block, p.branches.count, blockIdx.y), thread = threadIdx.x;
     const Branch& branch = p.branches.branch[b];
-    const int o0 = (blockIdx.y - p.first_block[b]) * SIDE, channels = smaller(SIDE, branch.shape.o - o0);
-    const long long p0 = 1LL * blockIdx.x * SIDE, all = 1LL * map.n * map.h * map.w;
-    const int pixels = static_cast<int>(smaller<long long>(SIDE, all - p0));
-    const T* g_z = static_cast<const T*>(p.z) + p0 * p.branches.channels + branch.first + o0;
-    {
-        const int channel = threadIdx.x % SIDE;
-        if (channel < channels) {
-            const int o = o0 + channel;
-            const float mean = vector_or<T>(branch.norm.mean, o, 0), deviation = inverse_deviation<T>(branch.norm, o);
-            const float gain = vector_or<T>(branch.norm.gain, o, 1), bias = vector_or<T>(branch.norm.bias, o, 0);
-            for (int pixel = threadIdx.x / SIDE; pixel < pixels; pixel += 256 / SIDE) {
+    const int o0 = (blockIdx.y - p.first_block[b]) * S::CHANNELS, first = branch.first + o0;
+    const long long p0 = 1LL * blockIdx.x * S::PIXELS, all = 1LL * map.n * map.h * map.w, w = p.branches.channels;
+    const S slab{static_cast<int>(smaller<long long>(S::PIXELS, all - p0)), smaller(S::CHANNELS, branch.shape.o - o0)};
+
+    S::locate(thread, p0, map, map.h * map.w * w, map.w * w, w, s_z_at);
+    S::locate(thread - 64, p0, map, p.y_n, p.y_h, p.y_w, s_y_at);
+    s_norm.fill(thread - 128, branch.norm, o0, slab.channels);
+    __syncthreads();
+    const T* g_z = static_cast<const T*>(p.z) + first;
+    T* g_y = static_cast<T*>(p.y) + first * p.y_c;
+    const bool z_vectors = slab.in_vectors(g_z, w, 1, w, w);
+    const bool y_vectors = slab.in_vectors(g_y, p.y_n, p.y_c, p.y_h, p.y_w);
+    if (!z_vectors) {
+        slab.each(true,
+                  [&](int pixel, int channel) { s_copy[pixel * S::PITCH + channel] = g_z[s_z_at[pixel] + channel]; });
+        __syncthreads();
+    }
+
+    const int c0 = S::channel();
+    if (c0 < slab.channels) {
+        Vec<T> r[S::EACH];
+        slab.take(g_z, s_z_at, s_copy, z_vectors, r);
+#pragma unroll
+        for (int i = 0; i < S::EACH; ++i) {
+#pragma unroll
+            for (int k = 0; k < V; ++k) {
+                const int c = c0 + k;
                 const float v =
-                    (widen(g_z[1LL * pixel * p.branches.channels + channel]) - mean) * deviation * gain + bias;
-                s_z[pixel * PITCH + channel] = p.relu && v < 0 ? 0 : v;
+                    (widen(r[i][k]) - s_norm.mean[c]) * s_norm.deviation[c] * s_norm.gain[c] + s_norm.bias[c];
+                r[i][k] = narrow<T>(p.relu && v < 0 ? 0 : v);
             }
+            if (S::pixel(i) >= slab.pixels) continue;
+            T* s_r = s_copy + S::pixel(i) * S::PITCH + c0;  // this thread's own place in it
+            *reinterpret_cast<Vec<T>*>(y_vectors ? g_y + s_y_at[S::pixel(i)] + c0 : s_r) = r[i];
         }
     }
+    if (y_vectors) return;
     __syncthreads();
-    const bool channels_inside = p.y_c <= p.y_w;
-    for (int e = threadIdx.x; e < SIDE * SIDE; e += 256) {
-        const int pixel = channels_inside ? e / SIDE : e % SIDE, channel = channels_inside ? e % SIDE : e / SIDE;
-        if (pixel >= pixels || channel >= channels) continue;
-        const long long i = p0 + pixel;
-        static_cast<T*>(p.y)[i / (1LL * map.h * map.w) * p.y_n + i / map.w % map.h * p.y_h + i % map.w * p.y_w +
-                             (branch.first + o0 + channel) * p.y_c] = narrow<T>(s_z[pixel * PITCH + channel]);
-    }
+    slab.each(p.y_c <= p.y_w, [&](int pixel, int channel) {
+        g_y[s_y_at[pixel] + channel * p.y_c] = s_copy[pixel * S::PITCH + channel];
+    });
 }
 
 }  // namespace pk
