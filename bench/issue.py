@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tests.cubins import BYTES, Instruction, Kernel, Unreadable, disassembled, kernels, tool
-from tests.flow import NONE, Flow, address
+from tests.flow import NONE, Flow, Loop, address
 from tests.sass_reader import class_of, width
 
 from . import traffic
@@ -30,6 +30,7 @@ CUBINS = ROOT / "build" / "predict"
 LANES = 32
 #: Classes of instructions that move what a row of the profile counts.
 KINDS = {"load": "load", "copy": "load", "store": "store", "lds": "lds", "matrix": "lds", "sts": "sts"}
+GLOBAL = "load", "store"
 ROW_KINDS = {"LDG": "load", "STG": "store", "ATOMG": "store", "LDS": "lds", "STS": "sts", "ATOMS": "sts"}
 _PLACE = re.compile(r'\s*//## File "(?:[^"]*/)?([^"/]*)", line (\d+)')
 _AT = re.compile(r"\s+/\*([0-9a-f]{4,})\*/")
@@ -87,12 +88,34 @@ class Bodies:
     def issued(self, name: str, accesses: Accesses, warps: int) -> Issued:
         if name not in self.kernels:
             raise Unreadable(f"{name}: the simulator ran it and the cubin lacks it")
+        return least(self.kernels[name], *self._body(name), self._lines.get(name, {}), accesses, warps)
+
+    def per_product(self, kernel: str, element: str) -> float:
+        """The fewest instructions for each mma.sync of the main loop that make all its products and copies, of the worst
+        body of a kernel for elements of that mangled name."""
+        return max(self._per_product(name) for name in self.kernels if f"{kernel}I" in name and f"I{element}" in name)
+
+    def _per_product(self, name: str) -> float:
+        flow, code = self._body(name)
+        products = {loop: _of(flow, loop, code, "HMMA") for loop in flow.loops}
+        main = max(products, key=lambda loop: len(products[loop]))
+        copies = _of(flow, main, code, "LDGSTS")
+        times = 1_000_000
+        needed = [(dict.fromkeys(every, 1), times * len(every)) for every in (products[main], copies) if every]
+        runs, _, order = _flows(self.kernels[name], flow, code, needed, 1)
+        executed = sum(n * (flow.ends[b] - flow.starts[b]) for b, n in zip(order, runs, strict=True))
+        return float(executed) / times / len(products[main])
+
+    def _body(self, name: str) -> tuple[Flow, list[Instruction]]:
         if name not in self._read:
             kernel = self.kernels[name]
             (code,) = disassembled([kernel])
             self._read[name] = Flow(kernel, code), code
-        flow, code = self._read[name]
-        return least(self.kernels[name], flow, code, self._lines.get(name, {}), accesses, warps)
+        return self._read[name]
+
+
+def _of(flow: Flow, loop: Loop, code: Sequence[Instruction], op: str) -> list[int]:
+    return [i for i in flow.positions(loop.own) if code[i].op.startswith(op)]
 
 
 def lines(text: str) -> dict[str, dict[int, str]]:
@@ -167,8 +190,8 @@ def _needed(
     code: Sequence[Instruction], classes: Sequence[str], places: Mapping[int, str], accesses: Accesses, near: int
 ) -> Needed:
     """Which instructions may make the requests of places that are ``near`` lines apart: those there, and those as near
-    whose line made none; where there are none, all of that kind whose line made none. Of these, those of the width that
-    was counted."""
+    whose line made none; where there are none, all of that kind whose line made none. Of these in global memory, those
+    of the width that was counted: accesses to shared memory, whose alignment it knows, nvcc joins."""
     by_place: dict[tuple[str, str], list[int]] = {}
     for i, name in enumerate(classes):
         if kind := KINDS.get(name):
@@ -189,7 +212,8 @@ def _needed(
         some = [i for place in joined for i in by_place.get((kind, place), ())]
         some += [i for p, every in free.items() if min(_distance(p, q) for q in joined) <= near for i in every]
         some = some or [i for every in free.values() for i in every]
-        if same := [i for i in some if bytes_of(code[i]) == size] or some:
+        alike = [i for i in some if bytes_of(code[i]) == size] if kind in GLOBAL else some
+        if same := alike or some:
             needed.append(({i: bytes_of(code[i]) for i in same}, total))
     return needed
 

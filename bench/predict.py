@@ -33,6 +33,8 @@ COUNTED = "all", "mufu", "mma"
 #: Seconds from a launch's begin to its first load's data and from its last store to the next launch's begin; once a
 #: pass more: both are seen on an empty kernel.
 KERNEL, PASS = 1.5e-6, 1.5e-6
+#: FLOPs of one mma.sync of 16-bit elements; TF32's has half, and takes as long.
+MMA_FLOPS = 4096
 #: Instructions a cycle that one warp issues by itself, waiting for its own results.
 ALONE = 0.4
 
@@ -138,15 +140,21 @@ def _products(case: Case, dtype: str, useful: int) -> dict[str, Entry]:
     """The kernels of ``dilated_branches`` on tensor cores: the forward by its schedule, the others by FLOPs on data."""
     slower = 2 if dtype == "float32" else 1  # TF32, by mma.sync alone
     hopper, ampere = (schedule.planned(case, GPUS["H200"].processors, arch) for arch in (90, 80))
-    plan = ampere.plan
-    flops = slower * round(ampere.longest * plan["workers"] * 2 * 128 * plan["columns"] * 64)
-    backward = {arch: {"flops": slower * useful} for arch in ARCHS}
-    forward = {"90a": {"flops": flops} if slower > 1 else {"steps": hopper.longest}, "80": {"flops": flops}}
-    return {
-        "dilated_branches_fwd_kernel": forward,
-        "dilated_branches_bwd_dx_kernel": backward,
-        "dilated_branches_bwd_dw_kernel": backward,
+    scheduled = round(ampere.longest * ampere.plan["workers"] * 2 * 128 * ampere.plan["columns"] * 64)
+
+    def by_mma(kernel: str, flops: int) -> Entry:
+        element = {"float32": "fLb1E", "bfloat16": "13__nv_bfloat16", "float16": "6__half"}[dtype]
+        each = {arch: issue.bodies(issue.unit(kernel), arch).per_product(kernel, element) for arch in ARCHS}
+        return {arch: {"flops": slower * flops, "per_mma": round(each[arch], 2)} for arch in ARCHS}
+
+    found = {
+        "dilated_branches_fwd_kernel": by_mma("dilated_branches_fwd_kernel", scheduled),
+        "dilated_branches_bwd_dx_kernel": by_mma("dilated_branches_bwd_dx_kernel", useful),
+        "dilated_branches_bwd_dw_kernel": by_mma("dilated_branches_bwd_dw_kernel", useful),
     }
+    if dtype != "float32":
+        found["dilated_branches_fwd_kernel"]["90a"] = {"steps": hopper.longest}
+    return found
 
 
 def _kernels(counted: traffic.Pass, share: float) -> Iterator[tuple[str, Entry]]:
@@ -206,7 +214,8 @@ def kernel(entry: Entry, gpu: Gpu) -> Time:
     if "steps" in own:
         return Time(own["steps"] * schedule.CYCLES / schedule.CLOCK, "products")
     if "flops" in own:
-        return Time(own["flops"] / gpu.mma, "products")
+        issued = own["flops"] / MMA_FLOPS * own["per_mma"] / (4 * gpu.clock * gpu.processors)
+        return max(Time(own["flops"] / gpu.mma, "products"), Time(issued, "issue"))
     if not entry["ctas"]:
         return Time(0, "nothing to do")
     busy = min(gpu.processors, entry["ctas"])
@@ -222,7 +231,7 @@ def kernel(entry: Entry, gpu: Gpu) -> Time:
         "issue": own["all"] * cycles / min(4, ALONE * warps),
         "L1, shared": entry.get("l1_cycles", 0) * cycles,
         "exp": 2 * own["mufu"] * cycles,
-        "products": 4096 * own["mma"] / gpu.mma,
+        "products": MMA_FLOPS * own["mma"] / gpu.mma,
     }
     limit = max(limits, key=limits.__getitem__)
     return Time(limits[limit], limit)

@@ -53,6 +53,14 @@ def test_a_body_that_the_cubin_lacks_is_an_error() -> None:
         bodies.issued("gone_kernel", {}, 1)
 
 
+def test_instructions_for_each_product_are_those_of_the_way_that_copies() -> None:
+    copy, product = "LDGSTS.E.BYPASS.128 [R2], desc[UR4][R4.64]", "HMMA.16816.F32.BF16 R4, R8, R12, R4"
+    found = flow("NOP", "@P0 BRA #4", "NOP", "BRA #5", copy, product, product, "@P1 BRA #0", "EXIT")
+    bodies = object.__new__(issue.Bodies)
+    bodies.kernels, bodies._read = {"mul_kernelIfLb1E": KERNEL}, {"mul_kernelIfLb1E": (found, found.code)}
+    assert bodies.per_product("mul_kernel", "fLb1E") == pytest.approx(6 / 2, abs=1e-3)
+
+
 def test_places_are_the_innermost_lines_that_no_helper_holds() -> None:
     text = """\t.section\t.text.small_kernel,"ax",@progbits
 \t//## File "/x/common/vec.cuh", line 31 inlined at "/x/op/a.cuh", line 12

@@ -15,9 +15,10 @@ inline constexpr int merge_threads = 128;
 /// that gather further apart touch more cache lines per load than wider stores save.
 template <class T>
 inline constexpr int pixels_of = sizeof(T) == 8 ? 2 : 4;
-/// Channels of those pixels, over which positions and weights are computed once.
-inline constexpr int slab = 4;
-/// Pixels of one channel vector that a thread of a channels_last kernel owns: two loads under way per map.
+/// Channels of those pixels, over which positions and weights are computed once: where sums are kept of each, and where
+/// they are only written.
+inline constexpr int slab = 4, wide_slab = 8;
+/// Pixels of one channel vector that a thread of a channels_last kernel has under way together.
 inline constexpr int pixels_deep = 2;
 
 struct Map {
@@ -27,6 +28,7 @@ struct Map {
     ResizedAxis y, x;
     bool flat;     // taken, with one stride from pixel to pixel
     bool aligned;  // vectors may be read: of pixels where the output is NCHW (and the map flat), else of channels
+    int slice;     // channels that one block takes; channels_last: a power of two of vectors, a thread each
 };
 
 struct Maps {
@@ -44,25 +46,26 @@ struct Slice {
     int out;       // first channel in the output
 };
 
-/// Slice number `tile` when maps are cut into slices of `bc` channels.
-__device__ __forceinline__ Slice slice_of(const Maps& m, int tile, int bc) {
+__device__ __forceinline__ Slice slice_of(const Maps& m, int tile) {
     int i = 0;
-    for (; !m.sum && tile >= ceil_div(m.maps[i].c, bc); ++i) tile -= ceil_div(m.maps[i].c, bc);
-    const int start = tile * bc;
+    for (; !m.sum && tile >= ceil_div(m.maps[i].c, m.maps[i].slice); ++i)
+        tile -= ceil_div(m.maps[i].c, m.maps[i].slice);
+    const int start = tile * m.maps[i].slice;
     return {i, m.sum ? m.count : i + 1, start, m.maps[i].c - start, m.maps[i].first + start};
 }
 
-/// The four source elements of one output pixel, from the first channel's plane on, and what each contributes.
+/// The four source elements of one output pixel, from its first in the image and channel on, and what each contributes.
 template <class A>
 struct Corners {
-    long long at[2][2];
+    int at[2][2];
     A weight[2][2];
 };
 
 template <class A>
 __device__ __forceinline__ Corners<A> corners(const Map& map, const Taps<A>& down, const Taps<A>& right) {
-    const long long rows[] = {down.low * map.strides[2], down.high * map.strides[2]};
-    const long long cols[] = {right.low * map.strides[3], right.high * map.strides[3]};
+    const int down_step = static_cast<int>(map.strides[2]), right_step = static_cast<int>(map.strides[3]);
+    const int rows[] = {down.low * down_step, down.high * down_step};
+    const int cols[] = {right.low * right_step, right.high * right_step};
     const A shares[][2] = {{A(1) - down.above, down.above}, {A(1) - right.above, right.above}};
     Corners<A> r;
 #pragma unroll
@@ -138,39 +141,49 @@ __device__ __forceinline__ void merge_planes(const Maps& m, const Slice& s, int 
     }
 }
 
-/// acc[k][v] += the map at channel v of `count`, pixel p + k * step. Whole: by vectors.
-template <bool Whole, bool Blended, class T, int K, int V>
-__device__ __forceinline__ void add_pixels(const Maps& m, const Map& map, const T* g_map, int count, int p, int step,
-                                           Acc<T> (&acc)[K][V]) {
-#pragma unroll
-    for (int k = 0; k < K; ++k) {
-        const int at = smaller(p + k * step, m.h * m.w - 1);
-        const Corners<Acc<T>> c = corners(map, map.y.source<Acc<T>>(at / m.w), map.x.source<Acc<T>>(at % m.w));
-#pragma unroll
-        for (int corner = 0; corner < (Blended ? 4 : 1); ++corner) {
-            const int i = corner / 2, j = corner % 2;
-            const Vec<T, V> r = load_vec<V>(g_map + c.at[i][j], Whole ? V : count, Whole, Whole ? 1 : map.strides[1],
-                                            narrow<T>(Acc<T>(0)));
-#pragma unroll
-            for (int v = 0; v < V; ++v) acc[k][v] += Blended ? c.weight[i][j] * widen(r[v]) : widen(r[v]);
-        }
-    }
+template <class A>
+__device__ __forceinline__ Corners<A> corners_at(const Maps& m, const Map& map, int pixel) {
+    return corners(map, map.y.source<A>(pixel / m.w), map.x.source<A>(pixel % m.w));
 }
 
-/// acc[k][v] += the slice's maps at channel `lane + v` of it, pixel p + k * step of image n. channels_last outputs.
-template <class T, int K, int V>
-__device__ __forceinline__ void merge_pixels(const Maps& m, const Slice& s, int lane, int n, int p, int step,
-                                             Acc<T> (&acc)[K][V]) {
+/// acc[k][v] += the map at channel v of `count`, pixel k, whose corners `at(k)` has. Whole: by vectors, all of them
+/// under way together.
+template <bool Whole, bool Blended, class T, int K, int V, class At>
+__device__ __forceinline__ void add_pixels(const Map& map, const T* g_map, int count, Acc<T> (&acc)[K][V], At&& at) {
+    constexpr int N = Blended ? 4 : 1;
+    Vec<T, V> r[K][N];
+#pragma unroll
+    for (int k = 0; k < K; ++k)
+#pragma unroll
+        for (int corner = 0; corner < N; ++corner)
+            r[k][corner] = load_vec<V>(g_map + at(k).at[corner / 2][corner % 2], Whole ? V : count, Whole,
+                                       Whole ? 1 : map.strides[1], narrow<T>(Acc<T>(0)));
+#pragma unroll
+    for (int k = 0; k < K; ++k)
+#pragma unroll
+        for (int corner = 0; corner < N; ++corner) {
+            const Acc<T> weight = at(k).weight[corner / 2][corner % 2];
+#pragma unroll
+            for (int v = 0; v < V; ++v) acc[k][v] += Blended ? weight * widen(r[k][corner][v]) : widen(r[k][corner][v]);
+        }
+}
+
+/// acc[k][v] += the slice's maps at channel `lane + v` of it, pixel k of image n, whose corners in map i `at(i, k)`
+/// has. channels_last outputs.
+template <class T, int K, int V, class At>
+__device__ __forceinline__ void merge_pixels(const Maps& m, const Slice& s, int lane, int n, Acc<T> (&acc)[K][V],
+                                             At&& at) {
     const int count = s.channels - lane;
     for (int i = s.from; i < s.to; ++i) {
         const Map& map = m.maps[i];
         const T* g_map = static_cast<const T*>(map.data) + n * map.strides[0] + (s.start + lane) * map.strides[1];
+        const auto of_map = [&](int k) -> decltype(auto) { return at(i, k); };
         if (map.aligned && count >= V) {
-            blends(map) ? add_pixels<true, true>(m, map, g_map, count, p, step, acc)
-                        : add_pixels<true, false>(m, map, g_map, count, p, step, acc);
+            blends(map) ? add_pixels<true, true>(map, g_map, count, acc, of_map)
+                        : add_pixels<true, false>(map, g_map, count, acc, of_map);
         } else {
-            blends(map) ? add_pixels<false, true>(m, map, g_map, count, p, step, acc)
-                        : add_pixels<false, false>(m, map, g_map, count, p, step, acc);
+            blends(map) ? add_pixels<false, true>(map, g_map, count, acc, of_map)
+                        : add_pixels<false, false>(map, g_map, count, acc, of_map);
         }
     }
 }

@@ -61,37 +61,41 @@ bool takes_vectors(const UpsampleMergeProblem& p, const void* tensor) {
     return is_aligned(tensor, vector * sizeof(T)) && (p.channels_last ? p.c : p.h * p.w) % vector == 0;
 }
 
+/// Channels of a map that one block takes.
 template <class T>
-Status maps_of(const UpsampleMergeProblem& p, Maps& m) {
+int slice_channels(bool channels_last, int c, int channels) {
+    const unsigned vectors = ceil_div(c, vec_size<T>);
+    return channels_last ? vec_size<T> * static_cast<int>(std::min(32u, std::bit_ceil(vectors))) : channels;
+}
+
+/// `channels`: those of an NCHW block.
+template <class T>
+Status maps_of(const UpsampleMergeProblem& p, int channels, Maps& m) {
     m = {p.n, p.c, p.h, p.w, p.sum, p.count, {}};
     for (int i = 0; i < p.count; ++i) {
         const UpsampleMergeMap& map = p.maps[i];
+        const int slice = slice_channels<T>(p.channels_last, map.c, channels);
         Map& to = m.maps[i];
-        to = {map.data, map.c, map.first, {}, {}, {}, is_flat(p, map), takes_vectors<T>(p, map)};
+        to = {map.data, map.c, map.first, {}, {}, {}, is_flat(p, map), takes_vectors<T>(p, map), slice};
         std::copy_n(map.strides, 4, to.strides);
+        PK_CHECK((map.h - 1) * map.strides[2] + (map.w - 1) * map.strides[3] < int_limit, "map ", i, " of (", map.h,
+                 ", ", map.w, ") pixels spreads over more than 2^31 elements");
         PK_TRY(axes(p, map, to.y, to.x));
     }
     return {};
 }
 
-/// Blocks that own tiles of the output's pixels and slices of the maps' channels.
-struct Tiles {
-    int threads, width;
-    long long per_image;
-    int slices;
-};
+int slices_of(const Maps& m) {
+    int slices = 0;
+    for (int i = 0; i < (m.sum ? 1 : m.count); ++i) slices += ceil_div(m.maps[i].c, m.maps[i].slice);
+    return slices;
+}
 
+/// Threads of a block.
 template <class T>
-Tiles tiles_of(const Maps& m, bool channels_last, int deep) {
-    const int pixels = m.h * m.w;
-    int most = 1, slices = 0;
-    for (int i = 0; i < (m.sum ? 1 : m.count); ++i) most = std::max(most, m.maps[i].c);
-    const unsigned vectors = ceil_div(most, vec_size<T>), strips = ceil_div(pixels, pixels_of<T>);
-    const int width = std::min(32u, std::bit_ceil(vectors));
-    const int threads = channels_last ? merge_threads : std::clamp<int>(std::bit_ceil(strips), 32, merge_threads);
-    const int channels = channels_last ? width * vec_size<T> : slab;
-    for (int i = 0; i < (m.sum ? 1 : m.count); ++i) slices += ceil_div(m.maps[i].c, channels);
-    return {threads, width, ceil_div(pixels, channels_last ? threads / width * deep : threads * pixels_of<T>), slices};
+int threads_of(const Maps& m, bool channels_last) {
+    const unsigned strips = ceil_div(m.h * m.w, pixels_of<T>);
+    return channels_last ? merge_threads : std::clamp<int>(std::bit_ceil(strips), 32, merge_threads);
 }
 
 /// Outputs that a source pixel reaches along an axis, about.
@@ -152,15 +156,14 @@ Status launch_upsample_merge_fwd(const UpsampleMergeFwdParams& params, Queue que
                   params.shift_is_t,
                   params.relu,
                   takes_vectors<T>(p, params.y),
-                  1,
                   params.y};
-        PK_TRY(maps_of<T>(p, f.maps));
-        const Tiles tiles = tiles_of<T>(f.maps, last, pixels_deep);
-        PK_CHECK(p.n * tiles.per_image < int_limit && tiles.slices < 65536, "the output is too large for one launch");
-        f.width = tiles.width;
-        const dim3 grid(p.n * tiles.per_image, tiles.slices);
+        PK_TRY(maps_of<T>(p, wide_slab, f.maps));
+        const int threads = threads_of<T>(f.maps, last), slices = slices_of(f.maps);
+        const long long tiles = p.n * ceil_div<long long>(p.h * p.w, last ? tile_pixels : threads * pixels_of<T>);
+        PK_CHECK(tiles < int_limit && slices < 65536, "the output is too large for one launch");
+        const size_t shared = last ? (p.sum ? p.count : 1) * tile_pixels * sizeof(Corners<Acc<T>>) : 0;
         return launch("upsample_merge_fwd_kernel", p.dtype, upsample_merge_fwd_kernel<T, last>,
-                      Shape{grid, dim3(tiles.threads)}, queue, f);
+                      Shape{dim3(tiles, slices), dim3(threads), shared}, queue, f);
     });
 }
 
@@ -185,14 +188,17 @@ Status launch_upsample_merge_bwd_affine(const UpsampleMergeBwdAffineParams& para
     return visit_layout(p.dtype, p.channels_last, [&]<class T>(Type<T>, auto last) {
         const bool recompute = p.count > 0;
         const bool aligned = takes_vectors<T>(p, params.dy) && (!params.y || takes_vectors<T>(p, params.y));
-        Affine a{{}, params.dy, params.y, recompute, aligned, 1, params.part};
-        PK_TRY(maps_of<T>(p, a.maps));
-        if (!recompute) a.maps.count = 1, a.maps.maps[0].c = p.c;  // one slice of all channels; nothing of it is read
-        const Tiles tiles = tiles_of<T>(a.maps, last, 1);
-        PK_CHECK(p.n * tiles.per_image < int_limit && tiles.slices < 65536, "dy is too large for one launch");
-        a.width = tiles.width;
+        Affine a{{}, params.dy, params.y, recompute, aligned, params.part};
+        PK_TRY(maps_of<T>(p, slab, a.maps));
+        if (!recompute) {  // one map of all channels; nothing of it is read
+            a.maps.count = 1, a.maps.maps[0].c = p.c;
+            a.maps.maps[0].slice = slice_channels<T>(last, p.c, slab);
+        }
+        const int threads = threads_of<T>(a.maps, last), slices = slices_of(a.maps);
+        PK_CHECK(static_cast<long long>(p.n) * p.h * p.w < int_limit && slices < 65536,
+                 "dy is too large for one launch");
         return launch("upsample_merge_bwd_affine_kernel", p.dtype, upsample_merge_bwd_affine_kernel<T, last>,
-                      Shape{dim3(params.parts, tiles.slices), dim3(tiles.threads)}, queue, a);
+                      Shape{dim3(params.parts, slices), dim3(threads)}, queue, a);
     });
 }
 

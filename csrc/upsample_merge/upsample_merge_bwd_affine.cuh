@@ -27,7 +27,6 @@ struct Affine {
     const void* y;   // (n, c, h, w) or null
     bool recompute;  // of dscale too, not dshift alone
     bool aligned;    // vectors of dy's and y's first channel are
-    int width;       // channels_last: threads along channels, a power of two
     void* part;      // (1 or 2, parts, c) of accumulators
 };
 
@@ -42,7 +41,7 @@ __device__ __forceinline__ void sum_planes(const Affine& p, Acc<T>* s_part) {
     using A = Acc<T>;
     constexpr int K = slab, V = pixels_of<T>;
     const Maps& m = p.maps;
-    const Slice s = slice_of(m, blockIdx.y, K);
+    const Slice s = slice_of(m, blockIdx.y);
     const int pixels = m.h * m.w, tiles = ceil_div(pixels, V * static_cast<int>(blockDim.x));
     A shift[K] = {}, scale[K] = {};
     for (int tile = blockIdx.x; tile < m.n * tiles; tile += gridDim.x) {
@@ -84,15 +83,17 @@ __device__ __forceinline__ void sum_pixels(const Affine& p, Acc<T>* s_part) {
     using A = Acc<T>;
     constexpr int V = vec_size<T>;
     const Maps& m = p.maps;
-    const Slice s = slice_of(m, blockIdx.y, p.width * V);
-    const int t = threadIdx.x, slots = blockDim.x / p.width, pixels = m.h * m.w, tiles = ceil_div(pixels, slots);
-    const int lane = t % p.width * V, channel = s.out + lane, count = s.channels - lane;
+    const Slice s = slice_of(m, blockIdx.y);
+    const int width = m.maps[s.from].slice / V;
+    const int t = threadIdx.x, slots = blockDim.x / width, pixels = m.h * m.w, tiles = ceil_div(pixels, slots);
+    const int lane = t % width * V, channel = s.out + lane, count = s.channels - lane;
     A shift[V] = {}, scale[V] = {};
     for (int tile = blockIdx.x; count > 0 && tile < m.n * tiles; tile += gridDim.x) {
-        const int n = tile / tiles, at = tile % tiles * slots + t / p.width;
+        const int n = tile / tiles, at = tile % tiles * slots + t / width;
         if (at >= pixels) continue;
         A acc[1][V] = {}, dy[1][V];
-        if (p.recompute) merge_pixels<T>(m, s, lane, n, at, slots, acc);
+        if (p.recompute)
+            merge_pixels<T>(m, s, lane, n, acc, [&](int i, int) { return corners_at<A>(m, m.maps[i], at); });
         const long long places[] = {(static_cast<long long>(n) * pixels + at) * m.c + channel};
         if (p.aligned && channel % V == 0 && count >= V) {
             incoming<true>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), places, V, dy);
@@ -102,9 +103,9 @@ __device__ __forceinline__ void sum_pixels(const Affine& p, Acc<T>* s_part) {
 #pragma unroll
         for (int v = 0; v < V; ++v) shift[v] += dy[0][v], scale[v] += dy[0][v] * acc[0][v];
     }
-    sum_strided(shift, s_part, p.width);
-    if (p.recompute) sum_strided(scale, s_part, p.width);
-    if (t >= p.width) return;
+    sum_strided(shift, s_part, width);
+    if (p.recompute) sum_strided(scale, s_part, width);
+    if (t >= width) return;
 #pragma unroll
     for (int v = 0; v < V; ++v) {
         if (v >= count) break;

@@ -2,9 +2,9 @@
 // and writes each once. Small maps stay in L1 and L2, so what bounds it is reading the large ones and writing y.
 //
 // grid:   x images x pixel tiles, y channel slices of all maps (of one, in a sum)
-// block:  NCHW: a thread owns `pixels_of` pixels side by side in `slab` channels. channels_last: `width` threads own
-//         16 bytes of channels each, at `pixels_deep` pixels
-// shared: none
+// block:  NCHW: a thread owns `pixels_of` pixels side by side in `wide_slab` channels. channels_last: threads along the
+//         slice own 16 bytes of channels each; those beside them take other pixels of the block's tile
+// shared: channels_last: where every pixel of the tile finds its sources in every map of the slice
 #pragma once
 
 #include "upsample_merge/merged.cuh"
@@ -18,9 +18,16 @@ struct Forward {
     bool scale_is_t, shift_is_t;
     bool relu;
     bool aligned;  // vectors of y's first channel are
-    int width;     // channels_last: threads along channels, a power of two
     void* y;       // (n, c, h, w)
 };
+
+/// Pixels of a channels_last block.
+inline constexpr int tile_pixels = 32;
+
+/// Whether anything follows the merge; the same for the whole launch.
+__device__ __forceinline__ bool finishes(const Forward& p) {
+    return p.scale != nullptr || p.shift != nullptr || p.relu;
+}
 
 template <class T>
 __device__ __forceinline__ Acc<T> finished(const Forward& p, Acc<T> value, int channel) {
@@ -36,16 +43,19 @@ __device__ __forceinline__ void write_planes(const Forward& p) {
     const int pixels = m.h * m.w, tiles = ceil_div(pixels, V * static_cast<int>(blockDim.x));
     const int n = blockIdx.x / tiles, at = (blockIdx.x % tiles * blockDim.x + threadIdx.x) * V;
     if (at >= pixels) return;
-    const Slice s = slice_of(m, blockIdx.y, slab);
-    Acc<T> acc[slab][V] = {};
+    const Slice s = slice_of(m, blockIdx.y);
+    Acc<T> acc[wide_slab][V] = {};
     merge_planes<T>(m, s, n, at, acc);
     T* g_y = static_cast<T*>(p.y) + (static_cast<long long>(n) * m.c + s.out) * pixels + at;
 #pragma unroll
-    for (int k = 0; k < slab; ++k) {
+    for (int k = 0; k < wide_slab; ++k) {
         if (k >= s.channels) break;
+        if (finishes(p))
+#pragma unroll
+            for (int v = 0; v < V; ++v) acc[k][v] = finished<T>(p, acc[k][v], s.out + k);
         Vec<T, V> r;
 #pragma unroll
-        for (int v = 0; v < V; ++v) r[v] = narrow<T>(finished<T>(p, acc[k][v], s.out + k));
+        for (int v = 0; v < V; ++v) r[v] = narrow<T>(acc[k][v]);
         store_vec(g_y + static_cast<long long>(k) * pixels, r, pixels - at, p.aligned, 1);
     }
 }
@@ -54,24 +64,39 @@ template <class T>
 __device__ __forceinline__ void write_pixels(const Forward& p) {
     constexpr int V = vec_size<T>;
     const Maps& m = p.maps;
-    const int slots = blockDim.x / p.width, pixels = m.h * m.w, tiles = ceil_div(pixels, slots * pixels_deep);
-    const int n = blockIdx.x / tiles, at = blockIdx.x % tiles * slots * pixels_deep + threadIdx.x / p.width;
-    const Slice s = slice_of(m, blockIdx.y, p.width * V);
-    const int lane = threadIdx.x % p.width * V;
-    if (lane >= s.channels) return;
-    Acc<T> acc[pixels_deep][V] = {};
-    merge_pixels<T>(m, s, lane, n, at, slots, acc);
-    const int channel = s.out + lane;
-    T* g_y = static_cast<T*>(p.y) + (static_cast<long long>(n) * pixels + at) * m.c + channel;
+    const int pixels = m.h * m.w, tiles = ceil_div(pixels, tile_pixels);
+    const int n = blockIdx.x / tiles, first = blockIdx.x % tiles * tile_pixels;
+    const Slice s = slice_of(m, blockIdx.y);
+    const int width = m.maps[s.from].slice / V, slots = blockDim.x / width;
+
+    auto* s_corners = shared_memory<Corners<Acc<T>>>();
+    for (int e = threadIdx.x; e < (s.to - s.from) * tile_pixels; e += blockDim.x)
+        s_corners[e] =
+            corners_at<Acc<T>>(m, m.maps[s.from + e / tile_pixels], smaller(first + e % tile_pixels, pixels - 1));
+    __syncthreads();
+
+    const int lane = threadIdx.x % width * V, channel = s.out + lane, count = s.channels - lane;
+    if (count <= 0) return;
+    const bool aligned = p.aligned && channel % V == 0;
+    T* g_y = static_cast<T*>(p.y) + (static_cast<long long>(n) * pixels + first) * m.c + channel;
+    const int end = smaller(tile_pixels, pixels - first);
+    for (int at = threadIdx.x / width; at < end; at += slots * pixels_deep) {
+        Acc<T> acc[pixels_deep][V] = {};
+        merge_pixels<T>(m, s, lane, n, acc, [&](int i, int k) -> const Corners<Acc<T>>& {
+            return s_corners[(i - s.from) * tile_pixels + smaller(at + k * slots, tile_pixels - 1)];
+        });
 #pragma unroll
-    for (int k = 0; k < pixels_deep; ++k) {
-        if (at + k * slots >= pixels) break;
-        Vec<T, V> r;
+        for (int k = 0; k < pixels_deep; ++k) {
+            if (at + k * slots >= end) break;
+            if (finishes(p))
 #pragma unroll
-        for (int v = 0; v < V; ++v)
-            r[v] = narrow<T>(v < s.channels - lane ? finished<T>(p, acc[k][v], channel + v) : Acc<T>(0));
-        store_vec(g_y + static_cast<long long>(k) * slots * m.c, r, s.channels - lane, p.aligned && channel % V == 0,
-                  1);
+                for (int v = 0; v < V; ++v)
+                    acc[k][v] = finished<T>(p, acc[k][v], smaller(channel + v, s.out + s.channels - 1));
+            Vec<T> r;
+#pragma unroll
+            for (int v = 0; v < V; ++v) r[v] = narrow<T>(acc[k][v]);
+            store_vec(g_y + static_cast<long long>(at + k * slots) * m.c, r, count, aligned, 1);
+        }
     }
 }
 
