@@ -127,9 +127,7 @@ class Traces : public Profiler {
         return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(code) - module_.begin);
     }
 
-    uint32_t word(uint32_t event, const void* code) const {
-        return (code ? offset(code) : 0) << event_bits | event;
-    }
+    uint32_t word(uint32_t event, const void* code) const { return (code ? offset(code) : 0) << event_bits | event; }
 
     void add_access(uint32_t event, uint64_t address, size_t bytes, const void* code) {
         const uint64_t operand = uint64_t{bytes} << address_bits | address;

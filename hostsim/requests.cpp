@@ -54,8 +54,8 @@ std::vector<uint32_t> seen[2];
 uint64_t device_end = alignment;
 
 using Table = std::map<std::pair<size_t, uint32_t>, Traffic>;  // by name of the buffer and word
-std::map<std::pair<std::string, uint32_t>, Table> tables;  // by kernel and body
-Table* table = nullptr;  // of the running kernel
+std::map<std::pair<std::string, uint32_t>, Table> tables;      // by kernel and body
+Table* table = nullptr;                                        // of the running kernel
 uint32_t first_block = 0, running_block = 0;
 bool is_first_block = false;
 std::unordered_map<uint32_t, Run> runs;
