@@ -91,8 +91,8 @@ class Bodies:
         return least(self.kernels[name], *self._body(name), self._lines.get(name, {}), accesses, warps)
 
     def per_product(self, kernel: str, element: str) -> float:
-        """The fewest instructions for each mma.sync that make all products and copies of the main loop: of the worst body
-        of a kernel for elements of that mangled name."""
+        """The fewest instructions for each mma.sync that make all products and copies of the main loop: of the worst
+        body of a kernel for elements of that mangled name."""
         return max(self._per_product(name) for name in self.kernels if f"{kernel}I" in name and f"I{element}" in name)
 
     def _per_product(self, name: str) -> float:
