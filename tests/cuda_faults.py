@@ -242,7 +242,7 @@ FAULTS: list[Fault] = [
     _fault("upsample_cross_entropy", "smooth-weighted-none", "classes beyond the last take part in the softmax",
            "common/upsampled.cuh", "v[k] = A(-INFINITY);", "v[k] = A(0);"),
     _fault("upsample_cross_entropy", "primes-5x7-to-13x17", "the label's own class keeps its gradient",
-           f"{LOSS}_bwd.cuh", "        if (first + k == pixel.label) g -= hit;\n", ""),
+           f"{LOSS}_bwd.cuh", "acc[k] -= k == static_cast<int>(own) ? hit : A(0);", "acc[k] -= A(0);"),
     _fault("upsample_cross_entropy", "scale-8", "output rows above the source row are blended from those below",
            f"{LOSS}_bwd.cuh", "if (down.low == at.i) {", "if (down.low >= 0) {"),
     _fault("upsample_cross_entropy", "one-pixel-far", "a turn's last output column is left out",

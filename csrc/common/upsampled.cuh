@@ -45,8 +45,13 @@ __device__ __forceinline__ void blend_columns(const Upsampled& m, const T* g_row
 template <int K, class A>
 __device__ __forceinline__ void blend_rows(const Upsampled& m, const A (&low)[K], const A (&high)[K], A above,
                                            A (&r)[K]) {
+    if (m.y.how == Resample::taken) {
 #pragma unroll
-    for (int k = 0; k < K; ++k) r[k] = m.y.how == Resample::taken ? low[k] : (A(1) - above) * low[k] + above * high[k];
+        for (int k = 0; k < K; ++k) r[k] = low[k];
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < K; ++k) r[k] = (A(1) - above) * low[k] + above * high[k];
 }
 
 /// Call use(r, first class, v[K]) for all classes, K at a time, and for the rows at.y + r of column at.x < m.x.full;

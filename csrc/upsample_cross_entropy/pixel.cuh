@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/labels.cuh"
+#include "common/ptx/exp2.cuh"
 #include "common/upsampled.cuh"
 
 namespace pk::upsample_cross_entropy {
@@ -38,8 +39,9 @@ __device__ __forceinline__ A whole(const Loss<A>& p) {
     return sum;
 }
 
-// At most two roundings off from -1 to 0, four to -3, nine to -10: the smaller the probability, the more.
-__device__ __forceinline__ float exponential(float v) { return __expf(v); }
+// At most two roundings off from -1 to 0, four to -3, nine to -10: the smaller the probability, the more. Below 2^-126
+// it is zero.
+__device__ __forceinline__ float exponential(float v) { return exp2_approx(v * 1.44269504088896341f); }
 __device__ __forceinline__ double exponential(double v) { return exp(v); }
 
 }  // namespace pk::upsample_cross_entropy

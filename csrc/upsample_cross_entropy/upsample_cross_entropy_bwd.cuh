@@ -53,12 +53,16 @@ __device__ __forceinline__ void add_pixel(const Gradient<T>& p, long long i, int
     // Without smoothing there is no such term: zero times an infinite gradient is NaN.
     const A total = p.loss.smooth > A(0) ? hit + smooth * whole : hit, lse = p.lse[i];
 #pragma unroll
-    for (int k = 0; k < K; ++k) {
-        A g = total * exponential(v[k] - lse);
-        if (first + k == pixel.label) g -= hit;
-        if (p.loss.smooth > A(0) && first + k < p.loss.logits.c)
-            g -= smooth * (p.loss.weight != nullptr ? p.loss.weight[first + k] : A(1));
-        acc[k] += g;
+    for (int k = 0; k < K; ++k) acc[k] += total * exponential(v[k] - lse);
+    if (const int64_t own = pixel.label - first; 0 <= own && own < K) {
+#pragma unroll
+        for (int k = 0; k < K; ++k) acc[k] -= k == static_cast<int>(own) ? hit : A(0);
+    }
+    if (p.loss.smooth > A(0)) {
+#pragma unroll
+        for (int k = 0; k < K; ++k)
+            if (first + k < p.loss.logits.c)
+                acc[k] -= smooth * (p.loss.weight != nullptr ? p.loss.weight[first + k] : A(1));
     }
 }
 
