@@ -4,6 +4,7 @@
 #include "common/reduce.cuh"
 #include "common/scalar.cuh"
 #include "common/vec.cuh"
+#include "common/walk.cuh"
 #include "pyramid_pool/plan.h"
 
 namespace pk::pool {
@@ -13,18 +14,6 @@ template <class U>
 __device__ __forceinline__ U* shared_at(int offset) {
     return reinterpret_cast<U*>(shared_memory<unsigned char>() + offset);
 }
-
-/// Every `stride`-th place of a rectangle in row-major order, without a division per step.
-struct Walk {
-    int y, x, width, step_y, step_x;
-
-    __device__ Walk(int first, int stride, int width_)
-        : y(first / width_), x(first % width_), width(width_), step_y(stride / width_), step_x(stride % width_) {}
-    __device__ __forceinline__ void next() {
-        y += step_y, x += step_x;
-        if (x >= width) x -= width, ++y;
-    }
-};
 
 /// The first of the things that `part` of `parts` gets: equal shares of `count`, the first ones larger by one.
 __device__ __forceinline__ int first_of(int count, int parts, int part) {
