@@ -9,6 +9,7 @@ namespace pk {
 struct Walk {
     int y, x, width, step_y, step_x;
 
+    Walk() = default;
     __device__ Walk(int first, int stride, int width_)
         : y(first / width_), x(first % width_), width(width_), step_y(stride / width_), step_x(stride % width_) {}
     __device__ __forceinline__ void next() {
