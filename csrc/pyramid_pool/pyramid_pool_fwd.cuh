@@ -198,20 +198,20 @@ __device__ void reduce_rows(const Plan& plan, const T* s_plane, int y0, int y1, 
         const int next = whole ? 1 : across, x = x0 + lane % across * (whole ? per_lane : 1);
         R column[per_lane];
         int y = y0 + lane / across;
-        const T* s_row = s_plane + (y - y_staged) * plan.w + x;
-        const int step = 32 / across;
+        const T* s_first = s_plane - y_staged * plan.w + x;
         if (whole && x < end) {
 #pragma unroll 4
-            for (; y < y1; y += step, s_row += step * plan.w) {
-                const Vec<T, per_lane> v = *reinterpret_cast<const Vec<T, per_lane>*>(s_row);
+            for (; y < y1; y += 32 / across) {
+                const Vec<T, per_lane> v = *reinterpret_cast<const Vec<T, per_lane>*>(s_first + y * plan.w);
 #pragma unroll
                 for (int k = 0; k < per_lane; ++k) column[k].take(widen(v[k]), y * plan.w + x + k);
             }
         } else if (!whole) {
-            for (; y < y1; y += step, s_row += step * plan.w)
+            for (; y < y1; y += 32 / across)
 #pragma unroll
                 for (int k = 0; k < per_lane; ++k)
-                    if (x + next * k < end) column[k].take(widen(s_row[next * k]), y * plan.w + x + next * k);
+                    if (x + next * k < end)
+                        column[k].take(widen(s_first[y * plan.w + next * k]), y * plan.w + x + next * k);
         }
 #pragma unroll
         for (int k = 0; k < per_lane; ++k) join_lanes(column[k], across, 32);
