@@ -20,6 +20,7 @@ inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
 inline float __expf(float a) { return exp2f(a * 1.44269504f); }  // as the hardware does it
 
 constexpr unsigned __float_as_uint(float a) { return std::bit_cast<unsigned>(a); }
+constexpr float __uint_as_float(unsigned a) { return std::bit_cast<float>(a); }
 
 template <class T>
 inline T __ldcg(const T* p) {

@@ -25,9 +25,11 @@ __global__ void __launch_bounds__(strip_threads)
         load_strip<ChannelsLast>(x, s, m, p, r_x);
         if (dy.at) load_strip<ChannelsLast>(dy, s, m, p, r_dy);
 #pragma unroll
-        for (int k = 0; k < K; ++k)
+        for (int k = 0; k < K; ++k) {
+            if (p + k * s.step >= s.last) break;
 #pragma unroll
             for (int v = 0; v < V; ++v) acc[v] += dy.at ? widen(r_x[k][v]) * widen(r_dy[k][v]) : widen(r_x[k][v]);
+        }
     }
     Acc<T>* g_own = g_part + (static_cast<long long>(s.n) * m.parts + s.part) * m.c + s.c;
     if constexpr (ChannelsLast) {

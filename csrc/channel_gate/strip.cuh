@@ -73,21 +73,23 @@ __device__ __forceinline__ T* place(const View& view, const Strip& s, const Shar
     return static_cast<T*>(view.at) + s.n * view.n + s.c * view.c + pixel;
 }
 
-/// The vectors at p, p + step ...; elements that do not exist are zero.
+/// The vectors at p, p + step ...; elements that do not exist are zero, vectors beyond the last one anything.
 template <bool ChannelsLast, class T>
 __device__ __forceinline__ void load_strip(const View& view, const Strip& s, const Shares& m, int p,
                                            Vec<T> (&r)[vectors_deep]) {
+    constexpr int V = vec_size<T>;
     const T zero = narrow<T>(Acc<T>(0));
+    const auto pixel = [&](int k) { return p + k * s.step < s.last ? p + k * s.step : p; };
+    if (ChannelsLast || view.flat) {
+        const bool whole = view.aligned && (ChannelsLast ? s.channels >= V : m.pixels % V == 0);
+        load_vecs(
+            r, whole, ChannelsLast ? view.c : view.w, zero, [&](int k) { return place<T>(view, s, m, pixel(k)); },
+            [&](int k) { return count_at<ChannelsLast>(s, pixel(k)); });
+    } else {
 #pragma unroll
-    for (int k = 0; k < vectors_deep; ++k) {
-        const int at = p + k * s.step, count = count_at<ChannelsLast>(s, at);
-        if (ChannelsLast || view.flat) {
-            r[k] = load_vec<vec_size<T>>(place<T>(view, s, m, at), count, view.aligned, ChannelsLast ? view.c : view.w,
-                                         zero);
-        } else {
+        for (int k = 0; k < vectors_deep; ++k)
 #pragma unroll
-            for (int v = 0; v < vec_size<T>; ++v) r[k][v] = v < count ? *place<T>(view, s, m, at + v) : zero;
-        }
+            for (int v = 0; v < V; ++v) r[k][v] = pixel(k) + v < s.last ? *place<T>(view, s, m, pixel(k) + v) : zero;
     }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/platform.cuh"
+#include "common/vec.cuh"
 
 namespace pk {
 
@@ -53,6 +54,21 @@ struct FirstMax {
 template <class R>
 __device__ __forceinline__ void join_lanes(R& r, int low, int high) {
     for (int mask = low; mask < high; mask *= 2) r.join(r.across(mask));
+}
+
+/// N results side by side, each array of which is aligned for it, at once.
+template <class R, class A, int N>
+__device__ __forceinline__ void store_results(const R (&r)[N], A* values, int* indices) {
+    Vec<A, N> value;
+#pragma unroll
+    for (int i = 0; i < N; ++i) value[i] = r[i].value;
+    *reinterpret_cast<Vec<A, N>*>(values) = value;
+    if constexpr (R::has_index) {
+        Vec<int, N> index;
+#pragma unroll
+        for (int i = 0; i < N; ++i) index[i] = r[i].index;
+        *reinterpret_cast<Vec<int, N>*>(indices) = index;
+    }
 }
 
 /// The block's next job, for the whole warp: jobs differ in size, so each warp takes one when it is free.

@@ -35,6 +35,21 @@ __device__ __forceinline__ Vec<T, N> load_vec(const T* g, int count, bool aligne
     return r;
 }
 
+/// r[k] = N elements from at(k) on, `stride` apart; those from count(k) on are `fill`, or whatever lies there where all
+/// are read `whole`: then every at(k) is aligned and may be read. One branch for all K, or the first vector would be
+/// unpacked before the next load is issued.
+template <int N, int K, class T, class At, class Count>
+__device__ __forceinline__ void load_vecs(Vec<T, N> (&r)[K], bool whole, long long stride, T fill, At&& at,
+                                          Count&& count) {
+    if (whole) {
+#pragma unroll
+        for (int k = 0; k < K; ++k) r[k] = *reinterpret_cast<const Vec<T, N>*>(at(k));
+    } else {
+#pragma unroll
+        for (int k = 0; k < K; ++k) r[k] = load_vec<N>(at(k), count(k), false, stride, fill);
+    }
+}
+
 /// The first `count` elements of `r` to g, `stride` apart. `aligned`: g is, for a whole vector.
 template <class T, int N>
 __device__ __forceinline__ void store_vec(T* g, const Vec<T, N>& r, int count, bool aligned, long long stride) {

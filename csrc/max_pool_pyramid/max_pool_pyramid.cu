@@ -30,34 +30,39 @@ Status check(const MaxPoolPyramidProblem& p) {
     return {};
 }
 
-/// Halve a side until the pixels that its tile reaches fit; then tiles of one size.
-void share_pixels(Tiles& t, int unit_bytes) {
+/// Halve a side until the vectors, `across` columns each, that its tile reaches fit; then tiles of one size.
+void share_pixels(Tiles& t, int across, int vector_bytes) {
     int side = max_pool::largest_tile;
-    const auto held = [&](int size) { return smaller(size, smaller(side, size) + 2 * t.reach); };
-    while (held(t.h) * held(t.w) * unit_bytes > max_pool::shared_bytes && side > max_pool::smallest_tile) side /= 2;
+    const auto held = [&](int rows, int cols) {
+        const int wide = cols + 2 * t.reach + across - 1;  // from a vector's start on
+        return smaller(t.h, rows + 2 * t.reach) * ceil_div(smaller(t.w, wide), across);
+    };
+    while (held(side, side) * vector_bytes > max_pool::shared_bytes && side > max_pool::smallest_tile) side /= 2;
     t.down = ceil_div(t.h, side), t.right = ceil_div(t.w, side);
-    t.rows = ceil_div(t.h, t.down), t.cols = ceil_div(t.w, t.right);
-    t.area = smaller(t.h, t.rows + 2 * t.reach) * smaller(t.w, t.cols + 2 * t.reach);
+    t.rows = ceil_div(t.h, t.down), t.cols = ceil_div(ceil_div(t.w, t.right), across) * across;
+    t.right = ceil_div(t.w, t.cols);
+    t.area = held(t.rows, t.cols);
 }
 
-/// `unit`: channels of one. More units per block as long as they fit and every multiprocessor has two blocks.
-Status share(Tiles& t, const MaxPoolPyramidProblem& p, const MaxPools& pools, int unit, int unit_bytes, Shape& shape) {
+/// For vectors of V elements. More units per block as long as they fit and every multiprocessor has two blocks.
+template <int V>
+Status share(Tiles& t, const MaxPoolPyramidProblem& p, const MaxPools& pools, int vector_bytes, Shape& shape) {
     t.n = static_cast<int>(p.n), t.c = static_cast<int>(p.c);
     t.h = static_cast<int>(p.h), t.w = static_cast<int>(p.w);
     t.pools = pools, t.reach = 0;
     for (int i = 0; i < pools.levels; ++i)
         t.reach = pools.cascade ? t.reach + pools.size[i] / 2 : larger(t.reach, pools.size[i] / 2);
-    share_pixels(t, unit_bytes);
-    const int all = ceil_div(t.c, unit);
+    share_pixels(t, p.channels_last ? 1 : V, vector_bytes);
+    const int all = ceil_div(t.c, p.channels_last ? V : 1), unit_bytes = t.area * vector_bytes;
     const int64_t tiles = int64_t{t.n} * t.down * t.right;
     const auto blocks = [&] { return tiles * ceil_div(all, t.units); };
     t.units = max_pool::most_units;
     while (t.units > 1 &&
-           (t.area * t.units * unit_bytes > max_pool::usual_bytes || t.units / 2 >= all || blocks() < 2 * p.processors))
+           (t.units * unit_bytes > max_pool::usual_bytes || t.units / 2 >= all || blocks() < 2 * p.processors))
         t.units /= 2;
     t.groups = ceil_div(all, t.units);
     PK_CHECK(blocks() <= int_max, "max_pool_pyramid: ", blocks(), " blocks are too many");
-    shape = {dim3(blocks()), dim3(max_pool::threads), static_cast<size_t>(t.area) * t.units * unit_bytes};
+    shape = {dim3(blocks()), dim3(max_pool::threads), static_cast<size_t>(t.units) * unit_bytes};
     return {};
 }
 
@@ -75,11 +80,11 @@ Status launch_max_pool_pyramid_fwd(const MaxPoolPyramidFwdParams& p, Queue queue
     PK_TRY(check(p.problem));
     return visit_layout(p.problem.dtype, p.problem.channels_last, [&]<class T>(Type<T>, auto last) {
         return visit_bool(p.indices != nullptr, [&](auto keep) {
-            constexpr int V = max_pool::Forward<T, last, keep>::V;
+            constexpr int V = max_pool::fwd_vector<T, last>;
             const MaxPools pools = keep ? p.problem.pools : as_cascade(p.problem.pools);
             Tiles tiles;
             Shape shape;
-            PK_TRY(share(tiles, p.problem, pools, V, max_pool::fwd_bytes<T, V, keep>, shape));
+            PK_TRY(share<V>(tiles, p.problem, pools, max_pool::fwd_bytes<T, V, keep>, shape));
             return launch("max_pool_pyramid_fwd_kernel", p.problem.dtype, max_pool_pyramid_fwd_kernel<T, last, keep>,
                           shape, queue, p, tiles);
         });
@@ -89,11 +94,11 @@ Status launch_max_pool_pyramid_fwd(const MaxPoolPyramidFwdParams& p, Queue queue
 Status launch_max_pool_pyramid_bwd(const MaxPoolPyramidBwdParams& p, Queue queue) {
     PK_TRY(check(p.problem));
     return visit_layout(p.problem.dtype, p.problem.channels_last, [&]<class T>(Type<T>, auto last) {
-        constexpr int V = max_pool::bwd_unit<T, last>;
+        constexpr int V = max_pool::bwd_vector<T>;
         const MaxPools& pools = p.problem.pools;
         Tiles tiles;
         Shape shape;
-        PK_TRY(share(tiles, p.problem, pools, V, max_pool::bwd_bytes<T, V>(pools.cascade), shape));
+        PK_TRY(share<V>(tiles, p.problem, pools, max_pool::bwd_bytes<T, V>(pools.cascade), shape));
         return launch("max_pool_pyramid_bwd_dx_kernel", p.problem.dtype, max_pool_pyramid_bwd_dx_kernel<T, last>, shape,
                       queue, p, tiles);
     });

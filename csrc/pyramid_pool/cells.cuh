@@ -4,6 +4,7 @@
 #include "common/reduce.cuh"
 #include "common/scalar.cuh"
 #include "common/vec.cuh"
+#include "common/walk.cuh"
 #include "pyramid_pool/plan.h"
 
 namespace pk::pool {
@@ -13,18 +14,6 @@ template <class U>
 __device__ __forceinline__ U* shared_at(int offset) {
     return reinterpret_cast<U*>(shared_memory<unsigned char>() + offset);
 }
-
-/// Every `stride`-th place of a rectangle in row-major order, without a division per step.
-struct Walk {
-    int y, x, width, step_y, step_x;
-
-    __device__ Walk(int first, int stride, int width_)
-        : y(first / width_), x(first % width_), width(width_), step_y(stride / width_), step_x(stride % width_) {}
-    __device__ __forceinline__ void next() {
-        y += step_y, x += step_x;
-        if (x >= width) x -= width, ++y;
-    }
-};
 
 /// The first of the things that `part` of `parts` gets: equal shares of `count`, the first ones larger by one.
 __device__ __forceinline__ int first_of(int count, int parts, int part) {
@@ -65,10 +54,12 @@ __device__ inline void find_spans(Span* s_spans, const Axis* axes, int levels, c
                           static_cast<unsigned short>(rank(edges, axes[level].end(i)))};
 }
 
-/// A packed cell: the intervals of rows and columns it covers and what its average divides by.
+/// A packed cell: the intervals of rows and columns it covers, what its average divides by, and which of its rectangles
+/// a lane adds: every fourth, for the four lanes of a warp that differ in bits 3 and 4.
 struct Cell {
     Span y, x;
     long long area;
+    Walk mine;
 };
 
 __device__ inline Cell find_cell(const Plan& plan, int s, const Span* s_rows, const Span* s_cols) {
@@ -81,17 +72,14 @@ __device__ inline Cell find_cell(const Plan& plan, int s, const Span* s_rows, co
     const Span y = s_rows[s / cols.count], x = s_cols[s % cols.count];
     const int height = rows.den == 1 ? rows.step : plan.y.at(y.end) - plan.y.at(y.first);
     const int width = cols.den == 1 ? cols.step : plan.x.at(x.end) - plan.x.at(x.first);
-    return {y, x, static_cast<long long>(height) * width};
+    return {y, x, static_cast<long long>(height) * width, Walk(threadIdx.x % 32 / 8, 4, larger(x.end - x.first, 1))};
 }
 
-/// The rectangles of `cell`, `step` elements apart in row-major order, by four lanes of a warp: those that differ in
-/// bits 3 and 4. Each adds every fourth.
+/// The rectangles of `cell`, `step` elements apart in row-major order.
 template <class R, class A>
 __device__ R combine_cell(const Plan& plan, const Cell& cell, const A* values, const int* indices, long long step) {
-    const int part = threadIdx.x % 32 / 8, width = cell.x.end - cell.x.first;
     R r;
-    Walk at(part, 4, larger(width, 1));
-    for (int k = part; k < (cell.y.end - cell.y.first) * width; k += 4, at.next()) {
+    for (Walk at = cell.mine; at.y < cell.y.end - cell.y.first; at.next()) {
         const long long rectangle = static_cast<long long>(cell.y.first + at.y) * plan.x.count + cell.x.first + at.x;
         r.join(R::load(values, indices, rectangle * step));
     }

@@ -79,7 +79,8 @@ int share_planes(Plan& plan, int processors, Pass pass) {
     const int64_t rectangles = int64_t{plan.y.count} * plan.x.count;
     plan.split =
         pass == Pass::forward && (rectangles > plane_rectangles || (total < processors && pixels >= split_plane));
-    plan.planes = plan.split ? 1 : static_cast<int>(std::clamp<int64_t>(total / (4 * processors), 1, max_planes));
+    plan.planes =
+        plan.split ? 1 : static_cast<int>(std::clamp<int64_t>(ceil_div<int64_t>(total, 4 * processors), 1, max_planes));
     const int64_t bands = ceil_div<int64_t>(4 * processors, larger<int64_t>(plan.groups(), 1));
     const bool shared = plan.split || (pass == Pass::backward && plan.planes == 1);
     plan.bands = shared ? std::clamp<int64_t>(bands, 1, ceil_div<int64_t>(pixels, 2048)) : 1;

@@ -18,7 +18,8 @@ namespace pk::pool {
 /// Where a forward block keeps things in dynamic shared memory, in bytes from its start.
 template <class T, class R>
 struct FwdShared {
-    static constexpr int tile = 128;  // columns that a warp sums at a time
+    static constexpr int per_lane = smaller(4, vec_size<T>),
+                         tile = 32 * per_lane;  // columns that a warp sums at a time
     int values, indices, rows, cols, stage, columns, column_indices, size;
 
     PK_HD explicit FwdShared(const Plan& plan) {
@@ -43,24 +44,28 @@ struct FwdShared {
     }
 };
 
-/// One rectangle's pixels for N channels, by four lanes of a warp: those that differ in bits 3 and 4.
+/// One rectangle's pixels for N channels, by four lanes of a warp: those that differ in bits 3 and 4. `whole`: all
+/// channels may be read as a vector.
 template <class T, class R, int N>
 __device__ void reduce_rectangle(const PyramidPoolFwdParams& p, R (&r)[N], const T* g_x, const int (&edge)[4],
-                                 int channels, bool aligned) {
+                                 int channels, bool whole) {
     constexpr int depth = R::has_index ? 4 : 8;  // vectors under way per lane
     const int part = threadIdx.x % 32 / 8, width = edge[3] - edge[2];
     const int pixels = (edge[1] - edge[0]) * width, w = static_cast<int>(p.w);
     Walk at(part, 4, width);
     for (int k = part; k < pixels; k += 4 * depth) {
         Vec<T, N> v[depth];
+        const T* g_pixel[depth];
         int place[depth];
 #pragma unroll
         for (int d = 0; d < depth; ++d) {
             const int y = edge[0] + at.y, x = edge[2] + at.x;
+            const bool exists = d == 0 || k + 4 * d < pixels;  // or the one before is read again
+            g_pixel[d] = exists ? g_x + y * p.sh + x * p.sw : g_pixel[d - 1];
             place[d] = y * w + x;
-            if (k + 4 * d < pixels) v[d] = load_vec<N>(g_x + y * p.sh + x * p.sw, channels, aligned, p.sc, T(0.0f));
             at.next();
         }
+        load_vecs(v, whole, p.sc, T(0.0f), [&](int d) { return g_pixel[d]; }, [&](int) { return channels; });
 #pragma unroll
         for (int d = 0; d < depth; ++d)
             if (k + 4 * d < pixels)
@@ -68,6 +73,28 @@ __device__ void reduce_rectangle(const PyramidPoolFwdParams& p, R (&r)[N], const
     }
 #pragma unroll
     for (int i = 0; i < N; ++i) join_lanes(r[i], 8, 32);
+}
+
+/// Write the cells of `count` channels, or planes, whose rectangles lie in shared memory, `step` elements apart, and of
+/// channel c from c * across on. place(c): where its cells go. A warp takes a run of them, channels first, so that it
+/// seldom looks for a cell: eight at a time.
+template <class T, class R, class Place>
+__device__ void write_cells(const PyramidPoolFwdParams& p, const Plan& plan, const FwdShared<T, R>& at, int count,
+                            int step, int across, Place&& place) {
+    const Span *s_rows = shared_at<Span>(at.rows), *s_cols = shared_at<Span>(at.cols);
+    const Acc<T>* s_values = shared_at<Acc<T>>(at.values);
+    const int* s_indices = shared_at<int>(at.indices);
+    const int lane = threadIdx.x % 32, outputs = plan.cells * count, share = ceil_div(outputs, warps * 8) * 8;
+    const int begin = threadIdx.x / 32 * share, end = smaller(begin + share, outputs);
+    int s = (begin + lane % 8) / count, c = (begin + lane % 8) % count, found = -1;
+    Cell cell{};
+    for (int first = begin; first < end; first += 8) {
+        const bool valid = first + lane % 8 < end;
+        if (valid && s != found) cell = find_cell(plan, s, s_rows, s_cols), found = s;
+        const R r = combine_cell<R>(plan, cell, s_values + c * across, s_indices + c * across, step);
+        if (lane < 8 && valid) store_cell<T>(p, r, cell.area, place(c) + s * p.ys);
+        for (c += 8; c >= count; c -= count) ++s;
+    }
 }
 
 template <class T, class R>
@@ -93,13 +120,14 @@ __device__ void pool_slab(const PyramidPoolFwdParams& p, const Plan& plan) {
 
     const int mine = c0 + lane % 8 * N, channels = plan.c - mine;
     const T* g_x = static_cast<const T*>(p.x) + n * p.sn + mine * p.sc;
-    const bool aligned = is_aligned(p.x, 16, p.sn * sizeof(T), p.sh * sizeof(T), p.sw * sizeof(T));
+    const bool whole =
+        channels >= N && p.sc == 1 && is_aligned(p.x, 16, p.sn * sizeof(T), p.sh * sizeof(T), p.sw * sizeof(T));
     const int q_count = plan.x.count;
     for (int job = next_job(&s_next, lane); job < (u1 - u0) * q_count; job = next_job(&s_next, lane)) {
         const int u = u0 + job / q_count, q = job % q_count;
         const int edge[4] = {plan.y.at(u), plan.y.at(u + 1), plan.x.at(q), plan.x.at(q + 1)};
         R r[N];
-        reduce_rectangle<T>(p, r, g_x, edge, channels, aligned);
+        reduce_rectangle<T>(p, r, g_x, edge, channels, whole);
         if (lane >= 8) continue;
         const long long rectangle = static_cast<long long>(u) * q_count + q;
         for (int i = 0; i < N; ++i) {
@@ -113,13 +141,8 @@ __device__ void pool_slab(const PyramidPoolFwdParams& p, const Plan& plan) {
     }
     if (plan.split) return;
     __syncthreads();
-    const int outputs = plan.cells * plan.slab;
-    for (int first = threadIdx.x / 32 * 8; first < outputs; first += warps * 8) {  // a slab is a multiple of 8
-        const int s = first / plan.slab, c = first % plan.slab + lane % 8;
-        const Cell cell = find_cell(plan, s, s_rows, s_cols);
-        const R r = combine_cell<R>(plan, cell, s_values + c, s_indices + c, plan.slab);
-        if (lane < 8 && c0 + c < plan.c) store_cell<T>(p, r, cell.area, n * p.yn + (c0 + c) * p.yc + s * p.ys);
-    }
+    write_cells<T, R>(p, plan, at, smaller(plan.slab, plan.c - c0), plan.slab, 1,
+                      [&](int c) { return n * p.yn + (c0 + c) * p.yc; });
 }
 
 /// Copy `rows` rows from row y on of `planes` planes to s, row after row; returns how far behind s they start.
@@ -158,24 +181,46 @@ __device__ int stage(const PyramidPoolFwdParams& p, T* s, int first, int planes,
 }
 
 /// One warp: rows [y0, y1) of a staged plane, joined to the results of one interval of rows, for every column interval.
+/// Where rows hold whole vectors, a lane has `per_lane` columns side by side; several rows at a time where they are
+/// short.
 template <class T, class R>
 __device__ void reduce_rows(const Plan& plan, const T* s_plane, int y0, int y1, int y_staged, Acc<T>* s_values,
                             int* s_indices, Acc<T>* s_columns, int* s_places) {
-    constexpr int tile = FwdShared<T, R>::tile, per_lane = tile / 32;
+    constexpr int tile = FwdShared<T, R>::tile, per_lane = FwdShared<T, R>::per_lane;
     const int lane = threadIdx.x % 32, q_count = plan.x.count, end = plan.x.at(q_count);
+    const bool whole = is_aligned(s_plane + plan.x.at(0), per_lane * sizeof(T), plan.w * sizeof(T)) &&
+                       (end - plan.x.at(0)) % per_lane == 0;
     int lanes = 1;  // per interval of columns
     while (lanes * 2 * q_count <= 32) lanes *= 2;
     for (int x0 = plan.x.at(0); x0 < end; x0 += tile) {
+        int across = 32;  // lanes along columns
+        while (across > 1 && across / 2 * per_lane >= end - x0) across /= 2;
+        const int next = whole ? 1 : across, x = x0 + lane % across * (whole ? per_lane : 1);
         R column[per_lane];
-        for (int y = y0; y < y1; ++y) {
+        int y = y0 + lane / across;
+        const T* s_first = s_plane - y_staged * plan.w + x;
+        if (whole && x < end) {
+#pragma unroll 4
+            for (; y < y1; y += 32 / across) {
+                const Vec<T, per_lane> v = *reinterpret_cast<const Vec<T, per_lane>*>(s_first + y * plan.w);
 #pragma unroll
-            for (int k = 0; k < per_lane; ++k) {
-                const int x = x0 + lane + 32 * k;
-                if (x < end) column[k].take(widen(s_plane[(y - y_staged) * plan.w + x]), y * plan.w + x);
+                for (int k = 0; k < per_lane; ++k) column[k].take(widen(v[k]), y * plan.w + x + k);
             }
+        } else if (!whole) {
+            for (; y < y1; y += 32 / across)
+#pragma unroll
+                for (int k = 0; k < per_lane; ++k)
+                    if (x + next * k < end)
+                        column[k].take(widen(s_first[y * plan.w + next * k]), y * plan.w + x + next * k);
         }
 #pragma unroll
-        for (int k = 0; k < per_lane; ++k) column[k].store(s_columns, s_places, lane + 32 * k);
+        for (int k = 0; k < per_lane; ++k) join_lanes(column[k], across, 32);
+        if (lane < across && whole) {
+            store_results(column, s_columns + x - x0, s_places + x - x0);
+        } else if (lane < across) {
+#pragma unroll
+            for (int k = 0; k < per_lane; ++k) column[k].store(s_columns, s_places, x - x0 + next * k);
+        }
         __syncwarp();
         for (int first = 0; first < q_count; first += 32 / lanes) {
             const int q = first + lane / lanes;
@@ -244,15 +289,11 @@ __device__ void pool_planes(const PyramidPoolFwdParams& p, const Plan& plan) {
             R::load(s_values, s_indices, i).store(static_cast<A*>(p.parts), p.part_indices, out + i);
         return;
     }
-    const int outputs = plan.cells * planes;
-    for (int begin = warp * 8; begin < outputs; begin += warps * 8) {
-        const int o = begin + lane % 8, plane = o % planes;
-        Cell cell{};
-        if (o < outputs) cell = find_cell(plan, o / planes, s_rows, s_cols);
-        const R r = combine_cell<R>(plan, cell, s_values + plane * per_plane, s_indices + plane * per_plane, 1);
-        const long long n = (first + plane) / plan.c, c = (first + plane) % plan.c;
-        if (lane < 8 && o < outputs) store_cell<T>(p, r, cell.area, n * p.yn + c * p.yc + o / planes * p.ys);
-    }
+    write_cells<T, R>(p, plan, at, planes, 1, per_plane, [&, n0 = first / plan.c, c0 = first % plan.c](int plane) {
+        int n = n0, c = c0 + plane;
+        for (; c >= plan.c; c -= plan.c) ++n;
+        return n * p.yn + c * p.yc;
+    });
 }
 
 /// Blocks per multiprocessor that registers are left for.

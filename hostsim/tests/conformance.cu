@@ -103,6 +103,27 @@ void check_tf32(Random& random) {
     CHECK(same_bits(on_y.read(), y), "to_tf32");
 }
 
+/// Of all pairs of zeros, infinities, NaN and some numbers, as bits without their type's sign and order.
+template <class T, class Bits>
+void check_max(Bits infinity, Bits nan, Random& random) {
+    constexpr Bits sign = Bits{1} << (8 * sizeof(Bits) - 1);
+    std::vector<Bits> some{0, sign, infinity, static_cast<Bits>(infinity | sign), nan, static_cast<Bits>(infinity + 1)};
+    while (some.size() < 16) some.push_back(static_cast<Bits>(random.bits()));
+    std::vector<Bits> x, y, larger;
+    const auto key = [&](Bits bits) { return bits & sign ? -1 - static_cast<int64_t>(bits ^ sign) : int64_t{bits}; };
+    for (Bits a : some)
+        for (Bits b : some) {
+            const bool either = (a & (sign - 1)) > infinity || (b & (sign - 1)) > infinity;
+            x.push_back(a), y.push_back(b), larger.push_back(either ? nan : key(a) < key(b) ? b : a);
+        }
+    Reachable<Bits> on_x(x), on_y(y), on_larger(larger);
+    const unsigned threads = static_cast<unsigned>(x.size() / 2);
+    const auto pairs = [](auto& on) { return reinterpret_cast<Vec<T, 2>*>(on.data()); };
+    CHECK_OK(launch("raw_max_kernel", dtype_of<T>(), raw_max_kernel<T>, {{1}, {threads}}, {}, pairs(on_x), pairs(on_y),
+                    pairs(on_larger)));
+    CHECK(same_bits(on_larger.read(), larger), "max.NaN");
+}
+
 struct Layout {
     uint32_t leading, stride, bytes;
 };
@@ -194,6 +215,9 @@ int main() {
         check_matrix<true, true>(random);
         check_copies(random);
         check_tf32(random);
+        check_max<float, uint32_t>(0x7F800000, 0x7FFFFFFF, random);
+        check_max<half, uint16_t>(0x7C00, 0x7FFF, random);
+        check_max<bf16, uint16_t>(0x7F80, 0x7FFF, random);
         check_box<2>(Swizzle::none, {24, 5}, {16, 3}, {8, 2}, random);
         check_box<2>(Swizzle::b128, {72, 20}, {64, 16}, {-8, -3}, random);
         check_box<3>(Swizzle::b64, {32, 7, 3}, {32, 4, 2}, {0, 5, -1}, random);

@@ -5,6 +5,7 @@
 #include "common/ptx/cp_async.cuh"
 #include "common/ptx/fence.cuh"
 #include "common/ptx/ldmatrix.cuh"
+#include "common/ptx/max.cuh"
 #include "common/ptx/mbarrier.cuh"
 #include "common/ptx/mma.cuh"
 #include "common/ptx/tma.cuh"

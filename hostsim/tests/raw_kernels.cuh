@@ -60,6 +60,11 @@ __global__ void raw_copy_kernel(const unsigned char* g_x, unsigned char* g_y) {
 
 __global__ void raw_tf32_kernel(const float* g_x, uint32_t* g_y) { g_y[threadIdx.x] = to_tf32(g_x[threadIdx.x]); }
 
+template <class T>
+__global__ void raw_max_kernel(const Vec<T, 2>* g_x, const Vec<T, 2>* g_y, Vec<T, 2>* g_larger) {
+    g_larger[threadIdx.x] = max_nan(g_x[threadIdx.x], g_y[threadIdx.x]);
+}
+
 /// An image of shared memory through one wgmma: operands a and b name offsets in it; d (128, N / 2), changed.
 template <int N, class T, bool AIsMMajor, bool BIsNMajor>
 __global__ void __launch_bounds__(128)
