@@ -43,9 +43,7 @@ def planned(x: Tensor, weights: Sequence[Tensor], dilations: Sequence[int], merg
     """What the launcher would decide for a forward call: body, tile, shares of the work."""
     x, dense = channels_last(x), [packed(w) for w in weights]
     settings = Settings(list(dilations), [], False, merge == "sum")
-    found: dict[str, int] = core(x.device.type).dilated_branches_plan(
-        *products(x, settings), x, dense
-    )
+    found: dict[str, int] = core(x.device.type).dilated_branches_plan(*products(x, settings), x, dense)
     return found
 
 
