@@ -178,7 +178,8 @@ __global__ void __launch_bounds__(WeightGradientCta<T>::THREADS, 1)
             for_each_row<G>(r_acc, [&](int row, auto&& for_each_col) {
                 const int o = tile.o0 + row;
                 if (o >= branch.shape.o) return;
-                float* g_part = splits > 1 ? part_of(p.call, tile.split, tile.b, o, tile.tap) : nullptr;
+                const long long line = 1LL * o * branch.shape.side * branch.shape.side + tile.tap;
+                float* g_part = splits > 1 ? part_of(p.call, tile.split, tile.b, line) : nullptr;
                 T* g_dw = static_cast<T*>(branch.weight) + o * branch.w_o + tile.tap * branch.w_tap;
                 for_each_col([&](int col, float sum) {
                     const int c = tile.c0 + col;

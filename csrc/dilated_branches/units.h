@@ -3,7 +3,10 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <iterator>
+#include <vector>
 
 #include "dilated_branches/schedule.h"
 
@@ -44,13 +47,19 @@ PK_HD void for_each_unit(int worker, int workers, int units, UnitsOf&& units_of,
     }
 }
 
-/// Sort `group`, the names of `count` groups, by depth_of(name), the deepest first, and add up their units_of(place).
-template <class DepthOf, class UnitsOf>
-int order_groups(std::uint16_t* group, int count, DepthOf&& depth_of, UnitsOf&& units_of) {
-    std::stable_sort(group, group + count, [&](int a, int b) { return depth_of(a) > depth_of(b); });
-    int units = 0;
-    for (int i = 0; i < count; ++i) units += units_of(i);
-    return units;
+/// Sort the names of `count` groups by depth_of(name), the deepest first; with equal depth they keep their order.
+template <class DepthOf>
+void sort_groups(std::uint16_t* names, int count, DepthOf&& depth_of) {
+    struct Named {
+        int depth;
+        std::uint16_t name;
+    };
+    std::vector<Named> groups;
+    groups.reserve(static_cast<std::size_t>(count));
+    std::transform(names, names + count, std::back_inserter(groups),
+                   [&](std::uint16_t name) { return Named{depth_of(name), name}; });
+    std::stable_sort(groups.begin(), groups.end(), [](const Named& a, const Named& b) { return a.depth > b.depth; });
+    std::transform(groups.begin(), groups.end(), names, [](const Named& group) { return group.name; });
 }
 
 /// Tiles of pixels by their live taps. Along each axis tiles form bands in which every branch has the same live
@@ -106,7 +115,8 @@ inline BandedTiles banded_tiles(Extent map, Extent tile, const BranchShape* shap
         for (int b = 0; b < count; ++b) steps += live_steps(map, tile, shape[b], place, depth);
         return steps;
     };
-    t.units = order_groups(t.group, rows * cols, depth_of, [&](int i) { return t.pairs(i).units(); });
+    sort_groups(t.group, rows * cols, depth_of);
+    for (int i = 0; i < rows * cols; ++i) t.units += t.pairs(i).units();
     return t;
 }
 
@@ -151,7 +161,8 @@ inline TapTiles tap_tiles(Extent map, Extent box, const BranchShape* shape, int 
             t.group[taps++] = static_cast<std::uint16_t>(9 * b + tap);
     }
     const auto depth_of = [&](int name) { return TapBoxes(map, box, shape[name / 9], name % 9).count(); };
-    t.units = splits * order_groups(t.group, taps, depth_of, [&](int i) { return t.pairs(i).units(); });
+    sort_groups(t.group, taps, depth_of);
+    for (int i = 0; i < taps; ++i) t.units += t.pairs(i).units() * splits;
     return t;
 }
 
