@@ -53,6 +53,12 @@ struct Copy {
     int bytes, valid;
 };
 
+/// A bulk store that has been issued.
+struct BulkStore {
+    bool done = false;
+    AsyncClock clock;
+};
+
 struct Thread {
     uint3 index;
     int id, warp, lane;
@@ -66,7 +72,7 @@ struct Thread {
     const char* what = nullptr;
     Site site;
     Groups<Copy> copies;
-    Groups<std::shared_ptr<bool>> stores;  // true: done
+    Groups<std::shared_ptr<BulkStore>> stores;
     bool in_cluster_barrier = false;
     uint64_t cluster_phase = 0;  // that it waits for
 };

@@ -115,9 +115,11 @@ class Load final : public Bulk {
 
 class Store final : public Bulk {
   public:
-    Store(const TensorMap& map, const int* coordinates, const Block& block, uint32_t offset, std::shared_ptr<bool> done,
-          const Site& site)
-        : Bulk(map, coordinates, offset, site), block_(block), done_(std::move(done)) {}
+    Store(const TensorMap& map, const int* coordinates, const Block& block, uint32_t offset,
+          std::shared_ptr<BulkStore> store, const Site& site)
+        : Bulk(map, coordinates, offset, site), block_(block), store_(std::move(store)) {
+        store_->clock = clock_;
+    }
     std::string describe() const override { return text("a bulk store from ", place(site_)); }
 
     bool step() override {
@@ -129,13 +131,13 @@ class Store final : public Bulk {
             std::memcpy(row + at, block_.window + from, 16);
         }
         write_box_row(map_, coordinates_, row_, row);
-        *done_ = ++row_ == row_count(map_);
-        return *done_;
+        store_->done = ++row_ == row_count(map_);
+        return store_->done;
     }
 
   private:
     const Block& block_;
-    std::shared_ptr<bool> done_;
+    std::shared_ptr<BulkStore> store_;
 };
 
 const TensorMap& checked_map(const void* map, int rank, uint32_t address, const char* what, const Site& site) {
@@ -233,16 +235,17 @@ void tma_store(const void* map, uint32_t from, int rank, const int* coordinates,
     shared_pointer(from, static_cast<size_t>(row_count(tensor) * row_bytes(tensor)), "bulk store", site);
     if (!is_dynamic(from)) stop(text("bulk store at ", place(site), ": boxes leave dynamic shared memory here"));
     for (int64_t row = 0; row < row_count(tensor); ++row) check_box_row(tensor, coordinates, row, "bulk store", site);
-    auto done = std::make_shared<bool>(false);
-    engine.current->stores.issue(done);
-    queue(std::make_unique<Store>(tensor, coordinates, *engine.current->block, offset_of(from), done, site));
+    auto store = std::make_shared<BulkStore>();
+    engine.current->stores.issue(store);
+    queue(std::make_unique<Store>(tensor, coordinates, *engine.current->block, offset_of(from), store, site));
 }
 
 void tma_store_commit() { engine.current->stores.commit(); }
 
 void tma_store_wait(int groups) {
-    engine.current->stores.wait(groups, [](const std::shared_ptr<bool>& done) {
-        while (!*done) step_pending();
+    engine.current->stores.wait(groups, [](const std::shared_ptr<BulkStore>& store) {
+        while (!store->done) step_pending();
+        complete_async(store->clock);  // its reads of shared memory come before what follows
     });
 }
 

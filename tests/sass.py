@@ -28,6 +28,8 @@ from tests.sass_reader import Numbers, read, version
 #: (kernel, architecture) -> instructions that every body of it holds: tensor cores fed past the registers.
 INSTRUCTIONS = {
     ("dilated_branches_fwd_sm90_kernel", "90a"): ("HGMMA", "UTMALDG"),
+    ("dilated_branches_bwd_dx_sm90_kernel", "90a"): ("HGMMA", "UTMALDG", "UTMASTG"),
+    ("dilated_branches_bwd_dw_sm90_kernel", "90a"): ("HGMMA", "UTMALDG", "UTMASTG"),
     ("dilated_branches_fwd_kernel", "80"): ("HMMA", "LDGSTS"),
     ("dilated_branches_bwd_dx_kernel", "80"): ("HMMA", "LDGSTS"),
     ("dilated_branches_bwd_dw_kernel", "80"): ("HMMA", "LDGSTS"),

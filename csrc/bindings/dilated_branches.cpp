@@ -137,22 +137,24 @@ Status bwd_dimage(Queue queue, const int& dilation, const TensorRef& dz, const T
                                               queue);
 }
 
-Status bwd_dx(Queue queue, const BranchSettings& settings, const bool& tf32, const int& arch, const TensorRef& dz,
-              const TensorRefs& weights, const TensorRef& dx) {
+Status bwd_dx(Queue queue, const BranchSettings& settings, const bool& tf32, const int& arch, const int& blocks,
+              const TensorRef& dz, const TensorRefs& weights, const TensorRef& dx) {
     DilatedBranchesBwdDxParams p{};
     p.branches = products_with(dz, settings, tf32, arch, weights, "dx", dx);
     p.dz = dz.data, p.dz_n = dz.stride[0], p.dz_h = dz.stride[2], p.dz_w = dz.stride[3];
     p.dx = dx.data, p.dx_n = dx.stride[0], p.dx_c = dx.stride[1], p.dx_h = dx.stride[2], p.dx_w = dx.stride[3];
+    p.blocks = blocks;
     return launch_dilated_branches_bwd_dx(p, queue);
 }
 
-Status bwd_dw(Queue queue, const BranchSettings& settings, const bool& tf32, const int& arch, const int& splits,
-              const TensorRef& dz, const TensorRef& x, const TensorRefs& dweights, const TensorRef& part) {
+Status bwd_dw(Queue queue, const BranchSettings& settings, const bool& tf32, const int& arch, const int& blocks,
+              const int& splits, const TensorRef& dz, const TensorRef& x, const TensorRefs& dweights,
+              const TensorRef& part) {
     DilatedBranchesBwdDwParams p{};
     p.branches = products_with(dz, settings, tf32, arch, dweights, "x", x);
     p.dz = dz.data, p.dz_n = dz.stride[0], p.dz_h = dz.stride[2], p.dz_w = dz.stride[3];
     p.x = x.data, p.x_n = x.stride[0], p.x_h = x.stride[2], p.x_w = x.stride[3];
-    p.part = part.as<float>(), p.splits = splits;
+    p.part = part.as<float>(), p.splits = splits, p.blocks = blocks;
     return launch_dilated_branches_bwd_dw(p, queue);
 }
 

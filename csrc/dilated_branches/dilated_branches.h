@@ -89,6 +89,7 @@ struct DilatedBranchesBwdDxParams {
     std::int64_t dz_n, dz_h, dz_w;
     void* dx;  // [N, C, H, W]
     std::int64_t dx_n, dx_c, dx_h, dx_w;
+    int blocks;   // one for each multiprocessor
     Extent tile;  // set by the launcher
 };
 
@@ -100,6 +101,7 @@ struct DilatedBranchesBwdDwParams {
     std::int64_t x_n, x_h, x_w;
     float* part;  // [splits, elements of all weights] where splits > 1
     int splits;
+    int blocks;  // one for each multiprocessor
     // Set by the launcher.
     int first_block[MAX_BRANCHES];
     std::int64_t first_element[MAX_BRANCHES], elements;
@@ -128,6 +130,13 @@ Status plan_dilated_branches_fwd_sm90(const DilatedBranchesFwdParams& params, Br
 
 Status launch_dilated_branches_fwd(const DilatedBranchesFwdParams& params, Queue queue);
 Status launch_dilated_branches_fwd_sm90(const DilatedBranchesFwdParams& params, Queue queue);
+/// Whether a backward runs the bodies for compute capability 9.0: half precision, and operands that TMA loads take.
+bool takes_sm90_body(const DilatedBranchesBwdDxParams& params);
+bool takes_sm90_body(const DilatedBranchesBwdDwParams& params);
+
+Status launch_dilated_branches_bwd_dx_sm90(const DilatedBranchesBwdDxParams& params, Queue queue);
+/// Leaves the splits to be added where there are several.
+Status launch_dilated_branches_bwd_dw_sm90(const DilatedBranchesBwdDwParams& params, Queue queue);
 Status launch_dilated_branches_bwd_dz(const DilatedBranchesBwdDzParams& params, Queue queue);
 Status launch_dilated_branches_bwd_sums(const DilatedBranchesSumsParams& params, Queue queue);
 Status launch_dilated_branches_bwd_dimage(const DilatedBranchesBwdDimageParams& params, Queue queue);

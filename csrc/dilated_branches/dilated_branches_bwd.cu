@@ -35,6 +35,7 @@ Status launch_dilated_branches_bwd_dx(const DilatedBranchesBwdDxParams& params, 
     DilatedBranchesBwdDxParams p = params;
     PK_TRY(check(p.branches));
     p.tile = pixel_tile(p.branches.map, tile_pixels);
+    if (takes_sm90_body(p)) return launch_dilated_branches_bwd_dx_sm90(p, queue);
     return visit_tile<true, false>(p.branches, [&]<class G>(Type<G>) {
         const int grid = branches_pixel_tiles(p.branches) * ceil_div(p.branches.c, G::COLS);
         return launch("dilated_branches_bwd_dx_kernel", p.branches.dtype, dilated_branches_bwd_dx_kernel<G>,
@@ -51,13 +52,15 @@ Status launch_dilated_branches_bwd_dw(const DilatedBranchesBwdDwParams& params, 
         p.first_element[b] = p.elements;
         p.elements += 1LL * shape.o * shape.side * shape.side * p.branches.c;
     }
-    PK_TRY((visit_tile<false, false>(p.branches, [&]<class G>(Type<G>) {
+    const auto general = [&]<class G>(Type<G>) {
         const int grid = number_blocks(p.branches, p.first_block, [&](BranchShape s) {
             return s.side * s.side * ceil_div(s.o, G::ROWS) * ceil_div(p.branches.c, G::COLS);
         });
         return launch("dilated_branches_bwd_dw_kernel", p.branches.dtype, dilated_branches_bwd_dw_kernel<G>,
                       Shape{dim3(grid, p.splits), dim3(G::THREADS), G::shared(p.branches.arch)}, queue, p);
-    })));
+    };
+    PK_TRY((takes_sm90_body(p) ? launch_dilated_branches_bwd_dw_sm90(p, queue)
+                               : visit_tile<false, false>(p.branches, general)));
     if (p.splits == 1) return {};
     return visit_element(p.branches, [&]<class T>(Type<T>) {
         return launch("dilated_branches_bwd_dw_sum_kernel", p.branches.dtype, dilated_branches_bwd_dw_sum_kernel<T>,

@@ -119,8 +119,7 @@ __global__ void __launch_bounds__(G::THREADS)
             T* g_dw = static_cast<T*>(branch.weight) + o * branch.w_o + c * branch.w_c + tap * branch.w_tap;
             store_rounded(g_dw, s_tile + row * G::PITCH + col, count, branch.w_c);
         } else {
-            float* g_part =
-                p.part + blockIdx.y * p.elements + p.first_element[b] + (1LL * o * taps + tap) * p.branches.c;
+            float* g_part = part_of(p, blockIdx.y, b, 1LL * o * taps + tap);
             for (int i = 0; i < V; ++i)
                 if (i < count) g_part[c + i] = s_tile[row * G::PITCH + col + i];
         }

@@ -1,8 +1,4 @@
 // Launches of dilated_branches' forward, and what they would do.
-#include <algorithm>
-#include <initializer_list>
-#include <string_view>
-
 #include "dilated_branches/dilated_branches_fwd.cuh"
 #include "dilated_branches/plan.cuh"
 
@@ -14,21 +10,10 @@ int branches_pixel_tiles(const Branches& branches) {
 }
 
 bool takes_sm90_body(const DilatedBranchesFwdParams& p) {
-#if defined(__CUDACC__)
-    // Compiled for 80 or 90 alone, which run there too, that body is empty.
-    if (std::string_view(architectures()).find("90a") == std::string_view::npos) return false;
-#endif
-    const auto fits = [](const void* pointer, std::initializer_list<std::int64_t> strides) {
-        return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0 &&
-               std::all_of(strides.begin(), strides.end(), [](std::int64_t s) { return s > 0 && s % 8 == 0; });
-    };
-    if (p.branches.arch != 90 || (p.branches.dtype != Dtype::f16 && p.branches.dtype != Dtype::bf16)) return false;
-    if ((p.sum && p.branches.count > 1) || !fits(p.x, {p.x_n, p.x_h, p.x_w})) return false;
-    for (int b = 0; b < p.branches.count; ++b) {
-        const Branch& branch = p.branches.branch[b];
-        if (!fits(branch.weight, {branch.w_o, branch.shape.side == 3 ? branch.w_tap : 8})) return false;
-    }
-    return true;
+    if (!has_sm90_bodies(p.branches) || (p.sum && p.branches.count > 1)) return false;
+    const Branch* branch = p.branches.branch;
+    return takes_boxes(p.x, {p.x_n, p.x_h, p.x_w}) &&
+           std::all_of(branch, branch + p.branches.count, [](const Branch& b) { return takes_boxes(b); });
 }
 
 namespace {

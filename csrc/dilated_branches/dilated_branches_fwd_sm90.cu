@@ -23,33 +23,15 @@ Status launch_sm90(const DilatedBranchesFwdParams& call, Queue queue) {
     DilatedBranchesFwdSm90Params p{call, {}, {}};
     plan<G>(p.call, 2);
     const Branches& branches = p.call.branches;
-    const Extent map = branches.map, tile = p.call.tile;
-    if (map.n == 0) return {};
+    if (branches.map.n == 0) return {};
     constexpr const char* name = "dilated_branches_fwd_sm90_kernel";
     const DeviceGuard guard(queue.device);
     PK_TRY(guard.status(name));
-    PK_TRY(encode_tensor_map({p.call.x,
-                              branches.dtype,
-                              4,
-                              {branches.c, map.w, map.h, map.n},
-                              {1, p.call.x_w, p.call.x_h, p.call.x_n},
-                              {G::DEPTH, tile.w, tile.h, tile.n},
-                              Swizzle::b128},
-                             p.x));
-    for (int b = 0; b < branches.count; ++b) {
-        const Branch& branch = branches.branch[b];
-        const int taps = branch.shape.side * branch.shape.side;
-        PK_TRY(encode_tensor_map({branch.weight,
-                                  branches.dtype,
-                                  3,
-                                  {branches.c, taps, branch.shape.o},
-                                  {1, taps > 1 ? branch.w_tap : branch.w_o, branch.w_o},
-                                  {G::DEPTH, 1, G::COLS / 2},
-                                  Swizzle::b128},
-                                 p.w[b]));
-    }
+    PK_TRY(encode_pixels(p.call.x, branches, branches.c, p.call.x_n, p.call.x_h, p.call.x_w, p.call.tile, p.x));
+    for (int b = 0; b < branches.count; ++b) PK_TRY(encode_weights(branches, branches.branch[b], G::COLS / 2, p.w[b]));
     return launch(name, branches.dtype, dilated_branches_fwd_sm90_kernel<G>,
-                  Shape{dim3(2 * p.call.schedule.workers), dim3(G::THREADS), G::SHARED, dim3(2), true}, queue, p);
+                  Shape{dim3(2 * p.call.schedule.workers), dim3(G::THREADS), HopperRing<G>::SHARED, dim3(2), true},
+                  queue, p);
 }
 
 }  // namespace

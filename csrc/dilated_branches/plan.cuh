@@ -1,9 +1,13 @@
 // What the launchers of dilated_branches share: checks, types, tiles, and the plan of a forward.
 #pragma once
 
+#include <algorithm>
+#include <initializer_list>
 #include <random>
+#include <string_view>
 
 #include "common/launch.cuh"
+#include "common/tensor_map.h"
 #include "dilated_branches/tile.cuh"
 
 namespace pk {
@@ -25,6 +29,51 @@ inline Status check(const Branches& branches) {
                  shape.side, ", ", shape.o, " channels, dilation ", shape.dilation);
     }
     return {};
+}
+
+/// Whether this build and the call's device and dtype have Hopper's bodies. Compiled for 80 or 90 alone, which run
+/// there too, those are empty.
+inline bool has_sm90_bodies(const Branches& branches) {
+#if defined(__CUDACC__)
+    if (std::string_view(architectures()).find("90a") == std::string_view::npos) return false;
+#endif
+    return branches.arch == 90 && (branches.dtype == Dtype::f16 || branches.dtype == Dtype::bf16);
+}
+
+/// Whether boxes of a half-precision tensor whose innermost stride is one can be copied at once.
+inline bool takes_boxes(const void* pointer, std::initializer_list<std::int64_t> strides) {
+    return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0 &&
+           std::all_of(strides.begin(), strides.end(), [](std::int64_t s) { return s > 0 && s % 8 == 0; });
+}
+inline bool takes_boxes(const Branch& branch) {
+    return takes_boxes(branch.weight, {branch.w_o, branch.shape.side == 3 ? branch.w_tap : 8});
+}
+
+/// The tensor map of `channels` channels [N, H, W, channels], boxes of 64 of them and `box` pixels.
+inline Status encode_pixels(const void* pointer, const Branches& branches, int channels, std::int64_t n, std::int64_t h,
+                            std::int64_t w, Extent box, TensorMap& map) {
+    const Extent size = branches.map;
+    return encode_tensor_map({pointer,
+                              branches.dtype,
+                              4,
+                              {channels, size.w, size.h, size.n},
+                              {1, w, h, n},
+                              {64, box.w, box.h, box.n},
+                              Swizzle::b128},
+                             map);
+}
+
+/// The tensor map of a branch's weights [O, k * k, C], boxes of 64 channels of one tap of `outputs` outputs.
+inline Status encode_weights(const Branches& branches, const Branch& branch, int outputs, TensorMap& map) {
+    const int taps = branch.shape.side * branch.shape.side;
+    return encode_tensor_map({branch.weight,
+                              branches.dtype,
+                              3,
+                              {branches.c, taps, branch.shape.o},
+                              {1, taps > 1 ? branch.w_tap : branch.w_o, branch.w_o},
+                              {64, 1, outputs},
+                              Swizzle::b128},
+                             map);
 }
 
 /// Call `body` with the BranchTile of a call's dtype and precision.

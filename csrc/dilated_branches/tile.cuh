@@ -103,4 +103,9 @@ __device__ __forceinline__ Pixel pixel_at(const TilePlace& place, Extent tile, E
     return {p.image, p.y, p.x, p.image < map.n && p.y < map.h && p.x < map.w};
 }
 
+/// Where a split of the pixels leaves a row of a branch's weight gradient [O * k * k][C].
+__device__ __forceinline__ float* part_of(const DilatedBranchesBwdDwParams& p, int split, int b, long long row) {
+    return p.part + split * p.elements + p.first_element[b] + row * p.branches.c;
+}
+
 }  // namespace pk

@@ -3,6 +3,7 @@
 // small integers, whose sums no order of rounding changes.
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 #include "hostsim/tensor_core.h"
 #include "hostsim/tests/boxes.cuh"
@@ -124,39 +125,44 @@ void check_max(Bits infinity, Bits nan, Random& random) {
     CHECK(same_bits(on_larger.read(), larger), "max.NaN");
 }
 
+/// A tile holds `steps` k-steps of 16, `advance` bytes apart.
 struct Layout {
     uint32_t leading, stride, bytes;
+    int steps = 1;
+    uint32_t advance = 0;
 };
 
-/// Strides of a tile of (size, 16) elements without gaps.
-Layout layout_of(bool mn_major, Swizzle swizzle, uint32_t size) {
+/// Strides of a tile of (size, 16) elements without gaps; `boxes`: of (size, 64) in boxes of 64 lines of k, as kernels
+/// load an operand that is MN-major.
+Layout layout_of(bool mn_major, Swizzle swizzle, uint32_t size, bool boxes) {
     const auto span = static_cast<uint32_t>(swizzle);
+    if (mn_major && boxes) return {64 * span, 8 * span, size / 64 * 64 * span, 4, 16 * span};
     if (mn_major && swizzle == Swizzle::none) return {size / 8 * 128, 128, size * 32};
     if (mn_major) return {8 * span, size * 2 / span * 8 * span, size * 32};
     if (swizzle == Swizzle::none) return {128, 256, size * 32};
-    return {16, 8 * span, size * span};
+    return {16, 8 * span, size * span, static_cast<int>(span) / 32, 32};
 }
 
 template <int N, class T, bool AIsMMajor, bool BIsNMajor>
 void check_wgmma(Random& random) {
     const auto element = std::is_same_v<T, bf16> ? hostsim::Element::bf16 : hostsim::Element::f16;
-    for (const Swizzle swizzle : {Swizzle::none, Swizzle::b32, Swizzle::b64, Swizzle::b128}) {
-        const Layout a = layout_of(AIsMMajor, swizzle, 64), b = layout_of(BIsNMajor, swizzle, N);
+    using enum Swizzle;
+    for (const auto& [swizzle, boxes] :
+         {std::pair{none, false}, {b32, false}, {b64, false}, {b128, false}, {b128, true}}) {
+        const Layout a = layout_of(AIsMMajor, swizzle, 64, boxes), b = layout_of(BIsNMajor, swizzle, N, boxes);
         std::vector<uint32_t> image((a.bytes + b.bytes) / 4);
         for (uint32_t& word : image)
             word = small_integer(random, element) | uint32_t{small_integer(random, element)} << 16;
-        // K-major spans hold up to four k-steps: take one of them.
-        const auto step = [&](bool mn_major) {
-            const int steps = mn_major || swizzle == Swizzle::none ? 1 : static_cast<int>(swizzle) / 32;
-            return static_cast<uint32_t>(random.integer(0, steps - 1)) * 32;
+        const auto step = [&](const Layout& tile) {
+            return static_cast<uint32_t>(random.integer(0, tile.steps - 1)) * tile.advance;
         };
         const bool accumulate = random.integer(0, 1);
         const hostsim::Wgmma instruction{element,
                                          N,
                                          AIsMMajor,
                                          BIsNMajor,
-                                         wgmma_operand(step(AIsMMajor), a.leading, a.stride, swizzle),
-                                         wgmma_operand(a.bytes + step(BIsNMajor), b.leading, b.stride, swizzle)};
+                                         wgmma_operand(step(a), a.leading, a.stride, swizzle),
+                                         wgmma_operand(a.bytes + step(b), b.leading, b.stride, swizzle)};
         std::vector<float> tile(64 * N), d(64 * N);
         for (float& value : tile) value = static_cast<float>(random.integer(-100, 100));
         const auto place = [&](size_t i) {
@@ -172,8 +178,8 @@ void check_wgmma(Random& random) {
         hostsim::wgmma_m64k16(instruction, reinterpret_cast<const unsigned char*>(image.data()), accumulate,
                               tile.data());
         for (size_t i = 0; i < d.size(); ++i) d[i] = tile[place(i)];
-        CHECK(same_bits(on_d.read(), d), "wgmma N ", N, " swizzle ", static_cast<int>(swizzle), " majors ", AIsMMajor,
-              BIsNMajor);
+        CHECK(same_bits(on_d.read(), d), "wgmma N ", N, " swizzle ", static_cast<int>(swizzle), " boxes ", boxes,
+              " majors ", AIsMMajor, BIsNMajor);
     }
 }
 

@@ -70,6 +70,20 @@ int transpose(std::string& error) {
 }
 
 template <Fault F>
+int panel(std::string& error) {
+    return in_all_orders(error, [](Random& random, bool& right) {
+        Buffer<int> x(steps * 64), y(steps * 64);
+        for (size_t i = 0; i < x.size(); ++i) x[i] = random.integer(0, 1 << 20);
+        TensorMap map;
+        CHECK_OK(encode_tensor_map({y.data(), Dtype::f32, 2, {8, 8 * steps}, {1, 8}, {8, 8}, Swizzle::none}, map));
+        const Status status =
+            launch("panel_kernel", Dtype::f32, panel_kernel<F>, {{1}, {64}, 256 + 112}, {}, map, x.data());
+        for (size_t i = 0; i < x.size(); ++i) right &= y[i] == x[i];
+        return status;
+    });
+}
+
+template <Fault F>
 int neighbour(std::string& error) {
     return in_all_orders(error, [](Random&, bool& right) {
         Buffer<int> x(32), y(32);
@@ -125,6 +139,7 @@ void check_plain() {
     std::string error;
     CHECK(ring<Fault::none>(error) == 0, error);
     CHECK(transpose<Fault::none>(error) == 0, error);
+    CHECK(panel<Fault::none>(error) == 0, error);
     CHECK(neighbour<Fault::none>(error) == 0, error);
     CHECK(hand_over<Fault::none>(error) == 0, error);
 }
@@ -157,6 +172,8 @@ void check_transpose() {
     must_show<transpose<Fault::no_copy_wait>>("no copy wait", "");
     must_show<transpose<Fault::untransposed>>("untransposed", "");
     must_show<transpose<Fault::missing_lane>>("missing lane", "deadlock: ");
+    must_show<panel<Fault::no_store_wait>>("no store wait", "");
+    must_show<panel<Fault::no_panel_barrier>>("no panel barrier", "");
     must_show<neighbour<Fault::no_syncwarp>>("no syncwarp", "");
     must_show<hand_over<Fault::flag_left_up>>("flag left up", "is never lowered");
 }
@@ -166,6 +183,9 @@ void check_races() {
     must_show<ring<Fault::no_init_fence>>("no init fence", "race on shared address");
     must_show<ring<Fault::early_release>>("early release", "race on shared address");
     must_show<transpose<Fault::no_proxy_fence>>("no proxy fence", "(a barrier and fence.proxy.async)");
+    must_show<panel<Fault::no_store_wait>>("no store wait", "race on shared address");
+    must_show<panel<Fault::no_panel_barrier>>("no panel barrier", "race on shared address");
+    must_show<panel<Fault::no_panel_fence>>("no panel fence", "(a barrier and fence.proxy.async)");
     must_show<neighbour<Fault::no_syncwarp>>("no syncwarp", "race on shared address");
 }
 

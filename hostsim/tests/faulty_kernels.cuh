@@ -43,6 +43,10 @@ enum class Fault {
     no_proxy_fence,
     no_syncwarp,
     missing_lane,
+    // In the panel.
+    no_store_wait,
+    no_panel_barrier,
+    no_panel_fence,
     // Between blocks.
     flag_left_up,
 };
@@ -135,6 +139,25 @@ __global__ void transpose_kernel(const __grid_constant__ TensorMap y, const half
             tma_store(y, shared_address(s_x + m * 64), m * 8, 0);
     tma_store_commit();
     tma_store_wait<0>();
+}
+
+/// y (steps, 8, 8) = x through one panel of shared memory, written again once the store before has read it.
+template <Fault F>
+__global__ void panel_kernel(const __grid_constant__ TensorMap y, const int* g_x) {
+    const uint32_t start = shared_address(shared_memory<char>()) % 128;
+    int* s_panel = shared_memory<int>() + (128 - start) % 128 / 4;  // [8][8]
+    const int i = static_cast<int>(threadIdx.x);
+    for (int step = 0; step < steps; ++step) {
+        if (F != Fault::no_store_wait && i == 0) tma_store_wait_read<0>();
+        if (F != Fault::no_panel_barrier) __syncthreads();
+        s_panel[i] = g_x[step * 64 + i];
+        if (F != Fault::no_panel_fence) fence_proxy_async_shared();
+        __syncthreads();
+        if (i != 0) continue;
+        tma_store(y, shared_address(s_panel), 0, 8 * step);
+        tma_store_commit();
+    }
+    if (i == 0) tma_store_wait<0>();
 }
 
 /// y = x with neighbouring lanes exchanged, through shared memory.

@@ -30,7 +30,7 @@ def supports(problem: Problem) -> str | None:
 
 def products(x: Tensor, settings: Settings) -> tuple[Any, ...]:
     """What calls that multiply start with."""
-    return settings, conv_precision(x.dtype) == "tf32", architecture(x.device)
+    return settings, conv_precision(x.dtype) == "tf32", architecture(x.device), multiprocessors(x.device)
 
 
 def pixel_tiles(z: Tensor) -> int:
@@ -43,9 +43,7 @@ def planned(x: Tensor, weights: Sequence[Tensor], dilations: Sequence[int], merg
     """What the launcher would decide for a forward call: body, tile, shares of the work."""
     x, dense = channels_last(x), [packed(w) for w in weights]
     settings = Settings(list(dilations), [], False, merge == "sum")
-    found: dict[str, int] = core(x.device.type).dilated_branches_plan(
-        *products(x, settings), multiprocessors(x.device), x, dense
-    )
+    found: dict[str, int] = core(x.device.type).dilated_branches_plan(*products(x, settings), x, dense)
     return found
 
 
@@ -68,8 +66,7 @@ def launch_branches(
     """One launch for all branches: writes y, the pre-affine z and the tiles' statistics, each if given."""
     blocks = multiprocessors(x.device)
     scratch = torch.empty(blocks * core(x.device.type).dilated_branches_scratch, dtype=torch.uint8, device=x.device)
-    head = *products(x, settings), blocks
-    launch_native("dilated_branches_fwd", head, x, weights, affine, image_bias, y, z, part, scratch)
+    launch_native("dilated_branches_fwd", products(x, settings), x, weights, affine, image_bias, y, z, part, scratch)
 
 
 def launch_dz(

@@ -66,6 +66,7 @@ CASES = [
     case("boxes-9x20", (2, 136, 9, 20), (40, 24), (3, 3), (1, 15), exact=False, norm=norms((40, 24)),
          activation="relu"),
     case("boxes-wide", (1, 72, 12, 7), (200,), (3,), (3,), shift=vectors((200,), "shift")),
+    case("boxes-split", (1, 16, 17, 32), (8,), (3,), (2,)),
     case("nine-branches", (1, 5, 4, 4), (2,) * 9, (3,) * 9, tuple(range(1, 10))),
 ]  # fmt: skip
 
