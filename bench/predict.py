@@ -61,6 +61,8 @@ PRODUCTS = (
     "dilated_branches_fwd_sm90_kernel",
     "dilated_branches_bwd_dx_kernel",
     "dilated_branches_bwd_dw_kernel",
+    "dilated_branches_bwd_dx_sm90_kernel",
+    "dilated_branches_bwd_dw_sm90_kernel",
 )
 #: Seconds that a load waits for DRAM, for L2.
 DRAM_LATENCY, L2_LATENCY = 0.62e-6, 0.16e-6
@@ -153,7 +155,12 @@ def _products(case: Case, dtype: str, useful: int) -> dict[str, Entry]:
         "dilated_branches_bwd_dw_kernel": by_mma("dilated_branches_bwd_dw_kernel", useful),
     }
     if dtype != "float32":
-        found["dilated_branches_fwd_kernel"]["90a"] = {"steps": hopper.longest}
+        for kernel, steps in (
+            ("fwd", hopper.longest),
+            ("bwd_dx", float(hopper.dx[0])),
+            ("bwd_dw", float(hopper.dw[0])),
+        ):
+            found[f"dilated_branches_{kernel}_kernel"]["90a"] = {"steps": steps}
     return found
 
 

@@ -1,9 +1,10 @@
 """``python -m bench.schedule``: what the static schedule of ``dilated_branches`` makes of the published shapes.
 
 Per shape and body: steps multiplied over those of all taps; the longest share over the mean, bare and with epilogues
-and partial sums; how many tiles a worker has a part of, least and most, and tiles cut between workers; the MB that DRAM
-must give once, and those that an L2 of 25, 40 and 60 MB asks it for (``schedule_model.cpp``). A model, not a
-measurement: it needs a C++ compiler and the host simulator (``python -m tests.hostsim`` builds it), and no GPU.
+and partial sums; how many tiles a worker has a part of, least and most, and tiles cut between workers; the longest share
+of Hopper's dx and dw over the mean, with epilogues; the MB that DRAM must give once, and those that an L2 of 25, 40
+and 60 MB asks it for (``schedule_model.cpp``). A model, not a measurement: it needs a C++ compiler and the host
+simulator (``python -m tests.hostsim`` builds it), and no GPU.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pyramid_kernels.ops.dilated_branches.spec import BENCH
 
 COLUMNS = (
     "shape", "body", "tile", "steps of all taps", "longest / mean", "with epilogues", "tiles a worker", "tiles cut",
-    "MB once", "MB at 25, 40, 60 of L2",
+    "dx, dw", "MB once", "MB at 25, 40, 60 of L2",
 )  # fmt: skip
 ROOT = Path(__file__).parents[1]
 
@@ -47,6 +48,8 @@ class Planned(NamedTuple):
     most: str
     once: str
     dram: list[str]
+    dx: list[str]  # steps of the longest worker, with epilogues, and over the mean; of Hopper's bodies
+    dw: list[str]
 
 
 def planned(case: Case, processors: int, architecture: int) -> Planned:
@@ -59,20 +62,21 @@ def planned(case: Case, processors: int, architecture: int) -> Planned:
     p = cuda.planned(x, weights, args["dilations"], "concat")
     branches = [v for w, d in zip(weights, args["dilations"], strict=True) for v in (w.shape[0], w.shape[2], d)]
     numbers = [n, h, w, c, *(p[key] for key in ("n", "h", "w", "columns", "pair", "workers")), *branches]
-    longest, over_mean, fewest, most, once, *dram = modelled(numbers)
-    return Planned(p, float(longest), over_mean, fewest, most, once, dram)
+    longest, over_mean, fewest, most, once, *rest = modelled(numbers)
+    return Planned(p, float(longest), over_mean, fewest, most, once, rest[:3], rest[3:5], rest[5:])
 
 
 def rows(processors: int) -> Iterator[list[str]]:
     for case in BENCH:
         for arch in (90, 80):
-            p, _, over_mean, fewest, most, once, dram = planned(case, processors, arch)
+            p, _, over_mean, fewest, most, once, dram, dx, dw = planned(case, processors, arch)
+            gradients = f"{float(dx[1]):.3f}, {float(dw[1]):.3f}" if p["sm90"] else ""
             mean = p["steps"] / p["pair"] / p["workers"]
             once, *read = (f"{float(mb):.0f}" for mb in (once, *dram))
             yield [
                 case.id, "Hopper" if p["sm90"] else "sm_80", f"{p['n']}x{p['h']}x{p['w']} x {p['columns']}",
                 f"{p['steps'] / p['dense']:.1%}", f"{p['largest'] / mean:.3f}", f"{float(over_mean):.3f}",
-                f"{fewest} to {most}", str(p["cuts"]), once, ", ".join(read),
+                f"{fewest} to {most}", str(p["cuts"]), gradients, once, ", ".join(read),
             ]  # fmt: skip
 
 

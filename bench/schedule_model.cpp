@@ -1,5 +1,6 @@
-// What the schedule of dilated_branches makes of one problem on a GPU: steps, epilogues and waits of its workers, and
-// the bytes that they ask DRAM for. A model: every worker takes one step at a time, side by side with the others.
+// What the schedule of dilated_branches makes of one problem on a GPU: steps, epilogues and waits of its workers, the
+// bytes that they ask DRAM for, and the steps of Hopper's gradients. A model: every worker takes one step at a time,
+// side by side with the others.
 //
 // Usage: schedule_model N H W C TILE_N TILE_H TILE_W COLUMNS PAIR WORKERS (O SIDE DILATION)...
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "dilated_branches/schedule.h"
+#include "dilated_branches/units.h"
 
 namespace {
 
@@ -138,6 +140,50 @@ double dram(const Problem& p, int megabytes) {
     return cache.megabytes();
 }
 
+/// The most steps of a worker of Hopper's gradients, with epilogues, and over the mean. steps(group, unit): of one
+/// unit.
+struct Gradient {
+    double longest, over_mean;
+};
+template <class Tiles, class UnitsOf, class Steps>
+Gradient gradient(const Tiles& tiles, int workers, UnitsOf&& units_of, Steps&& steps) {
+    double longest = 0, all = 0;
+    for (int w = 0; w < workers; ++w) {
+        double now = 0;
+        for_each_unit(w, workers, tiles.units, units_of,
+                      [&](int group, int unit) { now += steps(group, unit) + EPILOGUE; });
+        longest = std::max(longest, now);
+        all += now;
+    }
+    return {longest, longest * workers / all};
+}
+
+Gradient input_gradient(const Problem& p, int workers) {
+    const int count = static_cast<int>(p.branches.size());
+    const Extent tile = pixel_tile(p.map, 128);
+    const BandedTiles tiles = banded_tiles(p.map, tile, p.branches.data(), count, ceil_div(p.channels, 256), BLOCK_K);
+    return gradient(
+        tiles, workers, [&](int group) { return tiles.pairs(group).units(); },
+        [&](int group, int unit) {
+            const TilePlace place = tiles.place(group, tiles.pairs(group).tile(unit, 0).row, tile);
+            int steps = 0;
+            for (const BranchShape& branch : p.branches) steps += live_steps(p.map, tile, branch, place, BLOCK_K);
+            return steps;
+        });
+}
+
+Gradient weight_gradient(const Problem& p, int workers) {
+    const int count = static_cast<int>(p.branches.size());
+    const Extent box = pixel_tile(p.map, BLOCK_K);
+    const TapTiles tiles = tap_tiles(p.map, box, p.branches.data(), count, 128, ceil_div(p.channels, 256), 1);
+    return gradient(
+        tiles, workers, [&](int group) { return tiles.pairs(group).units(); },
+        [&](int group, int) {
+            return TapBoxes(p.map, box, p.branches[static_cast<std::size_t>(tiles.branch(group))], tiles.tap(group))
+                .count();
+        });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -161,5 +207,7 @@ int main(int argc, char** argv) {
     std::printf("%.1f %.4f %zu %zu %.1f", longest(s), longest(s) * s.workers / (s.total + EPILOGUE * units), fewest,
                 most, once * p.channels * 2 / 1e6);
     for (const int megabytes : MEGABYTES) std::printf(" %.1f", dram(p, megabytes));
+    for (const Gradient g : {input_gradient(p, s.workers), weight_gradient(p, s.workers)})
+        std::printf(" %.1f %.4f", g.longest, g.over_mean);
     std::printf("\n");
 }
