@@ -3,7 +3,7 @@
 //
 // A worker is a pair of CTAs that takes units of two tiles (units.h), with the pipeline of hopper.cuh: the producer
 // runs ahead into the next unit while the consumers store the one before. Shared bytes: ring 4 x 49,152, panels 32,768
-// on their way out, barriers 64, and up to 1,008 to align the ring: 230,448. Bound: tensor cores.
+// on their way out, barriers 64, and up to 1,008 to align the ring: 230,448 at COLS = 256. Bound: tensor cores.
 #pragma once
 
 #include "dilated_branches/hopper.cuh"
@@ -13,14 +13,14 @@
 namespace pk {
 
 /// dx: rows are pixels, columns input channels. A is dz as it lies; B, the weights [O][tap][C], has depth O as rows.
-template <class T>
-struct InputGradientCta : HopperCta<T, 256, false, true> {
+template <class T, int COLS>
+struct InputGradientCta : HopperCta<T, COLS, false, true> {
     static constexpr size_t EPILOGUE = panel_bytes<InputGradientCta>;
 };
 
 /// dw: rows are output channels, columns input channels, depth pixels: the rows of both operands as they lie.
-template <class T>
-struct WeightGradientCta : HopperCta<T, 256, true, true> {
+template <class T, int COLS>
+struct WeightGradientCta : HopperCta<T, COLS, true, true> {
     static constexpr size_t EPILOGUE = panel_bytes<WeightGradientCta>;
 };
 
@@ -34,21 +34,21 @@ struct DilatedBranchesBwdDxSm90Params {
     TensorMap dx;                // [N, H, W, C], boxes of 64 channels of half a tile's pixels
 };
 
-/// dx. Owns: a tile is 128 pixels and 256 input channels, one accumulator over every branch and live tap. A live tap is
-/// a shifted box of dz, zero outside the map and, because each branch has a map of its own, beyond its channels. Tiles
-/// with the same live taps share the weights, tiles of the same pixels dz.
-template <class T>
-__global__ void __launch_bounds__(InputGradientCta<T>::THREADS, 1)
+/// dx. Owns: a tile is 128 pixels and COLS input channels, one accumulator over every branch and live tap. A live tap
+/// is a shifted box of dz, zero outside the map and, because each branch has a map of its own, beyond its channels.
+/// Tiles with the same live taps share the weights, tiles of the same pixels dz.
+template <class G>
+__global__ void __launch_bounds__(G::THREADS, 1)
     dilated_branches_bwd_dx_sm90_kernel(const __grid_constant__ DilatedBranchesBwdDxSm90Params p) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)  // its instructions exist nowhere else
-    using G = InputGradientCta<T>;
+    using T = typename G::T;
     const Branches& branches = p.call.branches;
     const Extent map = branches.map, tile = p.call.tile;
     const int rank = static_cast<int>(cluster_rank());
     HopperRing<G> ring;
     // body(first pixel, first channel, whether the pair shares the weights)
     const auto for_each_tile = [&](auto&& body) {
-        const auto units_of = [&](int group) { return p.tiles.pairs(group).units(); };
+        const auto units_of = [&](int group) { return p.tiles.units_of(group); };
         for_each_unit(blockIdx.x / 2, gridDim.x / 2, p.tiles.units, units_of, [&](int group, int unit) {
             const TilePairs::Tile at = p.tiles.pairs(group).tile(unit, rank);
             body(p.tiles.place(group, at.row, tile), at.col * G::COLS, at.shares_b);
@@ -120,14 +120,14 @@ struct DilatedBranchesBwdDwSm90Params {
     TensorMap dw[MAX_BRANCHES];  // [O, k * k, C], boxes of 64 outputs and 64 channels of one tap
 };
 
-/// dw. Owns: a tile is 128 output and 256 input channels of one tap, over its share of the pixels, 64 of them a step:
+/// dw. Owns: a tile is 128 output and COLS input channels of one tap, over its share of the pixels, 64 of them a step:
 /// boxes from the first pixel of the tap's rectangle on, of dz there and of x where the tap lies. What a box holds
 /// beyond the rectangle meets zeros of x or of dz. Tiles of the same input channels share x, of the same outputs dz.
-template <class T>
-__global__ void __launch_bounds__(WeightGradientCta<T>::THREADS, 1)
+template <class G>
+__global__ void __launch_bounds__(G::THREADS, 1)
     dilated_branches_bwd_dw_sm90_kernel(const __grid_constant__ DilatedBranchesBwdDwSm90Params p) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
-    using G = WeightGradientCta<T>;
+    using T = typename G::T;
     const Branches& branches = p.call.branches;
     const int rank = static_cast<int>(cluster_rank()), splits = p.call.splits;
     HopperRing<G> ring;
@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(WeightGradientCta<T>::THREADS, 1)
         int begin, end;  // of its share of the boxes
     };
     const auto for_each_tile = [&](auto&& body) {
-        const auto units_of = [&](int group) { return p.tiles.pairs(group).units() * splits; };
+        const auto units_of = [&](int group) { return p.tiles.units_of(group); };
         for_each_unit(blockIdx.x / 2, gridDim.x / 2, p.tiles.units, units_of, [&](int group, int unit) {
             const TilePairs::Tile at = p.tiles.pairs(group).tile(unit / splits, rank);
             const int b = p.tiles.branch(group), tap = p.tiles.tap(group), split = unit % splits;

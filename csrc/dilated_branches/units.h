@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <iterator>
+#include <utility>
 #include <vector>
 
 #include "dilated_branches/schedule.h"
@@ -29,38 +29,51 @@ struct TilePairs {
     }
 };
 
-/// What a worker takes in a round. Rounds go over the workers to and fro: whose unit is the longest of one round has
-/// the shortest of the next.
-PK_HD int unit_of(int worker, int workers, int round) {
-    return round * workers + (round % 2 ? workers - 1 - worker : worker);
-}
+/// Rounds go over the workers to and fro: whose unit is the longest of one round has the shortest of the next. The turn
+/// of a worker in a round, and the worker of a turn.
+PK_HD int turn(int worker, int workers, int round) { return round % 2 ? workers - 1 - worker : worker; }
 
 /// body(group, unit of the group) for every unit of a worker; units_of(group) many stand in a row, group after group.
 template <class UnitsOf, class Body>
 PK_HD void for_each_unit(int worker, int workers, int units, UnitsOf&& units_of, Body&& body) {
     int group = 0, first = 0;
     for (int round = 0; round * workers < units; ++round) {
-        const int unit = unit_of(worker, workers, round);
+        const int unit = round * workers + turn(worker, workers, round);
         if (unit >= units) continue;
         for (int own; unit >= first + (own = units_of(group)); ++group) first += own;
         body(group, unit - first);
     }
 }
 
-/// Sort the names of `count` groups by depth_of(name), the deepest first; with equal depth they keep their order.
-template <class DepthOf>
-void sort_groups(std::uint16_t* names, int count, DepthOf&& depth_of) {
-    struct Named {
-        int depth;
-        std::uint16_t name;
-    };
-    std::vector<Named> groups;
-    groups.reserve(static_cast<std::size_t>(count));
-    std::transform(names, names + count, std::back_inserter(groups),
-                   [&](std::uint16_t name) { return Named{depth_of(name), name}; });
-    std::stable_sort(groups.begin(), groups.end(), [](const Named& a, const Named& b) { return a.depth > b.depth; });
-    std::transform(groups.begin(), groups.end(), names, [](const Named& group) { return group.name; });
-}
+/// What the host plans: tiles whose groups stand the deepest first, and the steps of each group's units.
+template <class Tiles>
+struct PlannedUnits {
+    Tiles tiles;
+    std::vector<int> depth;
+
+    /// Sort the first `count` groups of `found` by depth_of(name); with equal depth they keep their order.
+    template <class DepthOf>
+    PlannedUnits(const Tiles& found, int count, DepthOf&& depth_of) : tiles(found) {
+        std::vector<std::pair<int, std::uint16_t>> groups;
+        for (int i = 0; i < count; ++i) groups.emplace_back(depth_of(found.group[i]), found.group[i]);
+        std::stable_sort(groups.begin(), groups.end(), [](auto& a, auto& b) { return a.first > b.first; });
+        for (int i = 0; i < count; ++i) {
+            depth.push_back(groups[i].first);
+            tiles.group[i] = groups[i].second;
+            tiles.units += tiles.units_of(i);
+        }
+    }
+
+    /// Steps of the longest of the workers' shares, with those that an epilogue is worth.
+    int longest_share(int workers) const {
+        constexpr int epilogue = 3;
+        std::vector<int> steps(static_cast<std::size_t>(workers));
+        for (int group = 0, unit = 0; unit < tiles.units; ++group)
+            for (const int end = unit + tiles.units_of(group); unit < end; ++unit)
+                steps[turn(unit % workers, workers, unit / workers)] += depth[group] + epilogue;
+        return *std::max_element(steps.begin(), steps.end());
+    }
+};
 
 /// Tiles of pixels by their live taps. Along each axis tiles form bands in which every branch has the same live
 /// offsets; a group is a band of rows and a band of columns.
@@ -76,6 +89,7 @@ struct BandedTiles {
         const int r = group[i] / MAX_BANDS, c = group[i] % MAX_BANDS;
         return {(row[r + 1] - row[r]) * (col[c + 1] - col[c]) * images, c_tiles};
     }
+    PK_HD int units_of(int i) const { return pairs(i).units(); }
     PK_HD TilePlace place(int i, int position, Extent tile) const {
         const int r = group[i] / MAX_BANDS, c = group[i] % MAX_BANDS;
         const int ny = row[r + 1] - row[r], nx = col[c + 1] - col[c];
@@ -84,12 +98,13 @@ struct BandedTiles {
     }
 };
 
-/// Steps of `depth` channels of one branch over the live taps of the tile at `place`.
+/// Steps of `depth` output channels of one branch over the live taps of the tile at `place`.
 PK_HD int live_steps(Extent map, Extent tile, BranchShape shape, const TilePlace& place, int depth) {
     return live_taps(live_group(map, tile, shape, place)) * ceil_div(shape.o, depth);
 }
 
-inline BandedTiles banded_tiles(Extent map, Extent tile, const BranchShape* shape, int count, int c_tiles, int depth) {
+inline PlannedUnits<BandedTiles> banded_tiles(Extent map, Extent tile, const BranchShape* shape, int count, int c_tiles,
+                                              int depth) {
     BandedTiles t{};
     t.images = ceil_div(map.n, tile.n), t.c_tiles = c_tiles;
     const auto bands = [&](int size, int step, std::uint16_t* first) {
@@ -115,20 +130,19 @@ inline BandedTiles banded_tiles(Extent map, Extent tile, const BranchShape* shap
         for (int b = 0; b < count; ++b) steps += live_steps(map, tile, shape[b], place, depth);
         return steps;
     };
-    sort_groups(t.group, rows * cols, depth_of);
-    for (int i = 0; i < rows * cols; ++i) t.units += t.pairs(i).units();
-    return t;
+    return {t, rows * cols, depth_of};
 }
 
 /// Weight gradients by branch and tap, each cut into as many splits of its pixels.
 struct TapTiles {
     std::uint16_t group[MAX_GROUPS];  // branch * 9 + tap, the deepest first
-    std::int32_t units, o_tiles[MAX_BRANCHES], c_tiles;
+    std::int32_t units, o_tiles[MAX_BRANCHES], c_tiles, splits;
 
     PK_HD int branch(int i) const { return group[i] / 9; }
     PK_HD int tap(int i) const { return group[i] % 9; }
     /// Blocks of output by blocks of input channels: output channels multiply the same x.
     PK_HD TilePairs pairs(int i) const { return {o_tiles[branch(i)], c_tiles}; }
+    PK_HD int units_of(int i) const { return pairs(i).units() * splits; }
 };
 
 /// The boxes of pixels that cover a tap's rectangle, in all images.
@@ -150,20 +164,20 @@ struct TapBoxes {
     }
 };
 
-inline TapTiles tap_tiles(Extent map, Extent box, const BranchShape* shape, int count, int block_o, int c_tiles,
-                          int splits) {
+inline PlannedUnits<TapTiles> tap_tiles(Extent map, Extent box, const BranchShape* shape, int count, int block_o,
+                                        int c_tiles, int splits) {
     TapTiles t{};
-    t.c_tiles = c_tiles;
+    t.c_tiles = c_tiles, t.splits = splits;
     int taps = 0;
     for (int b = 0; b < count; ++b) {
         t.o_tiles[b] = ceil_div(shape[b].o, block_o);
         for (int tap = 0; tap < shape[b].side * shape[b].side; ++tap)
             t.group[taps++] = static_cast<std::uint16_t>(9 * b + tap);
     }
-    const auto depth_of = [&](int name) { return TapBoxes(map, box, shape[name / 9], name % 9).count(); };
-    sort_groups(t.group, taps, depth_of);
-    for (int i = 0; i < taps; ++i) t.units += t.pairs(i).units() * splits;
-    return t;
+    const auto depth_of = [&](int name) {
+        return ceil_div(TapBoxes(map, box, shape[name / 9], name % 9).count(), splits);
+    };
+    return {t, taps, depth_of};
 }
 
 }  // namespace pk

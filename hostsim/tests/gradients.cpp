@@ -11,7 +11,8 @@ using namespace pk::test;
 
 namespace {
 
-constexpr int blocks = 8;  // four pairs of CTAs, which take several units each
+/// A pair of CTAs takes all units, of 256 columns, or as many pairs as there are take one each, of 128.
+constexpr int one_pair = 2, many_pairs = 512;
 
 struct Problem {
     Extent map;
@@ -25,7 +26,8 @@ struct Problem {
 template <class T>
 class Gradients {
   public:
-    Gradients(const Problem& problem, Random& random) : problem_(problem), x_(problem.pixels() * problem.c) {
+    Gradients(const Problem& problem, int blocks, Random& random)
+        : problem_(problem), blocks_(blocks), x_(problem.pixels() * problem.c) {
         branches_ = {dtype_of<T>(), false, 90, problem.map, problem.c, 0, 0, {}};
         for (const BranchShape shape : problem.shapes) {
             weights_.push_back(std::make_unique<Buffer<T>>(1ull * shape.o * shape.side * shape.side * problem.c));
@@ -46,8 +48,9 @@ class Gradients {
         const auto [n, h, w] = problem_.map;
         const int c = problem_.c;
         Buffer<T> dx(x_.size());
-        DilatedBranchesBwdDxParams p{branches_, dz_->data(), step(2), step(1), step(0), dx.data(),
-                                     0,         0,           0,       0,       blocks,  {}};
+        DilatedBranchesBwdDxParams p{};
+        p.branches = branches_, p.dx = dx.data(), p.blocks = blocks_;
+        p.dz = dz_->data(), p.dz_n = step(2), p.dz_h = step(1), p.dz_w = step(0);
         p.dx_n = 1LL * h * w * c, p.dx_c = channels_last ? 1 : h * w, p.dx_h = channels_last ? w * c : w;
         p.dx_w = channels_last ? c : 1;
         CHECK(takes_sm90_body(p));
@@ -62,13 +65,12 @@ class Gradients {
             }
         CHECK_EQUAL("dx", dx, want);
         const Extent tile = pixel_tile(problem_.map, 128);
-        const BandedTiles tiles =
-            banded_tiles(problem_.map, tile, problem_.shapes.data(), branches_.count, ceil_div(c, 256), 64);
+        const int columns = blocks_ == one_pair ? 256 : 128;
+        const auto planned =
+            banded_tiles(problem_.map, tile, problem_.shapes.data(), branches_.count, ceil_div(c, columns), 64);
         int64_t steps = 0;
-        for (int group = 0, first = 0; first < tiles.units; first += tiles.pairs(group++).units())
-            for (const BranchShape& shape : problem_.shapes)
-                steps += int64_t{tiles.pairs(group).units()} *
-                         live_steps(problem_.map, tile, shape, tiles.place(group, 0, tile), 64);
+        for (size_t group = 0; group < planned.depth.size(); ++group)
+            steps += int64_t{planned.tiles.units_of(static_cast<int>(group))} * planned.depth[group];
         CHECK(hostsim::counts.wgmma == steps * 2 * wgmma_a_step, hostsim::counts.wgmma, " for ", steps, " steps");
     }
 
@@ -88,7 +90,7 @@ class Gradients {
         Buffer<float> part(splits > 1 ? splits * elements : 1);
         p.dz = dz_->data(), p.dz_n = step(2), p.dz_h = step(1), p.dz_w = step(0);
         p.x = x_.data(), p.x_w = problem_.c, p.x_h = problem_.map.w * p.x_w, p.x_n = problem_.map.h * p.x_h;
-        p.part = part.data(), p.splits = splits, p.blocks = blocks;
+        p.part = part.data(), p.splits = splits, p.blocks = blocks_;
         CHECK(takes_sm90_body(p));
         CHECK_OK(launch_dilated_branches_bwd_dw(p, {}));
         for (int b = 0; b < branches_.count; ++b) {
@@ -143,6 +145,7 @@ class Gradients {
     }
 
     Problem problem_;
+    int blocks_;
     Branches branches_;
     Buffer<T> x_;
     std::unique_ptr<Buffer<T>> dz_;
@@ -152,10 +155,10 @@ class Gradients {
 };
 
 template <class T>
-void check(const Problem& problem, uint64_t seed, bool channels_last, int splits) {
+void check(const Problem& problem, uint64_t seed, bool channels_last, int splits, int blocks) {
     hostsim::set_seed(seed);
     Random random(seed);
-    Gradients<T> gradients(problem, random);
+    Gradients<T> gradients(problem, blocks, random);
     gradients.check_dx(channels_last);
     gradients.check_dw(channels_last, splits);
 }
@@ -199,9 +202,10 @@ int main() {
         {{2, 8, 16}, 64, {{320, 3, 2}, {8, 3, 20}}},
     };
     for (const Problem& problem : problems) {
-        check<bf16>(problem, 0, true, 1);
-        check<half>(problem, 1, false, 1);
-        check<bf16>(problem, 2, true, 3);
+        check<bf16>(problem, 0, true, 1, one_pair);
+        check<half>(problem, 1, false, 1, one_pair);
+        check<bf16>(problem, 2, true, 3, many_pairs);
+        check<half>(problem, 3, true, 1, many_pairs);
     }
     check_refused();
     return finish();

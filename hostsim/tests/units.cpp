@@ -60,14 +60,28 @@ void check_pair(const TilePairs& pairs, int unit, std::set<std::pair<int, int>>&
     CHECK(first.col < pairs.cols && (second.col < pairs.cols || !second.shares_b));
 }
 
+template <class Tiles>
+void check_longest(const Problem& p, const PlannedUnits<Tiles>& planned) {
+    int longest = 0;
+    for (int w = 0; w < p.workers; ++w) {
+        int steps = 0;
+        for_each_unit(
+            w, p.workers, planned.tiles.units, [&](int group) { return planned.tiles.units_of(group); },
+            [&](int group, int) { steps += planned.depth[group] + 3; });
+        longest = larger(longest, steps);
+    }
+    CHECK(planned.longest_share(p.workers) == longest);
+}
+
 void check_input(const Problem& p) {
     const Extent tile = pixel_tile(p.map, 128);
-    const BandedTiles tiles = banded_tiles(p.map, tile, p.shapes.data(), p.count(), p.c_tiles, 64);
+    const auto planned = banded_tiles(p.map, tile, p.shapes.data(), p.count(), p.c_tiles, 64);
+    const BandedTiles& tiles = planned.tiles;
     std::map<int, std::set<std::pair<int, int>>> seen;
     std::set<std::tuple<int, int, int>> places;
     std::map<int, int> depths;
     for_every_unit(
-        p, tiles.units, [&](int group) { return tiles.pairs(group).units(); },
+        p, tiles.units, [&](int group) { return tiles.units_of(group); },
         [&](int group, int unit) {
             check_pair(tiles.pairs(group), unit, seen[group]);
             const TilePlace first = tiles.place(group, 0, tile);
@@ -88,15 +102,20 @@ void check_input(const Problem& p) {
     int pixel_tiles = ceil_div(p.map.n, tile.n) * ceil_div(p.map.h, tile.h) * ceil_div(p.map.w, tile.w), held = 0;
     for (const auto& [group, tiles_of] : seen) held += static_cast<int>(tiles_of.size());
     CHECK(static_cast<int>(places.size()) == pixel_tiles && held == pixel_tiles * p.c_tiles);
-    for (const auto& [group, depth] : depths) CHECK(group == 0 || depth <= depths[group - 1], "the deepest come first");
+    for (const auto& [group, depth] : depths) {
+        CHECK(depth == planned.depth[group]);
+        CHECK(group == 0 || depth <= depths[group - 1], "the deepest come first");
+    }
+    check_longest(p, planned);
 }
 
 void check_weights(const Problem& p) {
     const Extent box = pixel_tile(p.map, 64);
-    const TapTiles tiles = tap_tiles(p.map, box, p.shapes.data(), p.count(), 128, p.c_tiles, p.splits);
+    const auto planned = tap_tiles(p.map, box, p.shapes.data(), p.count(), 128, p.c_tiles, p.splits);
+    const TapTiles& tiles = planned.tiles;
     std::map<int, std::set<std::pair<int, int>>> seen;
     for_every_unit(
-        p, tiles.units, [&](int group) { return tiles.pairs(group).units() * p.splits; },
+        p, tiles.units, [&](int group) { return tiles.units_of(group); },
         [&](int group, int unit) {
             if (unit % p.splits == 0) check_pair(tiles.pairs(group), unit / p.splits, seen[group]);
         });
@@ -108,8 +127,9 @@ void check_weights(const Problem& p) {
             CHECK(taps.insert({b, tap}).second && tap < p.shapes[b].side * p.shapes[b].side);
             CHECK(static_cast<int>(seen[group].size()) == ceil_div(p.shapes[b].o, 128) * p.c_tiles);
             const TapBoxes boxes(p.map, box, p.shapes[b], tap);
-            CHECK(boxes.count() <= depth, "the deepest come first");
-            depth = boxes.count();
+            CHECK(planned.depth[group] == ceil_div(boxes.count(), p.splits));
+            CHECK(planned.depth[group] <= depth, "the deepest come first");
+            depth = planned.depth[group];
             std::set<std::tuple<int, int, int>> starts;
             for (int j = 0; j < boxes.count(); ++j) {
                 const TapBoxes::At at = boxes.at(j, box);
@@ -119,6 +139,7 @@ void check_weights(const Problem& p) {
                 CHECK((at.y - area.y0) % box.h == 0 && at.y < area.y0 + area.rows && at.image < p.map.n);
             }
         }
+    check_longest(p, planned);
 }
 
 }  // namespace
