@@ -56,10 +56,10 @@ struct ForwardProducts {
 
 // Means, hidden values and gates of one image.
 // Owns: a block 32 gates of one image; between two convolutions it makes all hidden values itself, a warp per row.
-// Grid: x images x slices of 32 channels; more than six CTAs an SM leave too few registers. Shared: (c + k)
-// accumulators. Bound: reading weight1, and 32 rows of weight2.
+// Grid: x images x slices of 32 channels; more than four CTAs an SM leave too few registers. Shared: (c + k)
+// accumulators, and four a thread. Bound: reading weight1, and 32 rows of weight2.
 template <class T>
-__global__ void __launch_bounds__(product_threads, 6)
+__global__ void __launch_bounds__(product_threads, 4)
     channel_gate_fwd_gate_kernel(const __grid_constant__ ForwardProducts<Acc<T>> p) {
     using A = Acc<T>;
     const Layers& l = p.layers;
@@ -68,8 +68,10 @@ __global__ void __launch_bounds__(product_threads, 6)
     const long long n = blockIdx.x / slices;
     const int first = blockIdx.x % slices * owned, last = smaller(first + owned, l.c);
     const bool leads = first == 0, two = l.weight2.at != nullptr;
+    sum_parts(p.part + n * l.parts * l.c, l, s_mean);
+    __syncthreads();
     for (int i = threadIdx.x; i < l.c; i += product_threads) {
-        s_mean[i] = div_rn(finished(p.part + n * l.parts * l.c, l, i), static_cast<A>(l.pixels));
+        s_mean[i] = div_rn(s_mean[i], static_cast<A>(l.pixels));
         if (leads) p.mean[n * l.c + i] = s_mean[i];
     }
     __syncthreads();

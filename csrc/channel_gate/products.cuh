@@ -2,9 +2,11 @@
 #pragma once
 
 #include "channel_gate/channel_gate.h"
+#include "common/block_sum.cuh"
 #include "common/norm.cuh"
 #include "common/platform.cuh"
 #include "common/reduce.cuh"
+#include "common/vec.cuh"
 
 namespace pk::channel_gate {
 
@@ -22,13 +24,36 @@ struct Layers {
     Norm norm1;
 };
 
-/// The sum of channel i over all parts (parts, c) of an image, in order.
+/// s_sums[i] = the sum of channel i over all parts (parts, c) of an image, in an order that hangs on their sizes alone:
+/// by the whole block, threads along channels first; complete after the next barrier.
 template <class A>
-__device__ __forceinline__ A finished(const A* g_part, const Layers& p, int i) {
-    A sum = 0;
-#pragma unroll 8
-    for (int part = 0; part < p.parts; ++part) sum += g_part[static_cast<long long>(part) * p.c + i];
-    return sum;
+__device__ __forceinline__ void sum_parts(const A* g_part, const Layers& p, A* s_sums) {
+    constexpr int V = vec_size<A>, K = 8;  // parts under way
+    __shared__ A s_part[V * product_threads];
+    const bool whole = is_aligned(g_part, 16, p.c * sizeof(A));
+    int width = product_threads;  // threads along channels
+    while (width > 1 && width / 2 * V >= p.c) width /= 2;
+    for (int first = 0; first < p.c; first += width * V) {
+        const int t = threadIdx.x, rows = product_threads / width, c = first + t % width * V;
+        A sum[V] = {};
+        for (int part = t / width; c < p.c && part < p.parts; part += K * rows) {
+            Vec<A, V> r[K];
+            load_vecs(
+                r, whole, 1, A(0),
+                [&](int k) { return g_part + smaller(part + k * rows, p.parts - 1) * static_cast<int64_t>(p.c) + c; },
+                [&](int) { return p.c - c; });
+#pragma unroll
+            for (int k = 0; k < K; ++k) {
+                if (part + k * rows >= p.parts) break;
+#pragma unroll
+                for (int v = 0; v < V; ++v) sum[v] += r[k][v];
+            }
+        }
+        sum_strided(sum, s_part, width);
+#pragma unroll
+        for (int v = 0; v < V; ++v)
+            if (t < width && c + v < p.c) s_sums[c + v] = sum[v];
+    }
 }
 
 /// The product of a row of `count` weights, `step` apart, and s_in; every lane of the warp gets it.
