@@ -122,7 +122,7 @@ FAULTS: list[Fault] = [
     _fault("pyramid_conv", "product-inside-48", "the last channels are left out of the product inside",
            "pyramid_conv/product.cuh", "slice < smaller(4,", "slice < smaller(2,"),
     _fault("pyramid_conv", "product-inside-48", "depth beyond a map's channels is multiplied",
-           "pyramid_conv/product.cuh", "left = g ? count - depth : 0", "left = g ? N : 0", "float16"),
+           "pyramid_conv/product.cuh", "left[k] = g_line ? count - depth : 0", "left[k] = g_line ? N : 0", "float16"),
     _fault("pyramid_conv", "product-inside-48", "a panel is multiplied before all threads have filled it",
            "pyramid_conv/product.cuh", "        __syncthreads();\n        for (int slice", "        for (int slice"),
     _fault("pyramid_conv", "scale-4-and-8-nearest", "every row of taps takes the first row's products",
