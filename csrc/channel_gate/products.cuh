@@ -56,14 +56,44 @@ __device__ __forceinline__ void sum_parts(const A* g_part, const Layers& p, A* s
     }
 }
 
-/// The product of a row of `count` weights, `step` apart, and s_in; every lane of the warp gets it.
+/// Rows of weights whose products a warp makes at once, a vector of each under way.
+inline constexpr int rows_deep = 4;
+
+/// Lane k < rows_deep of a warp gets the product of row first + k * product_warps of a weight, before row `last`, and
+/// of s_in (count,).
 template <class T>
-__device__ __forceinline__ Acc<T> row_product(const T* g_row, int64_t step, const Acc<T>* s_in, int count) {
-    Sum<Acc<T>> sum;
-#pragma unroll 4
-    for (int i = threadIdx.x % 32; i < count; i += 32) sum.take(widen(g_row[i * step]) * s_in[i], i);
-    join_lanes(sum, 1, 32);
-    return sum.value;
+__device__ __forceinline__ Acc<T> row_products(const ChannelGateWeight& weight, int first, int last, const Acc<T>* s_in,
+                                               int count) {
+    using A = Acc<T>;
+    constexpr int V = vec_size<T>, K = rows_deep, Q = vec_size<A>;
+    const int lane = threadIdx.x % 32;
+    const T* g_w = static_cast<const T*>(weight.at);
+    const bool whole =
+        weight.columns == 1 && count % V == 0 && is_aligned(g_w, 16, weight.rows * sizeof(T)) && is_aligned(s_in, 16);
+    Sum<A> sum[K];
+    for (int i = lane * V; i < count; i += 32 * V) {
+        Vec<T, V> w[K];
+        Vec<A, Q> in[V / Q];
+        load_vecs(
+            w, whole, weight.columns, narrow<T>(A(0)),
+            [&](int k) {
+                return g_w + smaller(first + k * product_warps, last - 1) * weight.rows + i * weight.columns;
+            },
+            [&](int) { return count - i; });
+        load_vecs(
+            in, whole, 1, A(0), [&](int q) { return s_in + i + q * Q; }, [&](int q) { return count - i - q * Q; });
+#pragma unroll
+        for (int k = 0; k < K; ++k)
+#pragma unroll
+            for (int v = 0; v < V; ++v) sum[k].take(widen(w[k][v]) * in[v / Q][v % Q], i);
+    }
+    A own = 0;
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+        join_lanes(sum[k], 1, 32);
+        if (lane == k) own = sum[k].value;
+    }
+    return own;
 }
 
 /// Lane l of warp 0 gets the product of s_in (depth,) and column l of 32, of which `columns` exist. For the whole
