@@ -264,7 +264,7 @@ FAULTS: list[Fault] = [
     _fault("channel_gate", "wide-67", "a row is summed over half of the lanes",
            f"{GATE}/products.cuh", "join_lanes(sum[k], 1, 32);", "join_lanes(sum[k], 1, 16);"),
     _fault("channel_gate", "wide-67", "a column is summed over half of the warps",
-           f"{GATE}/products.cuh", "warp < product_warps; ++warp", "warp < product_warps / 2; ++warp"),
+           f"{GATE}/products.cuh", "other < product_warps; ++other", "other < product_warps / 2; ++other"),
     _fault("channel_gate", "ffm", "no barrier between the means and the first product",
            f"{GATE}/{GATE}_fwd.cuh", "    __syncthreads();\n    const int rows", "    const int rows"),
     _fault("channel_gate", "se", "no barrier between the hidden values and the second product",

@@ -97,23 +97,40 @@ __device__ __forceinline__ Acc<T> row_products(const ChannelGateWeight& weight, 
 }
 
 /// Lane l of warp 0 gets the product of s_in (depth,) and column l of 32, of which `columns` exist. For the whole
-/// block; s_part holds a value per thread.
+/// block; s_part holds a value per thread. A warp reads several rows at once, a vector of columns a lane.
 template <class T>
 __device__ __forceinline__ Acc<T> column_product(const T* g_columns, int64_t down, int64_t across, int columns,
                                                  const Acc<T>* s_in, int depth, Acc<T>* s_part) {
-    const int lane = threadIdx.x % 32;
-    Acc<T> sum = 0;
-    if (lane < columns)
-#pragma unroll 4
-        for (int i = threadIdx.x / 32; i < depth; i += product_warps)
-            sum += widen(g_columns[i * down + lane * across]) * s_in[i];
-    s_part[threadIdx.x] = sum;
+    using A = Acc<T>;
+    constexpr int V = vec_size<T>, LANES = 32 / V, K = rows_deep;  // lanes along columns
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = lane % LANES * V, left = columns - column;
+    const int step = product_threads / LANES;  // rows that the block reads at once
+    const bool whole = across == 1 && left >= V && is_aligned(g_columns, 16, down * sizeof(T));
+    Sum<A> sum[V];
+    for (int i = threadIdx.x / LANES; left > 0 && i < depth; i += K * step) {
+        Vec<T, V> w[K];
+        load_vecs(
+            w, whole, across, narrow<T>(A(0)),
+            [&](int k) { return g_columns + smaller(i + k * step, depth - 1) * down + column * across; },
+            [&](int) { return left; });
+#pragma unroll
+        for (int k = 0; k < K; ++k) {
+            if (i + k * step >= depth) break;
+#pragma unroll
+            for (int v = 0; v < V; ++v) sum[v].take(widen(w[k][v]) * s_in[i + k * step], i);
+        }
+    }
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+        join_lanes(sum[v], LANES, 32);
+        if (lane < LANES) s_part[warp * 32 + column + v] = sum[v].value;
+    }
     __syncthreads();
-    sum = 0;
+    A total = 0;
     if (threadIdx.x < 32)
-        for (int warp = 0; warp < product_warps; ++warp) sum += s_part[warp * 32 + lane];
+        for (int other = 0; other < product_warps; ++other) total += s_part[other * 32 + lane];
     __syncthreads();
-    return sum;
+    return total;
 }
 
 /// What the norm or affine of hidden channel j multiplies by.
