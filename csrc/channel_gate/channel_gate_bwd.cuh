@@ -29,9 +29,10 @@ __global__ void __launch_bounds__(product_threads)
     const long long n = blockIdx.x / slices;
     const int first = blockIdx.x % slices * owned;
     const bool leads = first == 0;
+    sum_parts(p.part + n * l.parts * l.c, l, s_dz);
+    __syncthreads();
     for (int i = t; i < l.c; i += product_threads) {
-        const A g = p.gate[n * l.c + i];
-        s_dz[i] = gate_gradient(l, g, finished(p.part + n * l.parts * l.c, l, i));
+        s_dz[i] = gate_gradient(l, p.gate[n * l.c + i], s_dz[i]);
         if (leads) p.dz[n * l.c + i] = s_dz[i];
     }
     __syncthreads();

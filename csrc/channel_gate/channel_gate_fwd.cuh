@@ -56,10 +56,10 @@ struct ForwardProducts {
 
 // Means, hidden values and gates of one image.
 // Owns: a block 32 gates of one image; between two convolutions it makes all hidden values itself, a warp per row.
-// Grid: x images x slices of 32 channels; more than six CTAs an SM leave too few registers. Shared: (c + k)
-// accumulators. Bound: reading weight1, and 32 rows of weight2.
+// Grid: x images x slices of 32 channels; more than three CTAs an SM leave too few registers. Shared: (c + k)
+// accumulators, and four a thread. Bound: reading weight1, and 32 rows of weight2.
 template <class T>
-__global__ void __launch_bounds__(product_threads, 6)
+__global__ void __launch_bounds__(product_threads, 3)
     channel_gate_fwd_gate_kernel(const __grid_constant__ ForwardProducts<Acc<T>> p) {
     using A = Acc<T>;
     const Layers& l = p.layers;
@@ -68,29 +68,33 @@ __global__ void __launch_bounds__(product_threads, 6)
     const long long n = blockIdx.x / slices;
     const int first = blockIdx.x % slices * owned, last = smaller(first + owned, l.c);
     const bool leads = first == 0, two = l.weight2.at != nullptr;
+    sum_parts(p.part + n * l.parts * l.c, l, s_mean);
+    __syncthreads();
     for (int i = threadIdx.x; i < l.c; i += product_threads) {
-        s_mean[i] = div_rn(finished(p.part + n * l.parts * l.c, l, i), static_cast<A>(l.pixels));
+        s_mean[i] = div_rn(s_mean[i], static_cast<A>(l.pixels));
         if (leads) p.mean[n * l.c + i] = s_mean[i];
     }
     __syncthreads();
-    for (int j = (two ? 0 : first) + warp; j < (two ? l.k : last); j += product_warps) {
-        const T* g_row = static_cast<const T*>(l.weight1.at) + j * l.weight1.rows;
-        const A z = row_product(g_row, l.weight1.columns, s_mean, l.c) + vector_or<T>(l.bias1, j, 0);
-        if (lane > 0) continue;
-        if (leads || !two) p.hidden[n * l.k + j] = z;
-        const A value = hidden_value<T>(l, j, z);
+    const int rows = two ? l.k : last;
+    for (int j = (two ? 0 : first) + warp; j < rows; j += rows_deep * product_warps) {
+        A z = row_products<T>(l.weight1, j, rows, s_mean, l.c);
+        const int own = j + lane * product_warps;
+        if (lane >= rows_deep || own >= rows) continue;
+        z += vector_or<T>(l.bias1, own, 0);
+        if (leads || !two) p.hidden[n * l.k + own] = z;
+        const A value = hidden_value<T>(l, own, z);
         if (two) {
-            s_hidden[j] = value;
+            s_hidden[own] = value;
         } else {
-            p.gate[n * l.c + j] = gate_value(l, value);
+            p.gate[n * l.c + own] = gate_value(l, value);
         }
     }
     if (!two) return;
     __syncthreads();
-    for (int o = first + warp; o < last; o += product_warps) {
-        const T* g_row = static_cast<const T*>(l.weight2.at) + o * l.weight2.rows;
-        const A z = row_product(g_row, l.weight2.columns, s_hidden, l.k) + vector_or<T>(l.bias2, o, 0);
-        if (lane == 0) p.gate[n * l.c + o] = gate_value(l, z);
+    for (int o = first + warp; o < last; o += rows_deep * product_warps) {
+        const A z = row_products<T>(l.weight2, o, last, s_hidden, l.k);
+        const int own = o + lane * product_warps;
+        if (lane < rows_deep && own < last) p.gate[n * l.c + own] = gate_value(l, z + vector_or<T>(l.bias2, own, 0));
     }
 }
 

@@ -8,6 +8,7 @@
 namespace pk::pyramid_conv {
 
 inline constexpr int tile_rows = 8, tile_cols = 16, tile_slots = 8;  // of pixels, and of vectors of channels
+inline constexpr int tile_threads = 128;
 
 struct Operand {
     PyramidConvOperand at;
@@ -19,7 +20,7 @@ struct Operand {
 template <class T_, bool TF32, bool ChannelsLast>
 struct ProductTile {
     using T = T_;
-    static constexpr int ROWS = tile_rows * tile_cols, THREADS = 128;
+    static constexpr int ROWS = tile_rows * tile_cols, THREADS = tile_threads;
     static constexpr int LANE = lane_channels<T, ChannelsLast>, COLS = tile_slots * LANE;
     using A = Panel<T, ROWS, ChannelsLast>;
     using B = Panel<T, COLS, true>;
@@ -29,18 +30,35 @@ struct ProductTile {
         larger((A::SIZE + B::SIZE) * sizeof(T), static_cast<size_t>(ROWS) * PITCH * sizeof(Acc<T>));
 };
 
-/// A panel of `count` elements of depth, zero beyond: line_of(i) is where line i lies, or null for one of zeros.
-/// Neighbouring threads read N elements each along depth, or with N = 1 neighbouring lines.
+/// A panel of `count` elements of depth, zero beyond: line_of(i) is where line i lies, or null for one of zeros; line 0
+/// lies somewhere. Neighbouring threads read N elements each along depth, or with N = 1 neighbouring lines.
 template <class P, int N, class T, class LineOf>
 __device__ __forceinline__ void fill_panel(T* s_panel, int count, long long step, bool aligned, LineOf&& line_of) {
-#pragma unroll 4
-    for (int e = threadIdx.x; e < P::LINES * P::DEPTH / N; e += blockDim.x) {
-        const int line = N > 1 ? e / (P::DEPTH / N) : e % P::LINES;
-        const int depth = N > 1 ? e % (P::DEPTH / N) * N : e / P::LINES;
-        const T* g = line_of(line);
-        const int left = g ? count - depth : 0;
-        *reinterpret_cast<Vec<T, N>*>(s_panel + P::at(line, depth)) =
-            load_vec<N>(left > 0 ? g + depth * step : g, left, aligned, step, narrow<T>(Acc<T>(0)));
+    constexpr int TOTAL = P::LINES * P::DEPTH / N, K = smaller(4, TOTAL / tile_threads);
+    static_assert(TOTAL % (K * tile_threads) == 0);
+    const T zero = narrow<T>(Acc<T>(0));
+    const bool whole = N == 1 || (aligned && step == 1 && count % N == 0);
+    for (int first = threadIdx.x; first < TOTAL; first += K * tile_threads) {
+        Vec<T, N> r[K];
+        const T* g[K];
+        int place[K], left[K];
+#pragma unroll
+        for (int k = 0; k < K; ++k) {
+            const int e = first + k * tile_threads;
+            const int line = N > 1 ? e / (P::DEPTH / N) : e % P::LINES;
+            const int depth = N > 1 ? e % (P::DEPTH / N) * N : e / P::LINES;
+            const T* g_line = line_of(line);
+            left[k] = g_line ? count - depth : 0;
+            g[k] = left[k] > 0 ? g_line + depth * step : line_of(0);
+            place[k] = P::at(line, depth);
+        }
+        load_vecs(r, whole, step, zero, [&](int k) { return g[k]; }, [&](int k) { return left[k]; });
+#pragma unroll
+        for (int k = 0; k < K; ++k) {
+#pragma unroll
+            for (int i = 0; i < N; ++i) r[k][i] = left[k] > 0 ? r[k][i] : zero;
+            *reinterpret_cast<Vec<T, N>*>(s_panel + place[k]) = r[k];
+        }
     }
 }
 

@@ -84,7 +84,7 @@ __device__ __forceinline__ void add_rows(const Gradients& p, const ResizedAxis& 
                                          int cols, Acc<T>* s_sums) {
     using A = Acc<T>;
     constexpr int V = lane_channels<T, ChannelsLast>, LANES = gather_quads * quad<T> / V;
-    constexpr int AHEAD = V > quad<T> && !Whole ? 1 : 4;  // reads under way: element by element they take registers
+    constexpr int AHEAD = V > quad<T> && !Whole ? 1 : 4;  // rows under way: element by element they take registers
     const long long pixels = static_cast<long long>(p.h) * p.w;
     const Span rows = reached_by_taps<A, K>(axis, own.row, own.row);
     for (int e = threadIdx.x; e < gather_cols * LANES; e += gather_threads) {
@@ -98,14 +98,20 @@ __device__ __forceinline__ void add_rows(const Gradients& p, const ResizedAxis& 
         alignas(16) A sum[K][V] = {};
         A share[K];
         move_before<K>(share, axis, rows.first, own.row);
-#pragma unroll AHEAD
-        for (int y = rows.first; y <= rows.last; ++y) {
-            const Vec<T, V> dz = channels_at<Whole, V>(g_dz + y * row, p.o - channel, step);
-            move_on<K>(share, axis, y, own.row);
+        for (int y = rows.first; y <= rows.last; y += AHEAD) {
+            Vec<T, V> dz[AHEAD];
 #pragma unroll
-            for (int t = 0; t < K; ++t)
+            for (int a = 0; a < AHEAD; ++a)
+                dz[a] = channels_at<Whole, V>(g_dz + smaller(y + a, rows.last) * row, p.o - channel, step);
 #pragma unroll
-                for (int c = 0; c < V; ++c) sum[t][c] += share[t] * widen(dz[c]);
+            for (int a = 0; a < AHEAD; ++a) {
+                if (y + a > rows.last) break;
+                move_on<K>(share, axis, y + a, own.row);
+#pragma unroll
+                for (int t = 0; t < K; ++t)
+#pragma unroll
+                    for (int c = 0; c < V; ++c) sum[t][c] += share[t] * widen(dz[a][c]);
+            }
         }
 #pragma unroll
         for (int t = 0; t < K; ++t)

@@ -126,9 +126,9 @@ __device__ __forceinline__ void read_strip(const void* from, const Strip& s, boo
                                            Acc<T> (&acc)[merge_rows][V]) {
     const T* g = static_cast<const T*>(from) + s.at;
     Vec<T, V> r[merge_rows];
-#pragma unroll
-    for (int v = 0; v < merge_rows; ++v)
-        r[v] = load_vec<V>(g + v * s.row, v < s.rows ? s.count : 0, aligned, s.step, narrow<T>(Acc<T>(0)));
+    load_vecs(
+        r, aligned && s.count >= V, s.step, narrow<T>(Acc<T>(0)),
+        [&](int v) { return g + smaller(v, s.rows - 1) * s.row; }, [&](int) { return s.count; });
 #pragma unroll
     for (int v = 0; v < merge_rows; ++v)
 #pragma unroll

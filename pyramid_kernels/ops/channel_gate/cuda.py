@@ -14,8 +14,8 @@ from .._shared.precision import accumulation
 from .op import WIDEST, Layers
 from .settings import Settings
 
-#: Warps per multiprocessor that a pass over a map asks for, and the shares of one image's pixels at most: the next
-#: launch adds them up one by one.
+#: Warps per multiprocessor that a pass over a map asks for, and the shares of one image's pixels at most, or what gives
+#: every multiprocessor a block: each block of the next launch adds them up.
 WARPS, PARTS = 32, 64
 #: Threads of a block, and vectors of 16 bytes that a thread should find in its share (csrc/channel_gate/strip.cuh).
 THREADS, DEEP = 256, 4
@@ -36,7 +36,9 @@ def parts(x: Tensor) -> int:
         warps, least = n * -(-vectors // width) * (THREADS // 32), DEEP * THREADS // width
     else:
         warps, least = n * c, DEEP * 32 * elements
-    return max(1, min(PARTS, -(-WARPS * multiprocessors(x.device) // max(1, warps)), -(-h * w // least)))
+    processors = multiprocessors(x.device)
+    most = max(PARTS, -(-processors * (THREADS // 32) // max(1, warps)))
+    return max(1, min(most, -(-WARPS * processors // max(1, warps)), -(-h * w // least)))
 
 
 def _part(x: Tensor) -> Tensor:
