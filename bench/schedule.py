@@ -1,9 +1,9 @@
 """``python -m bench.schedule``: what the static schedule of ``dilated_branches`` makes of the published shapes.
 
 Per shape and body: steps multiplied over those of all taps; the longest share over the mean, bare and with epilogues
-and partial sums; how many tiles a worker has a part of, least and most, and tiles cut between workers; the longest share
-of Hopper's dx and dw over the mean, with epilogues; the MB that DRAM must give once, and those that an L2 of 25, 40
-and 60 MB asks it for (``schedule_model.cpp``). A model, not a measurement: it needs a C++ compiler and the host
+and partial sums; how many tiles a worker has a part of, least and most, and tiles cut between workers; the longest
+share of Hopper's dx and dw over the mean, with epilogues; the MB that DRAM must give once, and those that an L2 of 25,
+40 and 60 MB asks it for (``schedule_model.cpp``). A model, not a measurement: it needs a C++ compiler and the host
 simulator (``python -m tests.hostsim`` builds it), and no GPU.
 """
 

@@ -224,8 +224,8 @@ def test_the_model_of_a_schedule_by_hand() -> None:
     once = f"{(8 * 16 + 256) * 64 * 2 / 1e6:.1f}"
     one = schedule.modelled([1, 8, 16, 64, 1, 8, 16, 256, 1, 1, 256, 1, 1])
     assert one[:8] == ["3.5", "1.0000", "1", "1", *[once] * 4]
-    # A pair of dx: two tiles of columns, 4 steps of 64 outputs. Of dw: 2 boxes of 64 pixels for both tiles of outputs.
-    assert one[8:] == [f"{4 + 2.5:.1f}", "1.0000", f"{2 + 2.5:.1f}", "1.0000"]
+    # Of dx 4 steps of 64 outputs, of dw 2 boxes of 64 pixels, and 3 for an epilogue; all in tiles of 128 columns.
+    assert one[8:] == [f"{0.55 * (4 + 3):.1f}", "1.0000", f"{0.55 * (2 + 3):.1f}", "1.0000"]
     # Two tiles of 32 steps over three workers: the second leaves 11, takes 10 steps, and waits for the 22 of the third.
     longest = (22 + 2.5) + 3.5 + 2.5
     two = schedule.modelled([2, 8, 16, 2048, 1, 8, 16, 256, 1, 3, 256, 1, 1])
