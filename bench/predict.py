@@ -25,10 +25,11 @@ from tests.sass import demangled
 from tests.sass_reader import ctas
 
 from . import aten, issue, schedule, traffic
-from .profile import DTYPES, GENERAL, LAYOUTS, RECORDED_DTYPES
+from .profile import DTYPES, GENERAL, LAYOUTS
 
 RECORD = Path(__file__).parent / "results" / "predicted.json"
 ARCHS = "90a", "80"
+RECORDED_DTYPE = "bfloat16"
 COUNTED = "all", "mufu", "mma"
 #: Seconds from a launch's begin to its first load's data and from its last store to the next launch's begin; once a
 #: pass more: both are seen on an empty kernel.
@@ -77,13 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.predict", description="What kernels should take on a GPU.")
     parser.add_argument("--op", choices=list(all_ops()), nargs="+", default=list(all_ops()))
     parser.add_argument("--case", help="one of the op's benchmarked cases (default: all)")
-    parser.add_argument("--dtype", choices=list(DTYPES), nargs="+", default=["bfloat16"])
-    parser.add_argument(
-        "--record", action="store_true", help=f"write {RECORD.name}, in {' and '.join(RECORDED_DTYPES)}"
-    )
+    parser.add_argument("--dtype", choices=list(DTYPES), nargs="+", default=[RECORDED_DTYPE])
+    parser.add_argument("--record", action="store_true", help=f"write {RECORD.name}, in {RECORDED_DTYPE}")
     args = parser.parse_args(argv)
     if args.record:
-        args.dtype, args.case = list(RECORDED_DTYPES), None
+        args.dtype, args.case = [RECORDED_DTYPE], None
     found = {}
     runs = [
         (op, case, dtype, layout)
@@ -302,11 +301,11 @@ CASES = (
 )
 
 
-def cases(op: str, dtype: str) -> Iterator[tuple[str, list[str]]]:
+def cases(op: str) -> Iterator[tuple[str, list[str]]]:
     """Of each recorded case of the op its key, and a row for each pass."""
     for key, entry in recorded().items():
-        name, case, kind, layout = key.split("/")
-        if (name, kind) != (op, dtype):
+        name, case, _, layout = key.split("/")
+        if name != op:
             continue
         for which in entry["passes"]:
             found = [predict(entry, which, gpu) for gpu in GPUS.values()]
@@ -317,10 +316,10 @@ def cases(op: str, dtype: str) -> Iterator[tuple[str, list[str]]]:
             ]  # fmt: skip
 
 
-def page(dtype: str = "bfloat16") -> str:
-    lines = [PAGE.replace("{dtype}", dtype)]
+def page() -> str:
+    lines = [PAGE]
     for op in all_ops():
-        rows = list(cases(op, dtype))
+        rows = list(cases(op))
         if not rows:
             continue
         lines += [f"## {op}", "", *_markdown(CASES, [row for _, row in rows]), ""]
@@ -341,8 +340,7 @@ PAGE = """# Predicted times
 
 Nothing on this page was measured. `python -m bench.predict --record` computes it without a GPU, `bench.report --write`
 makes the page; where a measurement stands in the README or [the ledger](gpu-ledger.md), that is what counts. It sorts
-what to look at: which kernel, in which layout, is held up by what. Of {dtype}; `bench/results/predicted.json` has fp32
-too.
+what to look at: which kernel, in which layout, is held up by what. Of bfloat16; `--dtype` prints others.
 
 A kernel is predicted at the slowest of its limits, as if the others hid behind it:
 

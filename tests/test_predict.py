@@ -119,10 +119,9 @@ def test_eager_runs_at_the_whole_size_without_computing() -> None:
 
 def test_every_case_is_predicted() -> None:
     wanted = {
-        f"{op}/{case.id}/{dtype}/{layout}"
+        f"{op}/{case.id}/{predict.RECORDED_DTYPE}/{layout}"
         for op in all_ops()
         for case in spec(op).BENCH
-        for dtype in profile.RECORDED_DTYPES
         for layout in profile.LAYOUTS
     }
     assert set(predict.recorded()) == wanted
