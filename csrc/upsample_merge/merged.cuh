@@ -17,8 +17,8 @@ template <class T>
 inline constexpr int pixels_of = sizeof(T) == 8 ? 2 : 4;
 /// Channels of those pixels, over which positions and weights are computed once.
 inline constexpr int slab = 4;
-/// Pixels of one channel vector that a thread of a channels_last kernel owns: two loads under way per map.
-inline constexpr int pixels_deep = 2;
+/// Pixels of one channel vector that a thread of a channels_last kernel owns, and vectors of dy that it has under way.
+inline constexpr int pixels_deep = 2, gradients_deep = 4;
 
 struct Map {
     const void* data;  // (n, c, h, w)
@@ -142,18 +142,29 @@ __device__ __forceinline__ void merge_planes(const Maps& m, const Slice& s, int 
 template <bool Whole, bool Blended, class T, int K, int V>
 __device__ __forceinline__ void add_pixels(const Maps& m, const Map& map, const T* g_map, int count, int p, int step,
                                            Acc<T> (&acc)[K][V]) {
+    constexpr int C = Blended ? 4 : 1, B = Blended ? 1 : K;  // corners; pixels under way together
 #pragma unroll
-    for (int k = 0; k < K; ++k) {
-        const int at = smaller(p + k * step, m.h * m.w - 1);
-        const Corners<Acc<T>> c = corners(map, map.y.source<Acc<T>>(at / m.w), map.x.source<Acc<T>>(at % m.w));
+    for (int k = 0; k < K; k += B) {
+        Corners<Acc<T>> c[B];
+        Vec<T, V> r[B][C];
 #pragma unroll
-        for (int corner = 0; corner < (Blended ? 4 : 1); ++corner) {
-            const int i = corner / 2, j = corner % 2;
-            const Vec<T, V> r = load_vec<V>(g_map + c.at[i][j], Whole ? V : count, Whole, Whole ? 1 : map.strides[1],
-                                            narrow<T>(Acc<T>(0)));
-#pragma unroll
-            for (int v = 0; v < V; ++v) acc[k][v] += Blended ? c.weight[i][j] * widen(r[v]) : widen(r[v]);
+        for (int b = 0; b < B; ++b) {
+            const int at = smaller(p + (k + b) * step, m.h * m.w - 1);
+            c[b] = corners(map, map.y.source<Acc<T>>(at / m.w), map.x.source<Acc<T>>(at % m.w));
         }
+#pragma unroll
+        for (int b = 0; b < B; ++b)
+#pragma unroll
+            for (int i = 0; i < C; ++i)
+                r[b][i] = load_vec<V>(g_map + c[b].at[i / 2][i % 2], Whole ? V : count, Whole,
+                                      Whole ? 1 : map.strides[1], narrow<T>(Acc<T>(0)));
+#pragma unroll
+        for (int b = 0; b < B; ++b)
+#pragma unroll
+            for (int i = 0; i < C; ++i)
+#pragma unroll
+                for (int v = 0; v < V; ++v)
+                    acc[k + b][v] += Blended ? c[b].weight[i / 2][i % 2] * widen(r[b][i][v]) : widen(r[b][i][v]);
     }
 }
 

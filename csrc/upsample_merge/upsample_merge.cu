@@ -102,7 +102,7 @@ int reach(const ResizedAxis& axis) {
 /// How the threads of a block share the source pixels of one map, and how many blocks that takes.
 template <class T>
 Status divide(const UpsampleMergeProblem& p, Gradient& map) {
-    const bool last = p.channels_last, pass = !last && map.y.how == Resample::taken;
+    const bool last = p.channels_last, pass = map.y.how == Resample::taken;
     const int far = reach(last ? map.y : map.x);
     map.team = far <= 8 ? 1 : far <= 24 ? 8 : last ? 64 : reach(map.y) <= 8 ? 32 : gather_threads;
     const unsigned vectors = ceil_div(map.c, vec_size<T>);
@@ -110,8 +110,9 @@ Status divide(const UpsampleMergeProblem& p, Gradient& map) {
     map.width = std::min<int>(std::bit_ceil(vectors), std::min(32, at_once));
     const long long pixels = static_cast<long long>(map.y.size) * map.x.size, width = map.width;
     const long long units = (pass ? ceil_div<long long>(pixels, pixels_of<T>) : pixels) * ceil_div(map.c, slab);
-    const long long blocks = last ? ceil_div<long long>(vectors, width) * ceil_div(pixels, at_once / width)
-                                  : ceil_div<long long>(units, at_once);
+    const long long slots = at_once / width * (pass ? gradients_deep : 1);
+    const long long blocks =
+        last ? ceil_div<long long>(vectors, width) * ceil_div(pixels, slots) : ceil_div<long long>(units, at_once);
     PK_CHECK(blocks * gather_threads < int_limit && p.n * blocks < int_limit, "a map of (", p.n, ", ", map.c, ", ",
              map.y.size, ", ", map.x.size, ") is too large for one launch");
     map.blocks_per_image = static_cast<int>(blocks);
@@ -188,7 +189,7 @@ Status launch_upsample_merge_bwd_affine(const UpsampleMergeBwdAffineParams& para
         Affine a{{}, params.dy, params.y, recompute, aligned, 1, params.part};
         PK_TRY(maps_of<T>(p, a.maps));
         if (!recompute) a.maps.count = 1, a.maps.maps[0].c = p.c;  // one slice of all channels; nothing of it is read
-        const Tiles tiles = tiles_of<T>(a.maps, last, 1);
+        const Tiles tiles = tiles_of<T>(a.maps, last, pixels_deep);
         PK_CHECK(p.n * tiles.per_image < int_limit && tiles.slices < 65536, "dy is too large for one launch");
         a.width = tiles.width;
         return launch("upsample_merge_bwd_affine_kernel", p.dtype, upsample_merge_bwd_affine_kernel<T, last>,

@@ -54,7 +54,7 @@ __device__ __forceinline__ void sum_planes(const Affine& p, Acc<T>* s_part) {
         long long planes[K];
 #pragma unroll
         for (int k = 0; k < K; ++k) planes[k] = plane + static_cast<long long>(smaller(k, s.channels - 1)) * pixels;
-        A dy[K][V];
+        Vec<T, V> dy[K];
         if (p.aligned && at + V <= pixels) {
             incoming<true>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), planes, V, dy);
         } else {
@@ -65,7 +65,8 @@ __device__ __forceinline__ void sum_planes(const Affine& p, Acc<T>* s_part) {
 #pragma unroll
             for (int v = 0; v < V; ++v) {
                 if (at + v >= pixels) break;
-                shift[k] += dy[k][v], scale[k] += dy[k][v] * acc[k][v];
+                const A d = widen(dy[k][v]);
+                shift[k] += d, scale[k] += d * acc[k][v];
             }
     }
     sum_strided(shift, s_part, 1);
@@ -82,25 +83,36 @@ __device__ __forceinline__ void sum_planes(const Affine& p, Acc<T>* s_part) {
 template <class T>
 __device__ __forceinline__ void sum_pixels(const Affine& p, Acc<T>* s_part) {
     using A = Acc<T>;
-    constexpr int V = vec_size<T>;
+    constexpr int K = pixels_deep, V = vec_size<T>;
     const Maps& m = p.maps;
     const Slice s = slice_of(m, blockIdx.y, p.width * V);
-    const int t = threadIdx.x, slots = blockDim.x / p.width, pixels = m.h * m.w, tiles = ceil_div(pixels, slots);
+    const int t = threadIdx.x, slots = blockDim.x / p.width, pixels = m.h * m.w, tiles = ceil_div(pixels, K * slots);
     const int lane = t % p.width * V, channel = s.out + lane, count = s.channels - lane;
     A shift[V] = {}, scale[V] = {};
     for (int tile = blockIdx.x; count > 0 && tile < m.n * tiles; tile += gridDim.x) {
-        const int n = tile / tiles, at = tile % tiles * slots + t / p.width;
+        const int n = tile / tiles, at = tile % tiles * K * slots + t / p.width;
         if (at >= pixels) continue;
-        A acc[1][V] = {}, dy[1][V];
-        if (p.recompute) merge_pixels<T>(m, s, lane, n, at, slots, acc);
-        const long long places[] = {(static_cast<long long>(n) * pixels + at) * m.c + channel};
+        A acc[K][V] = {};
+        Vec<T, V> dy[K];
+        long long places[K];
+#pragma unroll
+        for (int k = 0; k < K; ++k)
+            places[k] = (static_cast<long long>(n) * pixels + smaller(at + k * slots, pixels - 1)) * m.c + channel;
         if (p.aligned && channel % V == 0 && count >= V) {
             incoming<true>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), places, V, dy);
         } else {
             incoming<false>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), places, count, dy);
         }
+        if (p.recompute) merge_pixels<T>(m, s, lane, n, at, slots, acc);
 #pragma unroll
-        for (int v = 0; v < V; ++v) shift[v] += dy[0][v], scale[v] += dy[0][v] * acc[0][v];
+        for (int k = 0; k < K; ++k) {
+            if (at + k * slots >= pixels) break;
+#pragma unroll
+            for (int v = 0; v < V; ++v) {
+                const A d = widen(dy[k][v]);
+                shift[v] += d, scale[v] += d * acc[k][v];
+            }
+        }
     }
     sum_strided(shift, s_part, p.width);
     if (p.recompute) sum_strided(scale, s_part, p.width);
