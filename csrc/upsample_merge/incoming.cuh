@@ -7,23 +7,22 @@
 namespace pk::upsample_merge {
 
 /// r[k] = `count` of V elements of g_dy from at[k] on, or zero where g_y, the ReLU's output if there is one, is zero.
-/// Whole: by vectors. All K are under way together, and so are those of g_y.
+/// Whole: by vectors. All K are under way together, then those of g_y; they stay in their type until they are used,
+/// which takes half of the registers.
 template <bool Whole, class T, int K, int V>
 __device__ __forceinline__ void incoming(const T* g_dy, const T* g_y, const long long (&at)[K], int count,
-                                         Acc<T> (&r)[K][V]) {
+                                         Vec<T, V> (&r)[K]) {
     const T zero = narrow<T>(Acc<T>(0));
-    Vec<T, V> dy[K], y[K];
 #pragma unroll
-    for (int k = 0; k < K; ++k) dy[k] = load_vec<V>(g_dy + at[k], Whole ? V : count, Whole, 1, zero);
-    if (g_y != nullptr) {
+    for (int k = 0; k < K; ++k) r[k] = load_vec<V>(g_dy + at[k], Whole ? V : count, Whole, 1, zero);
+    if (g_y == nullptr) return;
+    Vec<T, V> y[K];
 #pragma unroll
-        for (int k = 0; k < K; ++k) y[k] = load_vec<V>(g_y + at[k], Whole ? V : count, Whole, 1, zero);
-    }
+    for (int k = 0; k < K; ++k) y[k] = load_vec<V>(g_y + at[k], Whole ? V : count, Whole, 1, zero);
 #pragma unroll
     for (int k = 0; k < K; ++k)
 #pragma unroll
-        for (int v = 0; v < V; ++v)
-            r[k][v] = g_y != nullptr && widen(y[k][v]) <= Acc<T>(0) ? Acc<T>(0) : widen(dy[k][v]);
+        for (int v = 0; v < V; ++v) r[k][v] = widen(y[k][v]) <= Acc<T>(0) ? zero : r[k][v];
 }
 
 }  // namespace pk::upsample_merge

@@ -18,8 +18,8 @@ inline constexpr int pixels_of = sizeof(T) == 8 ? 2 : 4;
 /// Channels of those pixels, over which positions and weights are computed once: where sums are kept of each, and where
 /// they are only written.
 inline constexpr int slab = 4, wide_slab = 8;
-/// Pixels of one channel vector that a thread of a channels_last kernel has under way together.
-inline constexpr int pixels_deep = 2;
+/// Pixels of one channel vector that a thread of a channels_last kernel has under way together, and vectors of dy.
+inline constexpr int pixels_deep = 2, gradients_deep = 4;
 
 struct Map {
     const void* data;  // (n, c, h, w)

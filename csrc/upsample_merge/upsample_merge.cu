@@ -106,7 +106,7 @@ int reach(const ResizedAxis& axis) {
 /// How the threads of a block share the source pixels of one map, and how many blocks that takes.
 template <class T>
 Status divide(const UpsampleMergeProblem& p, Gradient& map) {
-    const bool last = p.channels_last, pass = !last && map.y.how == Resample::taken;
+    const bool last = p.channels_last, pass = map.y.how == Resample::taken;
     const int far = reach(last ? map.y : map.x);
     map.team = far <= 8 ? 1 : far <= 24 ? 8 : last ? 64 : reach(map.y) <= 8 ? 32 : gather_threads;
     const unsigned vectors = ceil_div(map.c, vec_size<T>);
@@ -114,8 +114,9 @@ Status divide(const UpsampleMergeProblem& p, Gradient& map) {
     map.width = std::min<int>(std::bit_ceil(vectors), std::min(32, at_once));
     const long long pixels = static_cast<long long>(map.y.size) * map.x.size, width = map.width;
     const long long units = (pass ? ceil_div<long long>(pixels, pixels_of<T>) : pixels) * ceil_div(map.c, slab);
-    const long long blocks = last ? ceil_div<long long>(vectors, width) * ceil_div(pixels, at_once / width)
-                                  : ceil_div<long long>(units, at_once);
+    const long long slots = at_once / width * (pass ? gradients_deep : 1);
+    const long long blocks =
+        last ? ceil_div<long long>(vectors, width) * ceil_div(pixels, slots) : ceil_div<long long>(units, at_once);
     PK_CHECK(blocks * gather_threads < int_limit && p.n * blocks < int_limit, "a map of (", p.n, ", ", map.c, ", ",
              map.y.size, ", ", map.x.size, ") is too large for one launch");
     map.blocks_per_image = static_cast<int>(blocks);

@@ -68,14 +68,14 @@ __device__ __forceinline__ void pass_planes(const Backward& p, const Gradient& m
     long long planes[K];
 #pragma unroll
     for (int k = 0; k < K; ++k) planes[k] = plane + static_cast<long long>(smaller(k, channels - 1)) * pixels;
-    Acc<T> dy[K][V];
+    Vec<T, V> dy[K];
     incoming<Whole>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), planes, pixels - at, dy);
 #pragma unroll
     for (int k = 0; k < K; ++k) {
         if (k >= channels) break;
         Vec<T, V> r;
 #pragma unroll
-        for (int v = 0; v < V; ++v) r[v] = scaled<T>(p, dy[k][v], map.first + start + k);
+        for (int v = 0; v < V; ++v) r[v] = scaled<T>(p, widen(dy[k][v]), map.first + start + k);
         store_vec(g_dmap + k * map.strides[1], r, pixels - at, map.aligned, map.strides[3]);
     }
 }
@@ -97,14 +97,14 @@ __device__ __forceinline__ void gather_planes(const Backward& p, const Gradient&
         const A across = map.x.weight<A>(x, j);
         for (int y = rows.first + member / lanes; y <= rows.last; y += warps) {
             const A share = map.y.weight<A>(y, i) * across;
-            A dy[K][1];
+            Vec<T, 1> dy[K];
             long long at[K];
 #pragma unroll
             for (int k = 0; k < K; ++k)
                 at[k] = plane + static_cast<long long>(smaller(k, map.c - start - 1)) * pixels + y * p.w + x;
             incoming<true>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), at, 1, dy);
 #pragma unroll
-            for (int k = 0; k < K; ++k) acc[k] += share * dy[k][0];
+            for (int k = 0; k < K; ++k) acc[k] += share * widen(dy[k][0]);
         }
     }
     sum_team<K>(acc, s_part, lanes, warps);
@@ -121,18 +121,54 @@ template <bool Whole, class T, int V>
 __device__ __forceinline__ void add_rows(const Backward& p, const Gradient& map, int n, int i, int j, int first,
                                          int step, int last, int from, int count, Acc<T> (&acc)[V]) {
     using A = Acc<T>;
+    constexpr int K = Whole ? gradients_deep : 1;  // element by element they take registers
     const Span cols = map.x.reached<A>(j);
     for (int y = first; y <= last; y += step) {
         const A down = map.y.weight<A>(y, i);
         const long long row = (static_cast<long long>(n) * p.h + y) * p.w;
-#pragma unroll 4
-        for (int x = cols.first; x <= cols.last; ++x) {
-            const A share = down * map.x.weight<A>(x, j);
-            const long long at[] = {(row + x) * p.c + from};
-            A dy[1][V];
+        for (int x = cols.first; x <= cols.last; x += K) {
+            long long at[K];
+            Vec<T, V> dy[K];
+#pragma unroll
+            for (int k = 0; k < K; ++k) at[k] = (row + smaller(x + k, cols.last)) * p.c + from;
             incoming<Whole>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), at, count, dy);
 #pragma unroll
-            for (int v = 0; v < V; ++v) acc[v] += share * dy[0][v];
+            for (int k = 0; k < K; ++k) {
+                if (x + k > cols.last) break;
+                const A share = down * map.x.weight<A>(x + k, j);
+#pragma unroll
+                for (int v = 0; v < V; ++v) acc[v] += share * widen(dy[k][v]);
+            }
+        }
+    }
+}
+
+/// A map taken as it is, channels_last: pixels first, first + step ... of `count` channels from `lane` on.
+template <bool Whole, class T>
+__device__ __forceinline__ void pass_pixels(const Backward& p, const Gradient& map, int n, int lane, int first,
+                                            int step) {
+    constexpr int K = gradients_deep, B = Whole ? K : 1, V = vec_size<T>;
+    const int from = map.first + lane, count = map.c - lane, pixels = p.h * p.w;
+    T* g_dmap = static_cast<T*>(map.data) + n * map.strides[0] + lane * map.strides[1];
+#pragma unroll
+    for (int k = 0; k < K; k += B) {
+        long long at[B];
+        Vec<T, V> dy[B];
+#pragma unroll
+        for (int b = 0; b < B; ++b)
+            at[b] = (static_cast<long long>(n) * pixels + smaller(first + (k + b) * step, pixels - 1)) * p.c + from;
+        incoming<Whole>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), at, count, dy);
+        Acc<T> scale[V];
+#pragma unroll
+        for (int v = 0; v < V; ++v) scale[v] = p.scale && v < count ? element<T>(p.scale, p.scale_is_t, from + v) : 1;
+#pragma unroll
+        for (int b = 0; b < B; ++b) {
+            const int pixel = first + (k + b) * step;
+            if (pixel >= pixels) return;
+#pragma unroll
+            for (int v = 0; v < V; ++v) dy[b][v] = narrow<T>(widen(dy[b][v]) * scale[v]);
+            store_vec(g_dmap + pixel / p.w * map.strides[2] + pixel % p.w * map.strides[3], dy[b], count, map.aligned,
+                      map.strides[1]);
         }
     }
 }
@@ -168,8 +204,9 @@ __device__ __forceinline__ void gather_pixels(const Backward& p, const Gradient&
     store_vec(g_dmap + j * map.strides[3], r, map.c - lane, map.aligned, map.strides[1]);
 }
 
+// Four vectors of dy and of y under way leave two CTAs an SM in 16-bit types: a third would spill.
 template <class T, bool ChannelsLast>
-__global__ void __launch_bounds__(gather_threads, 3)
+__global__ void __launch_bounds__(gather_threads, ChannelsLast && sizeof(T) == 2 ? 2 : 3)
     upsample_merge_bwd_dmaps_kernel(const __grid_constant__ Backward p) {
     int block = blockIdx.x, i = 0;
     for (; block >= p.maps[i].blocks; ++i) block -= p.maps[i].blocks;
@@ -178,7 +215,19 @@ __global__ void __launch_bounds__(gather_threads, 3)
     block %= map.blocks_per_image;
     __shared__ Acc<T> s_part[ChannelsLast ? vec_size<T> * gather_threads : slab * gather_threads / 32];
     if constexpr (ChannelsLast) {
-        gather_pixels<T>(p, map, n, block, s_part);
+        if (map.y.how == Resample::taken) {
+            const int slots = gather_threads / map.width, slices = ceil_div(map.c, map.width * vec_size<T>);
+            const int lane = (block % slices * map.width + threadIdx.x % map.width) * vec_size<T>;
+            const int first = block / slices * slots * gradients_deep + threadIdx.x / map.width;
+            if (lane >= map.c || first >= p.h * p.w) return;
+            if (p.aligned && map.first % vec_size<T> == 0 && map.c - lane >= vec_size<T>) {
+                pass_pixels<true, T>(p, map, n, lane, first, slots);
+            } else {
+                pass_pixels<false, T>(p, map, n, lane, first, slots);
+            }
+        } else {
+            gather_pixels<T>(p, map, n, block, s_part);
+        }
     } else {
         const int u = (block * gather_threads + static_cast<int>(threadIdx.x)) / map.team;
         if (map.y.how != Resample::taken) {

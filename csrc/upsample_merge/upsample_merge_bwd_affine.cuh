@@ -53,7 +53,7 @@ __device__ __forceinline__ void sum_planes(const Affine& p, Acc<T>* s_part) {
         long long planes[K];
 #pragma unroll
         for (int k = 0; k < K; ++k) planes[k] = plane + static_cast<long long>(smaller(k, s.channels - 1)) * pixels;
-        A dy[K][V];
+        Vec<T, V> dy[K];
         if (p.aligned && at + V <= pixels) {
             incoming<true>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), planes, V, dy);
         } else {
@@ -64,7 +64,8 @@ __device__ __forceinline__ void sum_planes(const Affine& p, Acc<T>* s_part) {
 #pragma unroll
             for (int v = 0; v < V; ++v) {
                 if (at + v >= pixels) break;
-                shift[k] += dy[k][v], scale[k] += dy[k][v] * acc[k][v];
+                const A d = widen(dy[k][v]);
+                shift[k] += d, scale[k] += d * acc[k][v];
             }
     }
     sum_strided(shift, s_part, 1);
@@ -91,7 +92,8 @@ __device__ __forceinline__ void sum_pixels(const Affine& p, Acc<T>* s_part) {
     for (int tile = blockIdx.x; count > 0 && tile < m.n * tiles; tile += gridDim.x) {
         const int n = tile / tiles, at = tile % tiles * slots + t / width;
         if (at >= pixels) continue;
-        A acc[1][V] = {}, dy[1][V];
+        A acc[1][V] = {};
+        Vec<T, V> dy[1];
         if (p.recompute)
             merge_pixels<T>(m, s, lane, n, acc, [&](int i, int) { return corners_at<A>(m, m.maps[i], at); });
         const long long places[] = {(static_cast<long long>(n) * pixels + at) * m.c + channel};
@@ -101,7 +103,7 @@ __device__ __forceinline__ void sum_pixels(const Affine& p, Acc<T>* s_part) {
             incoming<false>(static_cast<const T*>(p.dy), static_cast<const T*>(p.y), places, count, dy);
         }
 #pragma unroll
-        for (int v = 0; v < V; ++v) shift[v] += dy[0][v], scale[v] += dy[0][v] * acc[0][v];
+        for (int v = 0; v < V; ++v) shift[v] += widen(dy[0][v]), scale[v] += widen(dy[0][v]) * acc[0][v];
     }
     sum_strided(shift, s_part, width);
     if (p.recompute) sum_strided(scale, s_part, width);
