@@ -14,7 +14,7 @@ namespace pk::channel_gate {
 // Grid: x shares of all planes, eight to a block, or of all images; y slices of the channels, in channels_last.
 // Shared bytes: channels_last 256 vectors of accumulators. Bound: reading x, and dy, once.
 template <class T, bool ChannelsLast>
-__global__ void __launch_bounds__(strip_threads)
+__global__ void __launch_bounds__(strip_threads, 2)
     channel_gate_sums_kernel(const __grid_constant__ Shares m, const __grid_constant__ View x,
                              const __grid_constant__ View dy, Acc<T>* g_part) {
     constexpr int V = vec_size<T>, K = vectors_deep;
@@ -59,7 +59,7 @@ struct ForwardProducts {
 // Grid: x images x slices of 32 channels; more than three CTAs an SM leave too few registers. Shared: (c + k)
 // accumulators, and four a thread. Bound: reading weight1, and 32 rows of weight2.
 template <class T>
-__global__ void __launch_bounds__(product_threads, 3)
+__global__ void __launch_bounds__(product_threads, 2)
     channel_gate_fwd_gate_kernel(const __grid_constant__ ForwardProducts<Acc<T>> p) {
     using A = Acc<T>;
     const Layers& l = p.layers;

@@ -17,7 +17,9 @@ template <class T>
 inline constexpr int pixels_of = sizeof(T) == 8 ? 2 : 4;
 /// Channels of those pixels, over which positions and weights are computed once: where sums are kept of each, and where
 /// they are only written.
-inline constexpr int slab = 4, wide_slab = 8;
+inline constexpr int slab = 4;
+template <class T>
+inline constexpr int wide_slab = sizeof(T) == 2 ? 8 : slab;
 /// Pixels of one channel vector that a thread of a channels_last kernel has under way together, and vectors of dy.
 inline constexpr int pixels_deep = 2, gradients_deep = 4;
 

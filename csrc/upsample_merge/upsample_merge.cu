@@ -158,7 +158,7 @@ Status launch_upsample_merge_fwd(const UpsampleMergeFwdParams& params, Queue que
                   params.relu,
                   takes_vectors<T>(p, params.y),
                   params.y};
-        PK_TRY(maps_of<T>(p, wide_slab, f.maps));
+        PK_TRY(maps_of<T>(p, wide_slab<T>, f.maps));
         const int threads = threads_of<T>(f.maps, last), slices = slices_of(f.maps);
         const long long tiles = p.n * ceil_div<long long>(p.h * p.w, last ? tile_pixels : threads * pixels_of<T>);
         PK_CHECK(tiles < int_limit && slices < 65536, "the output is too large for one launch");

@@ -44,11 +44,11 @@ __device__ __forceinline__ void write_planes(const Forward& p) {
     const int n = blockIdx.x / tiles, at = (blockIdx.x % tiles * blockDim.x + threadIdx.x) * V;
     if (at >= pixels) return;
     const Slice s = slice_of(m, blockIdx.y);
-    Acc<T> acc[wide_slab][V] = {};
+    Acc<T> acc[wide_slab<T>][V] = {};
     merge_planes<T>(m, s, n, at, acc);
     T* g_y = static_cast<T*>(p.y) + (static_cast<long long>(n) * m.c + s.out) * pixels + at;
 #pragma unroll
-    for (int k = 0; k < wide_slab; ++k) {
+    for (int k = 0; k < wide_slab<T>; ++k) {
         if (k >= s.channels) break;
         if (finishes(p))
 #pragma unroll
@@ -101,7 +101,8 @@ __device__ __forceinline__ void write_pixels(const Forward& p) {
 }
 
 template <class T, bool ChannelsLast>
-__global__ void __launch_bounds__(merge_threads, 4) upsample_merge_fwd_kernel(const __grid_constant__ Forward p) {
+__global__ void __launch_bounds__(merge_threads, ChannelsLast ? 4 : 3)
+    upsample_merge_fwd_kernel(const __grid_constant__ Forward p) {
     if constexpr (ChannelsLast) {
         write_pixels<T>(p);
     } else {
