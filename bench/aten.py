@@ -42,6 +42,9 @@ class Watched(TorchDispatchMode):
         if func.namespace != "aten":  # one of the package's: what it calls counts
             with self:
                 return func._op_dk(torch._C.DispatchKey.CPU, *args, **(kwargs or {}))
+        if func._can_decompose():  # below autograd such as conv2d arrives whole
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if func.is_view or name.startswith(_FREE):
