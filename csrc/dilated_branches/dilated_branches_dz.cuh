@@ -41,14 +41,8 @@ __global__ void __launch_bounds__(Slab<T>::THREADS)
     const T* g_saved = static_cast<const T*>(p.saved) + saved0 * p.s_c;
     const bool dy_vectors = slab.in_vectors(g_dy, p.dy_n, p.dy_c, p.dy_h, p.dy_w);
     const bool saved_vectors = !p.saved || slab.in_vectors(g_saved, p.s_n, p.s_c, p.s_h, p.s_w);
-    if (!dy_vectors)
-        slab.each(p.dy_c <= p.dy_w, [&](int pixel, int channel) {
-            s_dy[pixel * S::PITCH + channel] = g_dy[s_dy_at[pixel] + channel * p.dy_c];
-        });
-    if (!saved_vectors)
-        slab.each(p.s_c <= p.s_w, [&](int pixel, int channel) {
-            s_saved[pixel * S::PITCH + channel] = g_saved[s_saved_at[pixel] + channel * p.s_c];
-        });
+    if (!dy_vectors) slab.copy(g_dy, s_dy_at, p.dy_c, p.dy_c <= p.dy_w, s_dy);
+    if (!saved_vectors) slab.copy(g_saved, s_saved_at, p.s_c, p.s_c <= p.s_w, s_saved);
     if (!dy_vectors || !saved_vectors) __syncthreads();
 
     const int c0 = S::channel();

@@ -35,15 +35,20 @@ struct Slab {
         return c == 1 && channels % V == 0 && is_aligned(g, 16, n * bytes, h * bytes, w * bytes);
     }
 
-    /// body(pixel, channel) of every element, neighbouring threads along whichever is contiguous.
+    /// body(pixel, channel) of a whole slab, neighbouring threads along whichever is contiguous.
     template <class Body>
-    __device__ __forceinline__ void each(bool channels_inside, Body&& body) const {
+    static __device__ __forceinline__ void each(bool channels_inside, Body&& body) {
 #pragma unroll 4
-        for (int e = threadIdx.x; e < PIXELS * CHANNELS; e += THREADS) {
-            const int pixel = channels_inside ? e / CHANNELS : e % PIXELS;
-            const int channel = channels_inside ? e % CHANNELS : e / PIXELS;
-            if (pixel < pixels && channel < channels) body(pixel, channel);
-        }
+        for (int e = threadIdx.x; e < PIXELS * CHANNELS; e += THREADS)
+            channels_inside ? body(e / CHANNELS, e % CHANNELS) : body(e % PIXELS, e / PIXELS);
+    }
+
+    /// Copy a map's slab, whose last pixel and channel stand for those past the end.
+    __device__ __forceinline__ void copy(const T* g, const long long* s_at, long long c, bool channels_inside,
+                                         T* s_copy) const {
+        each(channels_inside, [&](int pixel, int channel) {
+            s_copy[pixel * PITCH + channel] = g[s_at[smaller(pixel, pixels - 1)] + smaller(channel, channels - 1) * c];
+        });
     }
 
     /// This thread's vectors: from global memory, all under way together, a pixel past the end being the last one

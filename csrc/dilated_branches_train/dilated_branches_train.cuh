@@ -64,8 +64,7 @@ __global__ void __launch_bounds__(Slab<T>::THREADS)
     const bool z_vectors = slab.in_vectors(g_z, w, 1, w, w);
     const bool y_vectors = slab.in_vectors(g_y, p.y_n, p.y_c, p.y_h, p.y_w);
     if (!z_vectors) {
-        slab.each(true,
-                  [&](int pixel, int channel) { s_copy[pixel * S::PITCH + channel] = g_z[s_z_at[pixel] + channel]; });
+        slab.copy(g_z, s_z_at, 1, true, s_copy);
         __syncthreads();
     }
 
@@ -89,8 +88,9 @@ __global__ void __launch_bounds__(Slab<T>::THREADS)
     }
     if (y_vectors) return;
     __syncthreads();
-    slab.each(p.y_c <= p.y_w, [&](int pixel, int channel) {
-        g_y[s_y_at[pixel] + channel * p.y_c] = s_copy[pixel * S::PITCH + channel];
+    S::each(p.y_c <= p.y_w, [&](int pixel, int channel) {
+        if (pixel < slab.pixels && channel < slab.channels)
+            g_y[s_y_at[pixel] + channel * p.y_c] = s_copy[pixel * S::PITCH + channel];
     });
 }
 
