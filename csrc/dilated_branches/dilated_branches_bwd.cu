@@ -13,7 +13,7 @@ Status launch_dilated_branches_bwd_dz(const DilatedBranchesBwdDzParams& params, 
     const dim3 grid(ceil_div<long long>(1LL * map.n * map.h * map.w, dz_pixels), y);
     return visit_element(p.branches, [&]<class T>(Type<T>) {
         return launch("dilated_branches_bwd_dz_kernel", p.branches.dtype, dilated_branches_bwd_dz_kernel<T>,
-                      Shape{grid, dim3(Slab<T>::THREADS)}, queue, p);
+                      Shape{grid, dim3(Slab<T>::THREADS), 2 * Slab<T>::COPY * sizeof(T)}, queue, p);
     });
 }
 

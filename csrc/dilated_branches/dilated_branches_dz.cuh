@@ -18,7 +18,8 @@ __global__ void __launch_bounds__(Slab<T>::THREADS)
     __shared__ long long s_dy_at[S::PIXELS], s_saved_at[S::PIXELS];
     __shared__ SlabNorm<T> s_norm;
     __shared__ __align__(16) float s_share[S::CHANNELS], s_mean_g[S::CHANNELS];
-    __shared__ __align__(16) T s_dy[S::PIXELS * S::PITCH], s_saved[S::PIXELS * S::PITCH];
+    T* s_dy = shared_memory<T>();
+    T* s_saved = s_dy + S::COPY;
     __shared__ float s_sums[WARPS][2][S::CHANNELS];
     const Extent map = p.branches.map;
     const int b = branch_of(p.first_block, p.branches.count, blockIdx.y), thread = threadIdx.x;

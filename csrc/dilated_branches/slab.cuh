@@ -12,8 +12,8 @@ template <class T>
 struct Slab {
     static constexpr int PIXELS = 64, CHANNELS = 64, THREADS = 256, V = vec_size<T>;
     static constexpr int LANES = CHANNELS / V, ROWS = THREADS / LANES,
-                         EACH = PIXELS / ROWS;  // of a thread: EACH vectors
-    static constexpr int PITCH = CHANNELS + V;
+                         EACH = PIXELS / ROWS;                         // of a thread: EACH vectors
+    static constexpr int PITCH = CHANNELS + V, COPY = PIXELS * PITCH;  // elements of a shared copy
 
     int pixels, channels;  // that exist
 

@@ -17,7 +17,8 @@ Status launch_dilated_branches_train_normalise(const DilatedBranchesNormalisePar
     const dim3 grid(ceil_div<long long>(pixels, 64), rows);
     return visit_dtype(p.branches.dtype, [&]<class T>(Type<T>) {
         return launch("dilated_branches_train_normalise_kernel", p.branches.dtype,
-                      dilated_branches_train_normalise_kernel<T>, Shape{grid, dim3(256)}, queue, p);
+                      dilated_branches_train_normalise_kernel<T>, Shape{grid, dim3(256), Slab<T>::COPY * sizeof(T)},
+                      queue, p);
     });
 }
 

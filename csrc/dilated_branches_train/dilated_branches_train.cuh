@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(Slab<T>::THREADS)
     constexpr int V = S::V;
     __shared__ long long s_z_at[S::PIXELS], s_y_at[S::PIXELS];
     __shared__ SlabNorm<T> s_norm;
-    __shared__ __align__(16) T s_copy[S::PIXELS * S::PITCH];
+    T* s_copy = shared_memory<T>();
     const Extent map = p.branches.map;
     const int b = branch_of(p.first_block, p.branches.count, blockIdx.y), thread = threadIdx.x;
     const Branch& branch = p.branches.branch[b];
